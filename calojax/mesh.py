@@ -1,0 +1,35 @@
+"""The one-dimensional device mesh: batches are sharded over ``data``, everything else replicated.
+
+All arrays are global: a jitted function over sharded batches computes what it would on one device,
+and XLA inserts the sums. Axes are Auto because Flax's recurrent cells and embeddings do not accept
+the Explicit axes that `jax.make_mesh` makes by default.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXIS = "data"
+
+
+def make(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh over ``devices`` (default: all of `jax.devices()`)."""
+    devices = jax.devices() if devices is None else devices
+    return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def sharded(mesh: Mesh) -> NamedSharding:
+    """Sharding of arrays whose first axis is the batch."""
+    return NamedSharding(mesh, PartitionSpec(AXIS))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Sharding of arrays that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def round_up(batch: int, mesh: Mesh) -> int:
+    """The smallest multiple of the device count that is not below ``batch``."""
+    return -(-batch // mesh.size) * mesh.size

@@ -1,0 +1,32 @@
+"""Random numbers by name: every stream is ``fold_in`` of a root key, never a chain of splits.
+
+A stream does not shift when code elsewhere draws more or fewer numbers, and one key per shower,
+folded from the shower's global index, makes a shower independent of batch size, device count and
+restarts (with JAX's default threefry generator, whose draws do not depend on the batch they are
+vmapped in).
+"""
+
+import zlib
+
+import jax
+import jax.numpy as jnp
+
+
+def root(seed: int) -> jax.Array:
+    """The typed root key of a seed in 0..2^32-1."""
+    return jax.random.key(seed, impl="threefry2x32")
+
+
+def stream(key: jax.Array, name: str, step: int | jax.Array = 0) -> jax.Array:
+    """The key of the stream ``name`` at ``step``; ``key`` may be used for other names too."""
+    return jax.random.fold_in(jax.random.fold_in(key, zlib.crc32(name.encode())), step)
+
+
+def per_item(key: jax.Array, index: jax.Array) -> jax.Array:
+    """One key for each global index: index [n] -> keys [n]."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(index, jnp.uint32))
+
+
+def streams(keys: jax.Array, name: str) -> jax.Array:
+    """`stream` for every one of keys [n] -> keys [n]."""
+    return jax.vmap(lambda key: stream(key, name))(keys)
