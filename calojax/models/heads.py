@@ -1,0 +1,108 @@
+"""From what a decoder says of each voxel to energies: what is fitted, and what is drawn.
+
+Decoders work in the space of `calojax.transforms.arctanh_compress`, y = f(voxel / layer energy).
+A head says how many numbers a voxel needs, how well they describe a shower, and what shower they
+stand for.
+"""
+
+from typing import Literal, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from calojax import transforms
+from calojax.geometry import Detector
+
+HeadName = Literal["point", "density"]
+
+# Standard deviations that the threshold may lie above the mean of a truncated normal. Beyond, the
+# normal's upper tail (3e-5 at 4) runs out of float32 digits; at 4 its shape is exponential already.
+_MAX_TRUNCATION = 4.0
+_MIN_SCALE = 1e-2
+
+
+class Head(Protocol):
+    """See the module's docstring."""
+
+    numbers: int
+
+    def loss(self, out: jax.Array, fractions: jax.Array, lower: jax.Array) -> jax.Array:
+        """Misfit of out [b, v, numbers] to fractions [b, v] -> [b], a sum over voxels."""
+        ...
+
+    def fractions(self, keys: jax.Array, out: jax.Array, lower: jax.Array) -> jax.Array:
+        """Voxel fractions [b, v], not normalised, from one key a shower [b]."""
+        ...
+
+
+class Point:
+    """The talk's output: one number a voxel, squared error, zero for every output below zero."""
+
+    numbers = 1
+
+    def loss(self, out: jax.Array, fractions: jax.Array, lower: jax.Array) -> jax.Array:
+        """Squared error in compressed space."""
+        return jnp.sum((out[..., 0] - transforms.arctanh_compress(fractions)) ** 2, -1)
+
+    def fractions(self, keys: jax.Array, out: jax.Array, lower: jax.Array) -> jax.Array:
+        """Expanded outputs, cut at zero; nothing is drawn."""
+        return jnp.maximum(transforms.arctanh_expand(out[..., 0]), 0.0)
+
+
+class Density:
+    """A density a voxel: empty with some probability, else normal above the readout threshold.
+
+    A point can be zero or right on average, not both: squared error makes soft voxels the mean of
+    mostly nothing. Here a voxel's hit is a Bernoulli variable and the compressed fraction of a hit
+    a normal, truncated where the readout cuts; both are drawn at generation.
+    """
+
+    numbers = 3
+
+    def loss(self, out: jax.Array, fractions: jax.Array, lower: jax.Array) -> jax.Array:
+        """Negative log-likelihood in nats, up to the constant of the change of variables."""
+        logit, mean, scale = self._split(out, lower)
+        hit = fractions > 0
+        y = transforms.arctanh_compress(fractions)
+        standard = (y - mean) / scale
+        log_normal = -0.5 * standard**2 - jnp.log(scale) - 0.5 * jnp.log(2 * jnp.pi)
+        log_kept = jax.scipy.special.log_ndtr(-(lower - mean) / scale)
+        log_hit = jax.nn.log_sigmoid(logit)
+        log_empty = jax.nn.log_sigmoid(-logit)
+        return -jnp.sum(jnp.where(hit, log_hit + log_normal - log_kept, log_empty), -1)
+
+    def fractions(self, keys: jax.Array, out: jax.Array, lower: jax.Array) -> jax.Array:
+        """Draws hits and their fractions by inverting the truncated normal's distribution."""
+        logit, mean, scale = self._split(out, lower)
+        voxels = logit.shape[1:]
+
+        def numbers(key):
+            hit, energy = jax.random.split(key)
+            return jax.random.uniform(hit, voxels), jax.random.uniform(energy, voxels)
+
+        uniform_hit, uniform = jax.vmap(numbers)(keys)
+        # The upper tail from u (1 - Phi(a)) = Phi(-z) keeps its digits where Phi(a) is near 1.
+        tail = jax.scipy.special.ndtr(-(lower - mean) / scale)
+        z = -jax.scipy.special.ndtri(jnp.maximum(1.0 - uniform, 1e-7) * tail)
+        y = jnp.maximum(mean + scale * z, lower)
+        hit = uniform_hit < jax.nn.sigmoid(logit)
+        return jnp.where(hit, jnp.clip(transforms.arctanh_expand(y), 0.0, 1.0), 0.0)
+
+    @staticmethod
+    def _split(out: jax.Array, lower: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """(hit logit, mean, scale), each [b, v]."""
+        logit, mean, scale = jnp.moveaxis(out, -1, 0)
+        # softplus(-2) = 0.13 at the start: the spread of y in real showers.
+        scale = jax.nn.softplus(scale - 2.0) + _MIN_SCALE
+        return logit, jnp.maximum(mean, lower - _MAX_TRUNCATION * scale), scale
+
+
+HEADS: dict[HeadName, Head] = {"point": Point(), "density": Density()}
+
+
+def lower_edge(layer_energy: jax.Array, detector: Detector) -> jax.Array:
+    """The readout threshold in compressed space, per voxel: layer energies [b, l] -> [b, v]."""
+    safe = jnp.maximum(layer_energy, jnp.maximum(detector.readout_threshold, 1e-30))
+    return transforms.over_voxels(
+        transforms.arctanh_compress(detector.readout_threshold / safe), detector
+    )

@@ -1,0 +1,25 @@
+"""Multilayer perceptrons: the fully connected blocks of encoders, decoders and conditioners."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+
+
+class MLP(nn.Module):
+    """Dense layers with SiLU between them and a linear end.
+
+    Attributes:
+      hidden: widths of the hidden layers.
+      features: width of the output.
+    """
+
+    hidden: Sequence[int]
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., n] -> [..., features]."""
+        for width in self.hidden:
+            x = nn.silu(nn.Dense(width)(x))
+        return nn.Dense(self.features)(x)

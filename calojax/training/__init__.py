@@ -1,0 +1,1 @@
+"""Training: batches, optimiser, step, loop and metrics; knows models only as `Model`."""

@@ -1,0 +1,72 @@
+"""Where training writes its numbers: a JSON line each, a progress bar, TensorBoard if installed."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+
+class MetricsFile:
+    """A file of JSON lines ``{"stage": ..., "step": ..., name: value, ...}``.
+
+    Opening it for a run that resumes drops the lines that lie beyond the checkpoint: those steps
+    will be done again.
+    """
+
+    def __init__(self, path: pathlib.Path, *, keep: list[dict[str, Any]]):
+        temporary = path.with_suffix(".partial")
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in keep))
+        os.replace(temporary, path)
+        self._file = path.open("a")
+        self._board = None
+        if importlib.util.find_spec("tensorboardX"):
+            from tensorboardX import SummaryWriter
+
+            self._board = SummaryWriter(str(path.parent / "tensorboard"))
+
+    def write(self, stage: str, step: int, values: dict[str, float]) -> None:
+        """Appends one line."""
+        record = {"stage": stage, "step": step} | values
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(f"{stage}/{name}", value, step)
+
+    def close(self) -> None:
+        """Closes file and TensorBoard."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def read(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The records of a metrics file; none if there is no file. A cut last line is dropped."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def progress(label: str, total: int, *, done: int = 0, unit: str = "shower") -> tqdm:
+    """A progress bar with rate and time left; a line every 15 s where no one watches."""
+    watched = sys.stderr.isatty()
+    return tqdm(
+        total=total,
+        initial=done,
+        desc=label,
+        unit=unit,
+        unit_scale=True,
+        dynamic_ncols=watched,
+        mininterval=0.2 if watched else 15.0,
+        maxinterval=0.2 if watched else 15.0,
+    )
