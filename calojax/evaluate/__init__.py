@@ -1,0 +1,1 @@
+"""How well generated showers agree with reference showers: the CaloChallenge's whole evaluation."""
