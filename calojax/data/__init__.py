@@ -1,0 +1,21 @@
+"""Showers on disk and in memory. NumPy and h5py only, so that importing it is quick."""
+
+from calojax.data.challenge import (
+    ShowerArrays,
+    ShowerFile,
+    ShowerFiles,
+    ShowerSource,
+    ShowerWriter,
+    open_showers,
+    write_showers,
+)
+
+__all__ = [
+    "ShowerArrays",
+    "ShowerFile",
+    "ShowerFiles",
+    "ShowerSource",
+    "ShowerWriter",
+    "open_showers",
+    "write_showers",
+]

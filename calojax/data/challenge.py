@@ -1,0 +1,668 @@
+"""Showers in the CaloChallenge's HDF5 layout: validated reading, arrays in memory, atomic writing.
+
+A file holds ``incident_energies`` [n, 1] and ``showers`` [n, v], both in MeV, with the voxels of a
+shower in the order r fastest, then alpha, then layer (CaloChallenge, arXiv:2410.21611, section 2).
+calojax adds attributes that say where the showers come from.
+
+Keys, shapes and incident energies are checked when a file is opened; voxel values as they are read.
+"""
+
+import contextlib
+import errno
+import io
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Protocol, Self
+
+import h5py
+import numpy as np
+
+import calojax
+from calojax.errors import CalojaxError
+from calojax.geometry import DETECTORS, Detector
+
+ENERGIES = "incident_energies"
+SHOWERS = "showers"
+# The key of the same quantity in the files of Geant4's example Par04.
+PAR04_ENERGIES = "incident_energy"
+
+_CHUNK_BYTES = 2**20
+_BLOCK_BYTES = 2**24
+
+
+class ShowerSource(Protocol):
+    """Showers of one detector, wherever they are kept.
+
+    Attributes:
+      detector: the geometry of the showers.
+      energies: incident energies in MeV, float32 [n].
+    """
+
+    detector: Detector
+    energies: np.ndarray
+
+    def __len__(self) -> int:
+        """Number of showers, n."""
+        ...
+
+    def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Pairs (energies [b], showers [b, v]) in order, float32 MeV; the last may be smaller."""
+        ...
+
+    def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Showers start..stop as a new float32 array [stop - start, v] in MeV."""
+        ...
+
+
+def open_showers(
+    paths: str | os.PathLike | Sequence[str | os.PathLike], detector: Detector | None = None
+) -> ShowerSource:
+    """The showers of one file, or of several joined in the given order.
+
+    Args:
+      paths: one path or several.
+      detector: their geometry; without it the first file tells (see `ShowerFile`).
+
+    Raises:
+      CalojaxError: if there is no path, or a file is not what `ShowerFile` accepts, or the files
+        are of different geometries.
+    """
+    if isinstance(paths, str | os.PathLike):
+        return ShowerFile(paths, detector)
+    if not paths:
+        raise CalojaxError("No shower file was given; name at least one HDF5 file.")
+    files: list[ShowerFile] = []
+    for path in paths:
+        files.append(ShowerFile(path, files[0].detector if files else detector))
+    return files[0] if len(files) == 1 else ShowerFiles(files)
+
+
+def guess_detector(n_voxels: int) -> Detector | None:
+    """The built-in detector whose showers have that many voxels, or None."""
+    return next((d for d in DETECTORS.values() if d.n_voxels == n_voxels), None)
+
+
+class _Blocks:
+    """What all sources share: batches and slices out of blocks of whole showers."""
+
+    detector: Detector
+    energies: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.energies)
+
+    def _blocks(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        """Checked float32 blocks [any, v] that together are the showers start..stop."""
+        raise NotImplementedError
+
+    def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Pairs (energies [b], showers [b, v]) in order, float32 MeV; the last may be smaller.
+
+        Raises:
+          CalojaxError: if a voxel is negative or not finite, or a file is damaged.
+        """
+        if size < 1:
+            raise ValueError(f"batch size must be at least 1, got {size}")
+        first = 0
+        for showers in _rebatch(self._blocks(0, len(self)), size):
+            yield self.energies[first : first + len(showers)], showers
+            first += len(showers)
+
+    def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Showers start..stop (as in a slice) as a new float32 array [stop - start, v] in MeV.
+
+        Raises:
+          CalojaxError: if a voxel is negative or not finite, or a file is damaged.
+        """
+        start, stop, _ = slice(start, stop).indices(len(self))
+        showers = np.empty((max(stop - start, 0), self.detector.n_voxels), np.float32)
+        filled = 0
+        for block in self._blocks(start, stop):
+            showers[filled : filled + len(block)] = block
+            filled += len(block)
+        return showers
+
+
+class ShowerFile(_Blocks):
+    """The showers of one HDF5 file. Opened for each use, so nothing is held between uses.
+
+    Attributes:
+      path: the file.
+      detector: the geometry of the showers.
+      energies: incident energies in MeV, float32 [n].
+      attributes: what the file's attributes say about its origin.
+    """
+
+    def __init__(self, path: str | os.PathLike, detector: Detector | None = None):
+        """Opens the file once and checks all but the voxel values.
+
+        Args:
+          path: the file.
+          detector: its geometry; without it, the one that the file's attribute ``geometry`` names,
+            or else the built-in one with as many voxels.
+
+        Raises:
+          CalojaxError: if the file is missing, damaged or not in the CaloChallenge's layout, or an
+            incident energy is not a positive number, or the voxels are not those of the detector.
+        """
+        self.path = pathlib.Path(path)
+        with opened(self.path) as file:
+            energies = _dataset(self.path, file, ENERGIES)
+            showers = _dataset(self.path, file, SHOWERS)
+            if len(energies.shape) not in (1, 2) or energies.shape[1:] not in ((), (1,)):
+                raise CalojaxError(
+                    f"{self.path}: {ENERGIES!r} has shape {energies.shape}; it must be (n, 1)."
+                )
+            if len(showers.shape) != 2:
+                raise CalojaxError(
+                    f"{self.path}: {SHOWERS!r} has shape {showers.shape}; it must be (n, voxels) "
+                    "with r fastest, then alpha, then layer."
+                )
+            if len(energies) != len(showers):
+                raise CalojaxError(
+                    f"{self.path}: has {len(energies):,} incident energies, but {len(showers):,} "
+                    "showers; they must be as many."
+                )
+            if not len(showers):
+                raise CalojaxError(f"{self.path}: holds no showers; write it again.")
+            self.attributes = provenance_of(file)
+            self.detector = _detector(
+                self.path, self.attributes.get("geometry"), showers.shape[1], detector
+            )
+            self.energies = _checked_energies(self.path, energies[...].reshape(-1))
+            self.energies.flags.writeable = False
+
+    def _blocks(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        with opened(self.path) as file:
+            showers = file.get(SHOWERS)
+            if getattr(showers, "shape", None) != (len(self), self.detector.n_voxels):
+                raise CalojaxError(f"{self.path}: has changed since it was opened; start again.")
+            for first, block in blocks_of(showers, start, stop):
+                yield _checked_showers(self.path, block, first)
+
+
+class ShowerFiles(_Blocks):
+    """Several sources of one geometry, joined in order.
+
+    Attributes:
+      sources: what is joined.
+      detector: their geometry.
+      energies: incident energies of all in MeV, float32 [n].
+    """
+
+    def __init__(self, sources: Sequence[ShowerFile]):
+        self.sources = tuple(sources)
+        self.detector = self.sources[0].detector
+        for source in self.sources:
+            if source.detector.n_voxels != self.detector.n_voxels:
+                raise CalojaxError(
+                    f"{source.path}: is of geometry {source.detector.name}, but "
+                    f"{self.sources[0].path} of {self.detector.name}; only files of one geometry "
+                    "can be joined."
+                )
+        self.energies = np.concatenate([source.energies for source in self.sources])
+        self.energies.flags.writeable = False
+
+    def _blocks(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        for source in self.sources:
+            yield from source._blocks(max(start, 0), min(stop, len(source)))
+            start, stop = start - len(source), stop - len(source)
+
+
+class ShowerArrays(_Blocks):
+    """Showers in memory, or in a memory map.
+
+    Attributes:
+      detector: the geometry of the showers.
+      energies: incident energies in MeV, float32 [n], read-only.
+      showers: voxel energies in MeV, float32 [n, v], read-only; may be indexed at random.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        energies: np.ndarray,
+        showers: np.ndarray,
+        *,
+        name: str | os.PathLike = "showers in memory",
+        validated: bool = False,
+    ):
+        """Checks shapes and values.
+
+        Args:
+          detector: the geometry.
+          energies: incident energies in MeV, [n] or [n, 1].
+          showers: voxel energies in MeV, [n, v].
+          name: how error messages call them.
+          validated: skips the check of voxel values, for arrays that passed it before.
+
+        Raises:
+          CalojaxError: as `ShowerFile` does.
+        """
+        self.detector = detector
+        energies, showers = _checked_shapes(name, detector, energies, showers)
+        if not len(showers):
+            raise CalojaxError(f"{name}: holds no showers.")
+        self.energies = _checked_energies(name, energies).view()
+        self.showers = (showers if validated else _checked_showers(name, showers, 0)).view()
+        self.energies.flags.writeable = False
+        self.showers.flags.writeable = False
+
+    def _blocks(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        yield self.showers[start:stop]
+
+
+class ShowerWriter:
+    """Writes a shower file batch by batch; it appears under its name only when it is complete.
+
+    A context manager. Until the end the file is called ``<name>.partial``; an exception, ctrl-C
+    included, removes that and leaves an older file of the same name as it was.
+
+    Example::
+
+      with ShowerWriter("showers.hdf5", detector, count=2000, provenance={"seed": 1}) as writer:
+          for energies, showers in batches:
+              writer.append(energies, showers)
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        detector: Detector,
+        count: int,
+        provenance: Mapping[str, str | int | float] | None = None,
+    ):
+        """Describes the file; nothing is opened yet.
+
+        Args:
+          path: the file to write.
+          detector: the geometry of the showers.
+          count: how many showers will be appended in all.
+          provenance: what to write into the file's attributes beside version and geometry.
+
+        Raises:
+          CalojaxError: if count is not positive.
+        """
+        if count < 1:
+            raise CalojaxError(f"{path}: cannot hold {count} showers; ask for at least 1.")
+        self.path = pathlib.Path(path)
+        self.detector = detector
+        self.count = count
+        self.written = 0
+        self._partial = self.path.with_name(self.path.name + ".partial")
+        self._attributes = {
+            **(provenance or {}),
+            "calojax_version": calojax.__version__,
+            "geometry": detector.name,
+        }
+
+    def __enter__(self) -> Self:
+        if self.path.is_dir():
+            raise CalojaxError(f"{self.path}: is a folder; name a file to write.")
+        try:
+            # Whatever an earlier run that was killed has left.
+            self._partial.unlink(missing_ok=True)
+            self._disk = _Disk(self._partial)
+        except OSError as error:
+            raise CalojaxError(
+                f"{self.path}: cannot be written ({error.strerror}); "
+                f"{self.path.absolute().parent} must be a folder that exists and may be written to."
+            ) from None
+        try:
+            self._create()
+        except BaseException:
+            self._abandon()
+            raise
+        return self
+
+    def _create(self) -> None:
+        n_voxels = self.detector.n_voxels
+        rows = min(self.count, max(1, _CHUNK_BYTES // (4 * n_voxels)))
+        # A cache for a few chunks: batches that end inside a chunk do not compress it twice.
+        self._file = h5py.File(self._disk, "w", rdcc_nbytes=16 * _CHUNK_BYTES, rdcc_w0=1.0)
+        self._file.attrs.update(self._attributes)
+        packing = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+        self._energies = self._file.create_dataset(
+            ENERGIES,
+            (self.count, 1),
+            np.float32,
+            chunks=(min(self.count, _CHUNK_BYTES // 4), 1),
+            **packing,
+        )
+        self._showers = self._file.create_dataset(
+            SHOWERS, (self.count, n_voxels), np.float32, chunks=(rows, n_voxels), **packing
+        )
+
+    def append(self, energies: np.ndarray, showers: np.ndarray) -> None:
+        """Adds incident energies [b] or [b, 1] and their showers [b, v], both in MeV.
+
+        Raises:
+          CalojaxError: if the shapes do not fit, a value is not finite, a voxel is negative, an
+            incident energy not positive, there are more showers than announced, or the disk is
+            full.
+        """
+        energies, showers = _checked_shapes(self.path, self.detector, energies, showers)
+        energies = _checked_energies(self.path, energies, self.written)
+        showers = _checked_showers(self.path, showers, self.written)
+        stop = self.written + len(showers)
+        if stop > self.count:
+            raise CalojaxError(
+                f"{self.path}: was announced with {self.count:,} showers, but got {stop:,}."
+            )
+        self._energies[self.written : stop, 0] = energies
+        self._showers[self.written : stop] = showers
+        self._check_disk()
+        self.written = stop
+
+    def __exit__(self, kind, value, traceback) -> None:
+        try:
+            self._file.close()
+            if kind is None:
+                self._commit()
+        finally:
+            self._abandon()
+
+    def _commit(self) -> None:
+        if self.written != self.count:
+            raise CalojaxError(
+                f"{self.path}: was announced with {self.count:,} showers, but got "
+                f"{self.written:,}; nothing was written."
+            )
+        self._disk.sync()
+        self._check_disk()
+        if not self._disk.still_is(self._partial):
+            raise CalojaxError(
+                f"{self.path}: another process writes the same file; give each its own name."
+            )
+        try:
+            os.replace(self._partial, self.path)
+        except OSError as error:
+            raise CalojaxError(f"{self.path}: cannot be written ({error.strerror}).") from None
+
+    def _check_disk(self) -> None:
+        error = self._disk.error
+        if error is None:
+            return
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise CalojaxError(
+                f"{self.path}: the disk is full after {self.written:,} of {self.count:,} showers; "
+                "free some space or write elsewhere."
+            )
+        raise CalojaxError(f"{self.path}: cannot be written ({error.strerror}).")
+
+    def _abandon(self) -> None:
+        """Closes the partial file and removes it, if it is still there and still ours."""
+        if self._disk.still_is(self._partial):
+            self._partial.unlink()
+        self._disk.close()
+
+
+def write_showers(
+    path: str | os.PathLike,
+    detector: Detector,
+    energies: np.ndarray,
+    batches: Iterable[np.ndarray],
+    provenance: Mapping[str, str | int | float] | None = None,
+) -> None:
+    """Writes showers [b, v] of all batches beside their incident energies [n], both in MeV.
+
+    Raises:
+      CalojaxError: as `ShowerWriter` does.
+    """
+    energies = np.asarray(energies)
+    with ShowerWriter(path, detector, len(energies), provenance) as writer:
+        for showers in batches:
+            first = writer.written
+            writer.append(energies[first : first + len(showers)], showers)
+
+
+@contextlib.contextmanager
+def opened(path: pathlib.Path) -> Iterator[h5py.File]:
+    """An HDF5 file open for reading; whatever HDF5 complains about becomes one sentence.
+
+    Raises:
+      CalojaxError: if the file is missing, unreadable, no HDF5, truncated or damaged.
+    """
+    if path.is_dir():
+        raise CalojaxError(f"{path}: is a folder; name the HDF5 files in it.")
+    if not path.exists():
+        raise CalojaxError(f"{path}: there is no such file; check the path.")
+    try:
+        with path.open("rb"):  # Permissions, told by the system rather than by HDF5.
+            pass
+        if not h5py.is_hdf5(path):
+            raise CalojaxError(
+                f"{path}: is not an HDF5 file; check that it is the right one and came completely."
+            )
+        with h5py.File(path, "r") as file:
+            yield file
+    except PermissionError:
+        raise CalojaxError(f"{path}: may not be read; check its permissions.") from None
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise CalojaxError(
+            f"{path}: is truncated or damaged, or still being written ({reason}); "
+            "download or write it again."
+        ) from None
+
+
+def blocks_of(
+    showers: h5py.Dataset, start: int = 0, stop: int | None = None
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Pairs (index of the first shower, float32 block [any, v]), each HDF5 chunk read only once.
+
+    Compressed chunks can be read only as a whole, so the blocks end where chunks do. Axes after
+    the first are flattened in file order.
+    """
+    stop = len(showers) if stop is None else stop
+    chunk = showers.chunks[0] if showers.chunks else 1
+    row_bytes = max(1, math.prod(showers.shape[1:]) * showers.dtype.itemsize)
+    rows = chunk * max(1, _BLOCK_BYTES // (row_bytes * chunk))
+    while start < stop:
+        end = min(stop, (start // rows + 1) * rows)
+        yield start, _float32(showers[start:end].reshape(end - start, -1))
+        start = end
+
+
+def provenance_of(file: h5py.File) -> dict[str, str | int | float]:
+    """The scalar attributes of a file: texts and numbers."""
+    found = {}
+    for name, value in file.attrs.items():
+        value = value.decode(errors="replace") if isinstance(value, bytes) else value
+        if isinstance(value, np.generic):
+            value = value.item()
+        if isinstance(value, str | int | float):
+            found[name] = value
+    return found
+
+
+class _Disk(io.RawIOBase):
+    """A new file that HDF5 writes to and that never refuses; the first refusal is kept in `error`.
+
+    HDF5 cannot be closed on a full disk: `close` raises, and the interpreter crashes when it later
+    tries again. So HDF5 is told that all is well, the writer asks for `error` after every batch,
+    and the file, useless by then, is removed.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        self._raw = path.open("x+b", buffering=0)
+        self.error: OSError | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._raw.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._raw.tell()
+
+    def readinto(self, buffer: memoryview) -> int:
+        return self._raw.readinto(buffer)
+
+    def truncate(self, size: int | None = None) -> int:
+        with self._kept():
+            self._raw.truncate(size)
+        return size or 0
+
+    def write(self, data: memoryview) -> int:
+        rest = memoryview(data)
+        with self._kept():
+            while len(rest):
+                rest = rest[self._raw.write(rest) :]
+        return len(data)
+
+    def sync(self) -> None:
+        """Waits until all is on the disk, so that a rename never overtakes the contents."""
+        with self._kept():
+            os.fsync(self._raw.fileno())
+
+    def still_is(self, path: pathlib.Path) -> bool:
+        """Whether ``path`` is this file, not one that another process put there."""
+        try:
+            return os.path.samestat(path.stat(), os.fstat(self._raw.fileno()))
+        except FileNotFoundError:
+            return False
+
+    def close(self) -> None:
+        if not self.closed:
+            self._raw.close()
+        super().close()
+
+    @contextlib.contextmanager
+    def _kept(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.error = self.error or error
+
+
+def _rebatch(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """Arrays [any, v] cut and joined to [size, v]; the last may be smaller."""
+    pending: list[np.ndarray] = []
+    missing = size
+    for block in blocks:
+        while len(block):
+            head, block = block[:missing], block[missing:]
+            pending.append(head)
+            missing -= len(head)
+            if not missing:
+                yield pending[0] if len(pending) == 1 else np.concatenate(pending)
+                pending, missing = [], size
+    if pending:
+        yield np.concatenate(pending)
+
+
+def _dataset(path: pathlib.Path, file: h5py.File, key: str) -> h5py.Dataset:
+    """The dataset of that name if it holds real numbers."""
+    item = file.get(key)
+    if item is None:
+        if key == ENERGIES and PAR04_ENERGIES in file:
+            raise CalojaxError(
+                f"{path}: has {PAR04_ENERGIES!r} instead of {ENERGIES!r}, the layout of Geant4's "
+                "Par04 example with axes (r, alpha, z); transpose its showers to (z, alpha, r) and "
+                "flatten them."
+            )
+        found = ", ".join(repr(name) for name in sorted(file)) or "nothing"
+        raise CalojaxError(
+            f"{path}: has no {key!r} but {found}; the CaloChallenge's layout needs {ENERGIES!r} "
+            f"and {SHOWERS!r}."
+        )
+    if not isinstance(item, h5py.Dataset):
+        raise CalojaxError(f"{path}: {key!r} is a group; it must be a dataset.")
+    if item.dtype.kind not in "fiu":
+        raise CalojaxError(f"{path}: {key!r} holds {item.dtype}; it must hold real numbers in MeV.")
+    if not item.shape:
+        raise CalojaxError(f"{path}: {key!r} is a single or no value; it must have n rows.")
+    return item
+
+
+def _detector(
+    path: pathlib.Path, named: str | int | float | None, n_voxels: int, detector: Detector | None
+) -> Detector:
+    """The detector of showers with that many voxels; ``named`` is the file's own word for it."""
+    guess = guess_detector(n_voxels)
+    if detector is None and named is not None:
+        detector = DETECTORS.get(str(named))
+        if detector is None:
+            raise CalojaxError(
+                f"{path}: was written for geometry {named!r}, which is not built in; "
+                "give its binning XML."
+            )
+    if detector is None:
+        if guess is None:
+            counts = ", ".join(f"{d.name} {d.n_voxels:,}" for d in DETECTORS.values())
+            raise CalojaxError(
+                f"{path}: no built-in geometry has {n_voxels:,} voxels ({counts}); "
+                "give the geometry's binning XML."
+            )
+        return guess
+    if detector.n_voxels != n_voxels:
+        advice = (
+            f"the file looks like geometry {guess.name}"
+            if guess
+            else "no built-in geometry has as many, so give the binning XML of the right one"
+        )
+        raise CalojaxError(
+            f"{path}: its showers have {n_voxels:,} voxels, but geometry {detector.name} has "
+            f"{detector.n_voxels:,}; {advice}."
+        )
+    return detector
+
+
+def _checked_shapes(
+    name: str | os.PathLike, detector: Detector, energies: np.ndarray, showers: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(energies [n], showers [n, v]) if they are real numbers of matching shapes."""
+    energies, showers = np.asarray(energies), np.asarray(showers)
+    for what, array in (("incident energies", energies), ("showers", showers)):
+        if array.dtype.kind not in "fiu":
+            raise CalojaxError(f"{name}: {what} are {array.dtype}; they must be real numbers.")
+    if energies.ndim == 2 and energies.shape[1] == 1:
+        energies = energies[:, 0]
+    if energies.ndim != 1 or showers.shape != (len(energies), detector.n_voxels):
+        raise CalojaxError(
+            f"{name}: incident energies of shape {energies.shape} and showers of {showers.shape} "
+            f"do not fit; geometry {detector.name} needs (n,) and (n, {detector.n_voxels})."
+        )
+    return energies, showers
+
+
+def _checked_energies(name: str | os.PathLike, energies: np.ndarray, first: int = 0) -> np.ndarray:
+    """Incident energies [n] as float32 if all are finite and above 0."""
+    energies = _float32(energies)
+    good = np.isfinite(energies) & (energies > 0)
+    if not good.all():
+        where = int(np.argmin(good))
+        raise CalojaxError(
+            f"{name}: the incident energy of shower {first + where} is {energies[where]:g} MeV; it "
+            "must be finite and above 0, so repair or drop that shower."
+        )
+    return energies
+
+
+def _checked_showers(name: str | os.PathLike, showers: np.ndarray, first: int) -> np.ndarray:
+    """Showers [n, v] as float32 if all voxels are finite and not negative."""
+    showers = _float32(showers)
+    # Two reductions and no temporary array; a NaN anywhere makes the minimum NaN.
+    if not showers.size or (showers.min() >= 0 and showers.max() < np.inf):
+        return showers
+    where, voxel = np.argwhere(~(np.isfinite(showers) & (showers >= 0)))[0]
+    raise CalojaxError(
+        f"{name}: voxel {voxel} of shower {first + where} is {showers[where, voxel]:g} MeV; voxels "
+        "must be finite and not negative, so repair or drop that shower."
+    )
+
+
+def _float32(values: np.ndarray) -> np.ndarray:
+    # What float32 cannot hold becomes infinite and is refused as such.
+    with np.errstate(over="ignore"):
+        return np.asarray(values).astype(np.float32, copy=False)

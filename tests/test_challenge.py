@@ -1,0 +1,577 @@
+"""CaloChallenge HDF5: round trips, joined files, bad files with their messages, atomic writing."""
+
+import contextlib
+import dataclasses
+import errno
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import textwrap
+
+import h5py
+import numpy as np
+import pytest
+
+import calojax
+from calojax.data import (
+    ShowerArrays,
+    ShowerFile,
+    ShowerWriter,
+    challenge,
+    open_showers,
+    write_showers,
+)
+from calojax.errors import CalojaxError
+from calojax.geometry import Layer, detector
+
+TINY = detector("tiny")
+
+
+def toy(count: int, seed: int = 0, geometry=TINY) -> tuple[np.ndarray, np.ndarray]:
+    """Incident energies [n] and showers [n, v] with distinct values and many zeros."""
+    rng = np.random.default_rng(seed)
+    energies = rng.uniform(1e3, 1e5, count).astype(np.float32)
+    showers = rng.exponential(10.0, (count, geometry.n_voxels)).astype(np.float32)
+    return energies, np.where(showers > 5, showers, 0)
+
+
+def raw(path: pathlib.Path, **datasets) -> pathlib.Path:
+    """A file with those datasets, whatever they are."""
+    with h5py.File(path, "w") as file:
+        for key, value in datasets.items():
+            file[key] = value
+    return path
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "showers.hdf5"
+
+
+@pytest.mark.parametrize("batch", [1, 7, 100, 1000])
+def test_round_trip(path, batch):
+    energies, showers = toy(203)
+    with ShowerWriter(path, TINY, 203, {"seed": 5, "model": "none", "loss": 0.25}) as writer:
+        for first in range(0, 203, batch):
+            writer.append(energies[first : first + batch], showers[first : first + batch])
+    source = open_showers(path)
+    assert source.detector == TINY
+    assert len(source) == 203
+    np.testing.assert_array_equal(source.energies, energies)
+    np.testing.assert_array_equal(source.read(), showers)
+    assert source.read().dtype == source.energies.dtype == np.float32
+    assert source.attributes == {
+        "seed": 5,
+        "model": "none",
+        "loss": 0.25,
+        "calojax_version": calojax.__version__,
+        "geometry": "tiny",
+    }
+
+
+def test_layout_is_what_the_official_evaluation_reads(path):
+    energies, showers = toy(300)
+    write_showers(path, TINY, energies, np.array_split(showers, 4))
+    with h5py.File(path) as file:
+        assert set(file) == {"incident_energies", "showers"}
+        assert file["incident_energies"].shape == (300, 1)
+        assert file["showers"].shape == (300, 120)
+        for dataset in file.values():
+            assert dataset.dtype == np.float32
+            assert (dataset.compression, dataset.compression_opts) == ("gzip", 1)
+            assert dataset.shuffle
+        np.testing.assert_array_equal(file["showers"][:], showers)
+
+
+@pytest.mark.parametrize(("name", "rows"), [("tiny", 2184), ("ds2", 40), ("ds3", 6)])
+def test_chunks_are_about_a_megabyte(name, rows, path):
+    geometry = detector(name)
+    with (
+        contextlib.suppress(CalojaxError),  # Nothing was appended.
+        ShowerWriter(path, geometry, 10_000) as writer,
+    ):
+        assert writer._showers.chunks == (rows, geometry.n_voxels)
+    assert 0.9 < rows * geometry.n_voxels * 4 / 2**20 <= 1
+
+
+@pytest.mark.parametrize("size", [1, 3, 64, 500])
+@pytest.mark.parametrize("chunk", [None, (10, 120), (7, 13), (203, 120)])
+def test_batches_cover_everything_in_order(size, chunk, path, monkeypatch):
+    monkeypatch.setattr(challenge, "_BLOCK_BYTES", 20 * 120 * 4)
+    energies, showers = toy(203)
+    with h5py.File(path, "w") as file:
+        file["incident_energies"] = energies
+        file.create_dataset("showers", data=showers.astype(np.float64), chunks=chunk)
+    batches = list(open_showers(path).batches(size))
+    assert [len(s) for _, s in batches] == [size] * (203 // size) + [203 % size] * (203 % size > 0)
+    np.testing.assert_array_equal(np.concatenate([e for e, _ in batches]), energies)
+    np.testing.assert_array_equal(np.concatenate([s for _, s in batches]), showers)
+    assert all(s.dtype == np.float32 for _, s in batches)
+
+
+@pytest.mark.parametrize("bounds", [(0, None), (5, 9), (0, 0), (199, 1000), (90, 40), (-3, None)])
+def test_read_follows_slices(bounds, path):
+    energies, showers = toy(203)
+    cut = (100, 3, 100)
+    for i, (e, s) in enumerate(
+        zip(np.split(energies, np.cumsum(cut)[:-1]), np.split(showers, [100, 103]), strict=True)
+    ):
+        write_showers(path.with_name(f"{i}.hdf5"), TINY, e, [s])
+    joined = open_showers([path.with_name(f"{i}.hdf5") for i in range(3)])
+    arrays = ShowerArrays(TINY, energies, showers)
+    for source in (joined, arrays):
+        np.testing.assert_array_equal(source.read(*bounds), showers[slice(*bounds)])
+
+
+def test_joined_files(path):
+    first, second = path.with_name("1.hdf5"), path.with_name("2.hdf5")
+    a, b = toy(40, 1), toy(25, 2)
+    write_showers(first, TINY, a[0], [a[1]])
+    write_showers(second, TINY, b[0], [b[1]])
+    source = open_showers([first, second])
+    assert len(source) == 65
+    np.testing.assert_array_equal(source.energies, np.concatenate([a[0], b[0]]))
+    batches = list(source.batches(30))
+    assert [len(s) for _, s in batches] == [30, 30, 5]
+    np.testing.assert_array_equal(
+        np.concatenate([s for _, s in batches]), np.concatenate([a[1], b[1]])
+    )
+    np.testing.assert_array_equal(open_showers([second]).read(), b[1])
+
+
+def test_files_of_different_geometries_are_not_joined(path):
+    write_showers(path.with_name("1.hdf5"), TINY, *[[x] if i else x for i, x in enumerate(toy(3))])
+    photons = detector("ds1-photons")
+    energies, showers = toy(3, geometry=photons)
+    write_showers(path.with_name("2.hdf5"), photons, energies, [showers])
+    files = [path.with_name("1.hdf5"), path.with_name("2.hdf5")]
+    with pytest.raises(CalojaxError, match=r"2\.hdf5: .*368 voxels.*tiny has 120.*ds1-photons"):
+        open_showers(files)
+    with pytest.raises(CalojaxError, match=r"2\.hdf5: is of geometry ds1-photons, but .*1\.hdf5"):
+        challenge.ShowerFiles([ShowerFile(file) for file in files])
+    with pytest.raises(CalojaxError, match="No shower file"):
+        open_showers([])
+
+
+@pytest.mark.parametrize("name", ["ds1-photons", "ds1-pions", "ds2", "ds3", "tiny"])
+def test_geometry_is_guessed_from_the_voxels(name, path):
+    raw(path, incident_energies=[[1e3]], showers=np.ones((1, detector(name).n_voxels)))
+    assert open_showers(path).detector == detector(name)
+
+
+def test_geometry_attribute_and_argument(path):
+    own = dataclasses.replace(TINY, name="own")
+    energies, showers = toy(4)
+    write_showers(path, own, energies, [showers])
+    with pytest.raises(CalojaxError, match=r"geometry 'own', which is not built in.*XML"):
+        open_showers(path)
+    assert open_showers(path, own).detector == own
+    bigger = dataclasses.replace(own, layers=(*own.layers, Layer(10, (0.0, 1.0), 1, 1.0)))
+    with pytest.raises(CalojaxError, match=r"120 voxels, but geometry own has 121; .*like.*tiny"):
+        open_showers(path, bigger)
+
+
+def test_flat_energies_and_integers_are_accepted(path):
+    raw(path, incident_energies=[1000, 2000], showers=np.ones((2, 120), np.int16))
+    source = open_showers(path)
+    np.testing.assert_array_equal(source.energies, np.float32([1000, 2000]))
+    np.testing.assert_array_equal(source.read(), np.ones((2, 120), np.float32))
+
+
+GOOD_E = np.full((5, 1), 2e3)
+GOOD_S = np.full((5, 120), 0.5)
+
+
+def spoilt(values: np.ndarray, where, value) -> np.ndarray:
+    values = values.copy()
+    values[where] = value
+    return values
+
+
+BAD_DATASETS = {
+    "no energies": ({"showers": GOOD_S}, "has no 'incident_energies' but 'showers'"),
+    "no showers": ({"incident_energies": GOOD_E, "x": 1}, "has no 'showers' but .*, 'x'"),
+    "empty file": ({}, "has no 'incident_energies' but nothing"),
+    "Par04": ({"incident_energy": GOOD_E[:, 0], "showers": GOOD_S}, "Par04.*transpose"),
+    "energies of rank 3": (
+        {"incident_energies": GOOD_E[..., None], "showers": GOOD_S},
+        r"'incident_energies' has shape \(5, 1, 1\)",
+    ),
+    "two energies a shower": (
+        {"incident_energies": np.ones((5, 2)), "showers": GOOD_S},
+        r"'incident_energies' has shape \(5, 2\)",
+    ),
+    "showers of rank 4": (
+        {"incident_energies": GOOD_E, "showers": GOOD_S.reshape(5, 10, 4, 3)},
+        r"'showers' has shape \(5, 10, 4, 3\).*r fastest",
+    ),
+    "showers of rank 1": (
+        {"incident_energies": GOOD_E, "showers": GOOD_S[:, 0]},
+        r"'showers' has shape \(5,\)",
+    ),
+    "a single value": ({"incident_energies": 1e3, "showers": GOOD_S}, "single or no value"),
+    "no value": (
+        {"incident_energies": h5py.Empty("f4"), "showers": GOOD_S},
+        "single or no value",
+    ),
+    "lengths": (
+        {"incident_energies": GOOD_E[:4], "showers": GOOD_S},
+        "4 incident energies, but 5 showers",
+    ),
+    "none": ({"incident_energies": GOOD_E[:0], "showers": GOOD_S[:0]}, "holds no showers"),
+    "voxels": (
+        {"incident_energies": GOOD_E, "showers": np.ones((5, 77))},
+        r"no built-in geometry has 77 voxels \(ds1-photons 368, .*XML",
+    ),
+    "texts": (
+        {"incident_energies": ["1 GeV"] * 5, "showers": GOOD_S},
+        "'incident_energies' holds object.*real numbers",
+    ),
+    "complex": (
+        {"incident_energies": GOOD_E, "showers": GOOD_S * 1j},
+        "'showers' holds complex128.*real numbers",
+    ),
+    "booleans": ({"incident_energies": GOOD_E, "showers": GOOD_S > 0}, "'showers' holds bool"),
+    "zero energy": (
+        {"incident_energies": spoilt(GOOD_E, 3, 0), "showers": GOOD_S},
+        "incident energy of shower 3 is 0 MeV",
+    ),
+    "negative energy": (
+        {"incident_energies": spoilt(GOOD_E, 2, -5), "showers": GOOD_S},
+        "incident energy of shower 2 is -5 MeV",
+    ),
+    "NaN energy": (
+        {"incident_energies": spoilt(GOOD_E, 1, np.nan), "showers": GOOD_S},
+        "incident energy of shower 1 is nan MeV",
+    ),
+    "infinite energy": (
+        {"incident_energies": spoilt(GOOD_E, 4, 1e39), "showers": GOOD_S},
+        "incident energy of shower 4 is inf MeV",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_DATASETS)
+def test_bad_files_are_refused_when_opened(kind, path):
+    datasets, message = BAD_DATASETS[kind]
+    raw(path, **datasets)
+    with pytest.raises(CalojaxError, match=message) as error:
+        open_showers(path)
+    assert_one_sentence(error.value, path)
+
+
+BAD_VOXELS = {
+    "NaN": (np.nan, "voxel 17 of shower 3 is nan MeV"),
+    "infinite": (np.inf, "voxel 17 of shower 3 is inf MeV"),
+    "minus infinite": (-np.inf, "voxel 17 of shower 3 is -inf MeV"),
+    "beyond float32": (1e39, "voxel 17 of shower 3 is inf MeV"),
+    "negative": (-2.0, "voxel 17 of shower 3 is -2 MeV"),
+    "slightly negative": (-1e-12, "voxel 17 of shower 3 is -1e-12 MeV"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_VOXELS)
+def test_bad_voxels_are_refused_when_read(kind, path):
+    value, message = BAD_VOXELS[kind]
+    bad = spoilt(GOOD_S, (3, 17), value)
+    raw(path, incident_energies=GOOD_E, showers=bad)
+    source = open_showers(path)
+    with pytest.raises(CalojaxError, match=message) as error:
+        source.read()
+    assert_one_sentence(error.value, path)
+    with pytest.raises(CalojaxError, match=message):
+        list(source.batches(2))
+    with pytest.raises(CalojaxError, match=message):
+        ShowerArrays(TINY, GOOD_E, bad)
+    np.testing.assert_array_equal(source.read(0, 3), GOOD_S[:3])
+
+
+def missing(path):
+    pass
+
+
+def folder(path):
+    path.mkdir()
+
+
+def text(path):
+    path.write_text("version https://git-lfs.github.com/spec/v1")
+
+
+def empty(path):
+    path.touch()
+
+
+def truncated(path):
+    energies, showers = toy(500)
+    write_showers(path, TINY, energies, [showers])
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def group(path):
+    with h5py.File(path, "w") as file:
+        file["incident_energies"] = GOOD_E
+        file.create_group("showers/of/many")
+
+
+def dangling_link(path):
+    with h5py.File(path, "w") as file:
+        file["incident_energies"] = GOOD_E
+        file["showers"] = h5py.ExternalLink("gone.hdf5", "/showers")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (missing, "no such file"),
+        (folder, "is a folder"),
+        (text, "is not an HDF5 file"),
+        (empty, "is not an HDF5 file"),
+        (truncated, "truncated or damaged"),
+        (group, "'showers' is a group"),
+        (dangling_link, "has no 'showers'"),
+    ],
+)
+def test_bad_files_of_other_kinds(make, message, path):
+    make(path)
+    with pytest.raises(CalojaxError, match=message) as error:
+        open_showers(path)
+    assert_one_sentence(error.value, path)
+
+
+def test_damaged_chunk(path):
+    energies, showers = toy(500)
+    write_showers(path, TINY, energies, [showers])
+    with h5py.File(path) as file:
+        where = file["showers"].id.get_chunk_info(0)
+    with path.open("r+b") as file:
+        file.seek(where.byte_offset + where.size // 2)
+        file.write(b"\xff" * 64)
+    with pytest.raises(CalojaxError, match="truncated or damaged"):
+        open_showers(path).read()
+
+
+def test_wrong_geometry_names_both_and_the_guess(path):
+    raw(path, incident_energies=GOOD_E, showers=np.ones((5, 368)))
+    with pytest.raises(
+        CalojaxError, match=r"368 voxels, but geometry ds2 has 6,480; .*looks like.*ds1-photons"
+    ):
+        open_showers(path, detector("ds2"))
+    raw(path, incident_energies=GOOD_E, showers=np.ones((5, 7)))
+    with pytest.raises(CalojaxError, match=r"7 voxels, but geometry ds2 .*binning XML"):
+        open_showers(path, detector("ds2"))
+
+
+def assert_one_sentence(error: CalojaxError, path: pathlib.Path):
+    sentence = str(error)
+    assert sentence.startswith(f"{path}: ")
+    assert sentence.endswith(".")
+    assert "\n" not in sentence
+    assert len(re.findall(r"\. [A-Z]", sentence)) == 0
+
+
+def test_file_that_changes_after_opening(path):
+    energies, showers = toy(10)
+    write_showers(path, TINY, energies, [showers])
+    source = open_showers(path)
+    write_showers(path, TINY, energies[:5], [showers[:5]])
+    with pytest.raises(CalojaxError, match="changed since"):
+        source.read()
+
+
+def test_no_handle_is_held(path):
+    energies, showers = toy(100)
+    write_showers(path, TINY, energies, [showers])
+    source = open_showers(path)
+    batches = source.batches(10)
+    next(batches)
+    batches.close()
+    with h5py.File(path, "r+") as file:  # HDF5 refuses this while a reader has the file open.
+        file.attrs["note"] = "writable"
+
+
+def test_arrays_are_read_only_and_checked():
+    energies, showers = toy(10)
+    source = ShowerArrays(TINY, energies[:, None], showers)
+    assert source.energies.shape == (10,)
+    (pair,) = source.batches(10)
+    with pytest.raises(ValueError, match="read-only"):
+        pair[1][0, 0] = 1
+    assert energies.flags.writeable
+    assert showers.flags.writeable
+    source.read()[0, 0] = 1  # A copy.
+    with pytest.raises(CalojaxError, match=r"\(10,\) and showers of \(9, 120\) do not fit"):
+        ShowerArrays(TINY, energies, showers[:9])
+    with pytest.raises(CalojaxError, match=r"needs \(n,\) and \(n, 6480\)"):
+        ShowerArrays(detector("ds2"), energies, showers)
+    with pytest.raises(CalojaxError, match="showers in memory: the incident energy of shower 2"):
+        ShowerArrays(TINY, spoilt(energies, 2, 0), showers)
+    with pytest.raises(CalojaxError, match="complex"):
+        ShowerArrays(TINY, energies, showers * 1j)
+    with pytest.raises(CalojaxError, match="no showers"):
+        ShowerArrays(TINY, energies[:0], showers[:0])
+    with pytest.raises(ValueError, match="batch size"):
+        next(source.batches(0))
+
+
+# Writing.
+
+
+@pytest.mark.parametrize(
+    ("energies", "showers", "message"),
+    [
+        (GOOD_E, spoilt(GOOD_S, (1, 2), np.nan), "voxel 2 of shower 11 is nan"),
+        (GOOD_E, spoilt(GOOD_S, (1, 2), np.inf), "voxel 2 of shower 11 is inf"),
+        (GOOD_E, spoilt(GOOD_S, (1, 2), -1e-9), "voxel 2 of shower 11 is -1e-09"),
+        (spoilt(GOOD_E, 4, np.nan), GOOD_S, "incident energy of shower 14 is nan"),
+        (spoilt(GOOD_E, 4, 0), GOOD_S, "incident energy of shower 14 is 0"),
+        (GOOD_E, GOOD_S[:, :100], r"showers of \(5, 100\) do not fit"),
+        (GOOD_E[:3], GOOD_S, r"\(3,\) and showers of \(5, 120\)"),
+        (GOOD_E, GOOD_S.reshape(5, 10, 4, 3), "do not fit"),
+        (GOOD_E, GOOD_S.astype(complex), "complex128"),
+        (np.tile(GOOD_E, (2, 1)), np.tile(GOOD_S, (2, 1)), "announced with 15 .*, but got 20"),
+        (GOOD_E[:2], GOOD_S[:2], "announced with 15 .*, but got 12"),
+    ],
+)
+def test_writer_refuses_and_leaves_the_old_file(energies, showers, message, path):
+    path.write_text("old")
+    first = toy(10)
+
+    def write():
+        with ShowerWriter(path, TINY, 15) as writer:
+            writer.append(*first)
+            writer.append(energies, showers)
+
+    with pytest.raises(CalojaxError, match=message) as error:
+        write()
+    assert_one_sentence(error.value, path)
+    assert path.read_text() == "old"
+    assert os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, ValueError, GeneratorExit])
+def test_interruption_leaves_nothing(kind, path):
+    path.write_text("old")
+
+    def write():
+        with ShowerWriter(path, TINY, 20) as writer:
+            writer.append(*toy(10))
+            assert path.with_name("showers.hdf5.partial").exists()
+            raise kind
+
+    with pytest.raises(kind):
+        write()
+    assert path.read_text() == "old"
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_remains_of_a_killed_run_do_not_matter(path):
+    path.with_name("showers.hdf5.partial").write_text("rubbish")
+    energies, showers = toy(10)
+    write_showers(path, TINY, energies, [showers])
+    np.testing.assert_array_equal(open_showers(path).read(), showers)
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_two_writers_of_one_file(path):
+    a, b = toy(10, 1), toy(10, 2)
+
+    def write():
+        with ShowerWriter(path, TINY, 10) as early:
+            early.append(*a)
+            with ShowerWriter(path, TINY, 10) as late:
+                late.append(*b)
+            np.testing.assert_array_equal(open_showers(path).read(), b[1])
+
+    with pytest.raises(CalojaxError, match="another process"):
+        write()
+    np.testing.assert_array_equal(open_showers(path).read(), b[1])
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_unwritable_places(path, monkeypatch):
+    energies, showers = toy(3)
+    with pytest.raises(CalojaxError, match="must be a folder that exists"):
+        write_showers(path / "not" / "there.hdf5", TINY, energies, [showers])
+    with pytest.raises(CalojaxError, match="is a folder"):
+        write_showers(path.parent, TINY, energies, [showers])
+    with pytest.raises(CalojaxError, match="cannot hold 0 showers"):
+        write_showers(path, TINY, energies[:0], [])
+
+    def forbidden(self, *args, **kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(pathlib.Path, "open", forbidden)
+    with pytest.raises(CalojaxError, match=r"cannot be written \(Permission denied\)"):
+        write_showers(path, TINY, energies, [showers])
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [(errno.ENOSPC, "disk is full after .* of 4,000"), (errno.EIO, "Input/output error")],
+)
+@pytest.mark.parametrize("room", [0, 5_000, 100_000])
+def test_failing_disk(number, message, room, path, monkeypatch):
+    path.write_text("old")
+    write = challenge._Disk.write
+
+    class Small:
+        def __init__(self, raw):
+            self._raw = raw
+
+        def __getattr__(self, name):
+            return getattr(self._raw, name)
+
+        def write(self, data):
+            if self._raw.tell() + len(data) > room:
+                raise OSError(number, os.strerror(number))
+            return self._raw.write(data)
+
+    def limited(self, data):
+        if not isinstance(self._raw, Small):
+            self._raw = Small(self._raw)
+        return write(self, data)
+
+    monkeypatch.setattr(challenge._Disk, "write", limited)
+    energies, showers = toy(4000)
+    with pytest.raises(CalojaxError, match=message) as error:
+        write_showers(path, TINY, energies, np.split(showers, 4))
+    assert_one_sentence(error.value, path)
+    assert path.read_text() == "old"
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_hdf5_survives_a_disk_that_is_really_too_small(path):
+    # HDF5 itself crashes the interpreter at exit when a file cannot be flushed, so in a process.
+    program = f"""
+        import resource
+        import numpy as np
+        from calojax.data import write_showers
+        from calojax.errors import CalojaxError
+        from calojax.geometry import detector
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+        showers = np.random.default_rng(0).random((4000, 120), np.float32)
+        try:
+            write_showers({str(path)!r}, detector("tiny"), np.full(4000, 1e3), np.split(showers, 8))
+        except CalojaxError as error:
+            print(error)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "cannot be written (File too large)" in done.stdout
+    assert os.listdir(path.parent) == []
+
+
+def test_importing_data_does_not_import_jax():
+    program = (
+        "import sys, calojax.data.inspection, calojax.data.cache, calojax.data.download;"
+        "sys.exit('jax' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
