@@ -281,20 +281,20 @@ def _moments(cells: jax.Array, layer: Layer, dtype) -> _Moments:
     first = np.stack([np.ones(layer.n_voxels), *coordinates], axis=1)
     # Accelerators would otherwise multiply float32 in 10 or 16 bits of mantissa.
     sums = jnp.matmul(cells, jnp.asarray(first, dtype), precision=jax.lax.Precision.HIGHEST)
-    energy = sums[..., 0]
-    centers = sums[..., 1:] / (energy + _EMPTY)[..., None]
+    energy = sums[:, 0]
+    # One by one: XLA turns the division by a broadcast array into products with its reciprocal,
+    # which puts a layer with one hit an ulp beside that voxel's centre, and that on a bin edge.
+    centers = [sums[:, axis] / (energy + _EMPTY) for axis in (1, 2, 3)]
     # Second moments about the centre in a second pass: the textbook <x^2> - <x>^2 loses half of
     # the digits where most of a layer's energy is in few voxels.
     widths = [
         jnp.sqrt(
-            (cells * jnp.square(jnp.asarray(x, dtype) - centers[..., axis, None])).sum(axis=1)
+            (cells * jnp.square(jnp.asarray(x, dtype) - center[:, None])).sum(axis=1)
             / (energy + _EMPTY)
         )
-        for axis, x in enumerate(coordinates)
+        for x, center in zip(coordinates, centers, strict=True)
     ]
-    return _Moments(
-        energy, centers[..., 0], centers[..., 1], centers[..., 2], *widths, sparsity=sparsity
-    )
+    return _Moments(energy, *centers, *widths, sparsity=sparsity)
 
 
 def _coordinates(layer: Layer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
