@@ -1,0 +1,287 @@
+"""The memory-mapped cache: converted once, keyed by the files, rebuilt when damaged."""
+
+import errno
+import mmap
+import multiprocessing
+import os
+import shutil
+import threading
+
+import h5py
+import numpy as np
+import pytest
+
+from calojax.data import ShowerArrays, cache, open_showers, write_showers
+from calojax.data.cache import open_cached
+from calojax.errors import CalojaxError
+from calojax.geometry import detector
+
+TINY = detector("tiny")
+
+
+def showers_of(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    energies = rng.uniform(1e3, 1e5, count).astype(np.float32)
+    return energies, rng.exponential(1.0, (count, TINY.n_voxels)).astype(np.float32)
+
+
+ENERGIES, SHOWERS = showers_of(500)
+
+
+@pytest.fixture
+def paths(tmp_path):
+    found = [tmp_path / "1.hdf5", tmp_path / "2.hdf5"]
+    write_showers(found[0], TINY, ENERGIES[:300], [SHOWERS[:300]])
+    write_showers(found[1], TINY, ENERGIES[300:], [SHOWERS[300:]])
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def conversions(monkeypatch):
+    """Counts conversions."""
+    made = []
+    convert = cache._convert
+
+    def counting(source, place):
+        made.append(place)
+        convert(source, place)
+
+    monkeypatch.setattr(cache, "_convert", counting)
+    return made
+
+
+def maps(folder):
+    return sorted(folder.glob("*/showers.npy"))
+
+
+def test_conversion_and_reuse(paths, folder, conversions, capsys, monkeypatch):
+    monkeypatch.setattr(cache, "_BLOCK_BYTES", 64 * 4 * TINY.n_voxels)
+    source = open_showers(paths)
+    cached = open_cached(source, paths, folder)
+    assert "caching: 100%" in capsys.readouterr().err
+    assert isinstance(cached, ShowerArrays)
+    np.testing.assert_array_equal(cached.showers, SHOWERS)
+    np.testing.assert_array_equal(cached.energies, ENERGIES)
+    np.testing.assert_array_equal(cached.showers[[499, 3, 301]], SHOWERS[[499, 3, 301]])
+    assert cached.detector == TINY
+    memory = cached.showers
+    while isinstance(memory, np.ndarray):
+        memory = memory.base
+    assert isinstance(memory, mmap.mmap)
+    with pytest.raises(ValueError, match="read-only"):
+        cached.showers[0, 0] = 1
+    again = open_cached(open_showers(paths), [str(path) for path in paths], folder)
+    np.testing.assert_array_equal(again.read(290, 310), SHOWERS[290:310])
+    assert len(conversions) == 1
+    assert len(maps(folder)) == len(os.listdir(folder)) == 1
+    assert capsys.readouterr().err == ""
+
+
+def test_nothing_is_read_on_reuse(paths, folder):
+    source = open_showers(paths)
+    open_cached(source, paths, folder)
+
+    class Unreadable:
+        detector = source.detector
+        energies = source.energies
+
+        def __len__(self):
+            return len(source)
+
+    np.testing.assert_array_equal(open_cached(Unreadable(), paths, folder).showers, SHOWERS)
+
+
+def test_single_path_and_default_folder(paths, tmp_path, monkeypatch):
+    monkeypatch.setenv("CALOJAX_CACHE", str(tmp_path / "elsewhere"))
+    open_cached(open_showers(paths[0]), paths[0])
+    (place,) = (tmp_path / "elsewhere").iterdir()
+    assert place.name.startswith("1-")
+    monkeypatch.delenv("CALOJAX_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache.default_folder() == tmp_path / ".cache" / "calojax"
+
+
+def test_changed_files_are_converted_again(paths, folder, conversions):
+    open_cached(open_showers(paths), paths, folder)
+    energies, showers = showers_of(300, seed=1)
+    write_showers(paths[0], TINY, energies, [showers])
+    cached = open_cached(open_showers(paths), paths, folder)
+    np.testing.assert_array_equal(cached.showers[:300], showers)
+    open_cached(open_showers(paths[1]), paths[1], folder)
+    open_cached(open_showers(paths[::-1]), paths[::-1], folder)
+    assert len(conversions) == len(maps(folder)) == 4
+
+
+def truncate(path):
+    os.truncate(path, path.stat().st_size - 4)
+
+
+def lengthen(path):
+    with path.open("ab") as file:
+        file.write(b"more")
+
+
+def empty(path):
+    os.truncate(path, 0)
+
+
+def spoil_header(path):
+    with path.open("r+b") as file:
+        file.write(b"rubbish")
+
+
+def other_shape(path):
+    np.save(path, SHOWERS[:499])
+
+
+def other_type(path):
+    np.save(path, SHOWERS.astype(np.float64))
+
+
+def other_energies(path):
+    np.save(path.with_name("energies.npy"), ENERGIES[::-1])
+
+
+def no_energies(path):
+    path.with_name("energies.npy").unlink()
+
+
+def remove(path):
+    path.unlink()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        truncate,
+        lengthen,
+        empty,
+        spoil_header,
+        other_shape,
+        other_type,
+        other_energies,
+        no_energies,
+        remove,
+    ],
+)
+def test_damaged_cache_is_rebuilt(damage, paths, folder, conversions):
+    source = open_showers(paths)
+    open_cached(source, paths, folder)
+    damage(maps(folder)[0])
+    np.testing.assert_array_equal(open_cached(source, paths, folder).showers, SHOWERS)
+    assert len(conversions) == 2
+    assert len(maps(folder)) == len(os.listdir(folder)) == 1
+
+
+def test_threads_at_once(paths, folder, monkeypatch):
+    # All of them find no cache and convert; one gives its result the name, the others take it.
+    barrier = threading.Barrier(4)
+    convert = cache._convert
+
+    def together(source, place):
+        convert(source, place)
+        barrier.wait(20)
+
+    monkeypatch.setattr(cache, "_convert", together)
+    results = []
+
+    def work():
+        results.append(open_cached(open_showers(paths), paths, folder))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 4
+    for result in results:
+        np.testing.assert_array_equal(result.showers, SHOWERS)
+    assert len(os.listdir(folder)) == 1
+
+
+def _sum_of_cached(paths, folder):
+    return float(open_cached(open_showers(paths), paths, folder).showers.sum())
+
+
+def test_processes_at_once(paths, folder):
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        sums = pool.starmap(_sum_of_cached, [(paths, folder)] * 4)
+    assert sums == [float(SHOWERS.sum())] * 4
+    assert len(os.listdir(folder)) == 1
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, ValueError])
+def test_interrupted_conversion_leaves_nothing(failure, paths, folder, monkeypatch):
+    source = open_showers(paths)
+
+    def failing(size):
+        yield ENERGIES[:100], SHOWERS[:100]
+        raise failure
+
+    monkeypatch.setattr(source, "batches", failing)
+    with pytest.raises(failure):
+        open_cached(source, paths, folder)
+    assert os.listdir(folder) == []
+
+
+def test_bad_voxels_leave_nothing(paths, folder):
+    with h5py.File(paths[1], "r+") as file:
+        file["showers"][7, 5] = np.nan
+    with pytest.raises(CalojaxError, match=r"2\.hdf5: voxel 5 of shower 7 is nan"):
+        open_cached(open_showers(paths), paths, folder)
+    assert os.listdir(folder) == []
+
+
+def test_file_that_changes_meanwhile(paths, folder, monkeypatch):
+    convert = cache._convert
+
+    def slow(source, place):
+        convert(source, place)
+        os.utime(paths[1], (1, 1))
+
+    monkeypatch.setattr(cache, "_convert", slow)
+    with pytest.raises(CalojaxError, match="changed while it was read"):
+        open_cached(open_showers(paths), paths, folder)
+    assert os.listdir(folder) == []
+
+
+def test_remains_of_killed_conversions_are_swept(paths, folder):
+    for name, age in (("old", 10**6), ("young", 0)):
+        place = folder / f".unfinished-{name}"
+        place.mkdir(parents=True)
+        (place / "showers.npy").write_bytes(b"half")
+        now = (place / "showers.npy").stat().st_mtime - age
+        for item in (place / "showers.npy", place):
+            os.utime(item, (now, now))
+    open_cached(open_showers(paths), paths, folder)
+    assert [name for name in os.listdir(folder) if name[0] == "."] == [".unfinished-young"]
+
+
+def test_small_disk(paths, folder, monkeypatch):
+    real = shutil.disk_usage(paths[0].parent)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: real._replace(free=200_000))
+        with pytest.raises(CalojaxError, match=r"cache needs .* GB .* CALOJAX_CACHE"):
+            open_cached(open_showers(paths), paths, folder)
+
+    def full(source, place):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cache, "_convert", full)
+    with pytest.raises(CalojaxError, match="cache needs"):
+        open_cached(open_showers(paths), paths, folder)
+    assert os.listdir(folder) == []
+
+
+def test_impossible_folder_and_missing_file(paths, tmp_path):
+    (tmp_path / "file").touch()
+    source = open_showers(paths)
+    with pytest.raises(CalojaxError, match=r"cannot be written .*CALOJAX_CACHE"):
+        open_cached(source, paths, tmp_path / "file" / "cache")
+    with pytest.raises(CalojaxError, match=r"gone\.hdf5: cannot be read"):
+        open_cached(source, tmp_path / "gone.hdf5", tmp_path)
