@@ -226,6 +226,11 @@ def test_energies_out_of_range(check):
     assert "2 of 300 incident energies are outside the range of geometry ds2, 1 GeV to 1 TeV" in (
         sentence
     )
+    # A narrow range fits several units; again the threshold decides.
+    energies = np.geomspace(2e3, 5e4, 300)
+    found = sentences(check(toy_showers(DS2, energies) / np.float32(2e5), energies / 2e5))
+    assert len(found) == 2
+    assert all("look like GeV/200" in sentence for sentence in found)
     # All of them below the range, but the readout threshold shows that the unit is MeV.
     energies = np.linspace(300, 900, 300)
     (sentence,) = sentences(check(toy_showers(DS2, energies), energies))

@@ -330,17 +330,16 @@ def _units(
         return (energies * factor > low * (1 - 1e-4)) & (energies * factor < high * (1 + 1e-4))
 
     unit = 1.0
-    # Energies out of range in the right units exist; then, though, the voxels are right as well.
-    voxels_right = (
-        abs(math.log(summary.response / expected)) < math.log(_UNIT_TOLERANCE)
-        and scan.smallest > detector.readout_threshold / 2 > 0
-    )
-    if inside(1.0).mean() < 0.5 and not voxels_right:
-        for factor, advice in _ENERGY_UNITS.items():
-            if inside(factor).mean() > 0.99:
-                unit = factor
-                yield Finding("error", f"incident energies {advice}.")
-                break
+    units = [factor for factor in _ENERGY_UNITS if inside(factor).mean() > 0.99]
+    if units and inside(1.0).mean() < 0.5:
+        unit = units[0]
+        if detector.readout_threshold:
+            # Several units may fit, or the energies are just out of range; but with the right one
+            # the smallest voxel is about as large as the threshold.
+            smallest = scan.smallest * expected / summary.response / detector.readout_threshold
+            unit = min([1.0, *units], key=lambda factor: abs(math.log(smallest * factor)))
+        if unit != 1:
+            yield Finding("error", f"incident energies {_ENERGY_UNITS[unit]}.")
     outside = int(np.count_nonzero(~inside(1.0)))
     if unit == 1 and outside:
         yield Finding(
