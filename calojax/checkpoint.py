@@ -36,6 +36,7 @@ class Progress(NamedTuple):
       step: steps done of that stage.
       done: the stages that are trained.
       seed: root of all random numbers of the run.
+      energy_range: lowest and highest incident energy that was trained on, in MeV.
     """
 
     total: int
@@ -43,6 +44,7 @@ class Progress(NamedTuple):
     step: int
     done: tuple[str, ...]
     seed: int
+    energy_range: tuple[float, float]
 
 
 class Checkpoint(NamedTuple):
@@ -115,7 +117,9 @@ class Checkpoints:
         description = restored["description"]
         try:
             progress = Progress(**description["progress"])
-            progress = progress._replace(done=tuple(progress.done))
+            progress = progress._replace(
+                done=tuple(progress.done), energy_range=tuple(progress.energy_range)
+            )
             model = models.from_json(description)
         except (KeyError, TypeError) as error:
             raise CalojaxError(
@@ -124,7 +128,7 @@ class Checkpoints:
         except CalojaxError as error:
             raise CalojaxError(f"{where}: {error}") from None
         variables = _nested(restored["variables"])
-        _check_shapes(where, model, variables)
+        check_shapes(where, model, variables)
         return Checkpoint(model, variables, progress)
 
     def load_optimizer(self, like: Any) -> Any:
@@ -200,7 +204,7 @@ def _numbered(tree: Any) -> dict[str, np.ndarray]:
     return {f"{number:05d}": np.asarray(leaf) for number, leaf in enumerate(leaves)}
 
 
-def _check_shapes(where: pathlib.Path, model: Model, variables: Variables) -> None:
+def check_shapes(where: pathlib.Path, model: Model, variables: Variables) -> None:
     """Refuses arrays that do not fit the model: a foreign or hand-edited checkpoint."""
     detector = model.detector
     batch = {

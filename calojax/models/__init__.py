@@ -21,11 +21,16 @@ def build(config: Any, detector: Detector) -> Model:
     raise TypeError(f"no model is configured by {type(config).__name__}")
 
 
+def name_of(model: Model) -> str:
+    """The name of a model's kind, as in `MODELS`."""
+    (name,) = (name for name, (kind, _) in MODELS.items() if type(model) is kind)
+    return name
+
+
 def to_json(model: Model) -> dict[str, Any]:
     """A model as plain JSON types; `from_json` reads it back."""
-    (name,) = (name for name, (kind, _) in MODELS.items() if type(model) is kind)
     return {
-        "model": name,
+        "model": name_of(model),
         "config": msgspec.to_builtins(model.config),
         "detector": msgspec.to_builtins(model.detector),
     }

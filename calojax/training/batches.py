@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from calojax.errors import CalojaxError
+from calojax.geometry import Detector
 from calojax.models.base import Batch
 
 
@@ -26,6 +27,17 @@ class Dataset(NamedTuple):
 
     energies: np.ndarray
     showers: np.ndarray
+
+
+def layer_energy(dataset: Dataset, detector: Detector, *, chunk: int = 4096) -> np.ndarray:
+    """Layer energies [n, l] in MeV of a dataset, read in chunks."""
+    starts = [where.start for where in detector.layer_slices]
+    return np.concatenate(
+        [
+            np.add.reduceat(dataset.showers[first : first + chunk], starts, axis=1)
+            for first in range(0, len(dataset.energies), chunk)
+        ]
+    )
 
 
 class Split(NamedTuple):

@@ -59,7 +59,7 @@ def make(
         updates, optimizer_state = update(gradient, state.optimizer, trained)
         trained = optax.apply_updates(trained, updates)
         variables = state.variables | {"params": params | trained, "state": outcome.state}
-        metrics = outcome.metrics | {"gradient_norm": optax.global_norm(gradient)}
+        metrics = outcome.metrics | {"gradient_norm": optax.tree.norm(gradient)}
         return State(state.step + 1, variables, optimizer_state), metrics
 
     whole, parts = meshes.replicated(mesh), meshes.sharded(mesh)

@@ -1,0 +1,208 @@
+"""A training run: where it starts, what of it is done, what is done again, and how it stops."""
+
+import dataclasses
+import pathlib
+import signal
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from calojax import mesh as meshes
+from calojax import rng
+from calojax.checkpoint import Checkpoints, Progress, check_shapes
+from calojax.errors import CalojaxError
+from calojax.models.base import Model, Variables
+from calojax.training import batches, metrics
+from calojax.training.batches import Dataset
+from calojax.training.loop import Cadence, Run, train_stage
+
+METRICS_FILE = "metrics.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a run is trained; what is trained is in the model.
+
+    Attributes:
+      seed: root of all random numbers: split, start, batches, augmentation.
+      validation_fraction: share of the showers that is kept from training.
+      log_every: steps between lines of metrics.
+      validate_every: steps between validations; there is also one at the end of each stage.
+      checkpoint_every: steps between checkpoints; there is also one at the end of each stage.
+    """
+
+    seed: int = 0
+    validation_fraction: float = 0.05
+    log_every: int = 50
+    validate_every: int = 1000
+    checkpoint_every: int = 1000
+
+
+def train(
+    model: Model,
+    dataset: Dataset,
+    out: pathlib.Path,
+    options: Options,
+    *,
+    resume: bool = False,
+    again: tuple[str, ...] = (),
+    mesh: Mesh | None = None,
+) -> Variables:
+    """Trains the stages of a model that are not trained yet.
+
+    Args:
+      model: to train.
+      dataset: its showers.
+      out: folder of the run.
+      options: see there.
+      resume: continue the run in ``out`` from its newest checkpoint.
+      again: stages of the run in ``out`` to train afresh, with those that need them; their
+        settings may differ from those before.
+      mesh: devices to train on (default: all).
+
+    Returns:
+      The variables after the last stage.
+
+    Raises:
+      CalojaxError: if ``out`` holds a run and it is neither resumed nor trained again, if the run
+        there has other settings or another seed, or if the loss is not finite.
+      Interrupted: on SIGTERM or SIGINT, after a checkpoint was written.
+    """
+    mesh = meshes.make() if mesh is None else mesh
+    _check_stages(model, again, mesh)
+    if resume and again:
+        raise CalojaxError("Give either --resume or --stages: a run is continued or done again.")
+    split = batches.split(len(dataset.energies), options.validation_fraction, options.seed)
+    cadence = Cadence(options.log_every, options.validate_every, options.checkpoint_every)
+    with Checkpoints(out) as checkpoints, StopFlag() as stop:
+        if checkpoints.latest is not None and not (resume or again):
+            raise CalojaxError(
+                f"{out}: already holds a run; continue it with --resume, train a stage of it "
+                "afresh with --stages, or choose another --out."
+            )
+
+        def fresh(transforms: Variables, total: int) -> Variables:
+            """Untrained variables; a codebook may start on these showers."""
+            size = min(len(split.training), max(s.schedule.batch_size for s in model.stages))
+            # Spread over the file, which may be sorted.
+            spread = np.linspace(0, len(split.training) - 1, size).astype(int)
+            batch = batches.put(dataset, split.training[spread], meshes.replicated(mesh))
+            key = rng.stream(rng.root(options.seed), "init", total)
+            return jax.jit(model.init)(key, transforms, batch)
+
+        if checkpoints.latest is None:
+            if again:
+                raise CalojaxError(f"{out}: holds no run of which a stage could be done again.")
+            layer_energy = batches.layer_energy(dataset, model.detector)[split.training]
+            energies = dataset.energies[split.training]
+            variables = fresh(model.fit(layer_energy, energies), 0)
+            progress = Progress(
+                total=0,
+                stage=model.stages[0].name,
+                step=0,
+                done=(),
+                seed=options.seed,
+                energy_range=(float(energies.min()), float(energies.max())),
+            )
+        else:
+            found = checkpoints.load()
+            variables, progress = found.variables, found.progress
+            if progress.seed != options.seed:
+                raise CalojaxError(
+                    f"{out}: the run there has seed {progress.seed}, not {options.seed}; go on "
+                    f"with --seed {progress.seed}."
+                )
+            if again:
+                started = fresh(variables["transforms"], progress.total)
+                variables, progress = _start_again(model, variables, started, progress, again)
+                check_shapes(out, model, variables)
+            elif found.model != model:
+                raise CalojaxError(
+                    f"{out}: the run there has other settings or another geometry "
+                    f"({found.model.detector.name!r}); resume with those it was started with."
+                )
+        records = [
+            record
+            for record in metrics.read(out / METRICS_FILE)
+            if record["stage"] in progress.done
+            or (record["stage"] == progress.stage and record["step"] <= progress.step)
+        ]
+        log = metrics.MetricsFile(out / METRICS_FILE, keep=records)
+        run = Run(model, dataset, split, options.seed, cadence, mesh, checkpoints, log, stop)
+        try:
+            for stage in model.stages:
+                if stage.name in progress.done:
+                    continue
+                if stage.name != progress.stage:
+                    progress = progress._replace(stage=stage.name, step=0)
+                variables, progress = train_stage(run, stage, variables, progress)
+        finally:
+            log.close()
+    return variables
+
+
+def _check_stages(model: Model, again: tuple[str, ...], mesh: Mesh) -> None:
+    names = [stage.name for stage in model.stages]
+    for name in again:
+        if name not in names:
+            raise CalojaxError(f"There is no stage {name!r}; the stages are {', '.join(names)}.")
+    for stage in model.stages:
+        if stage.schedule.batch_size % mesh.size:
+            raise CalojaxError(
+                f"Stage {stage.name!r} takes {stage.schedule.batch_size} showers a step, which "
+                f"{mesh.size} devices cannot share evenly; choose a multiple of {mesh.size}."
+            )
+
+
+def _start_again(
+    model: Model,
+    variables: Variables,
+    fresh: Variables,
+    progress: Progress,
+    again: tuple[str, ...],
+) -> tuple[Variables, Progress]:
+    """Puts the chosen stages, and those that need them, back to ``fresh``."""
+    chosen = set(again)
+    params, state = dict(variables["params"]), dict(variables["state"])
+    for stage in model.stages:
+        if chosen & set(stage.needs):
+            chosen.add(stage.name)
+        if stage.name not in chosen:
+            continue
+        missing = set(stage.needs) - set(progress.done) - chosen
+        if missing:
+            raise CalojaxError(
+                f"Stage {stage.name!r} needs {' and '.join(sorted(missing))} to be trained first."
+            )
+        params |= {name: fresh["params"][name] for name in stage.parameters}
+        state |= {name: fresh["state"][name] for name in stage.state}
+    first = next(stage.name for stage in model.stages if stage.name in chosen)
+    done = tuple(name for name in progress.done if name not in chosen)
+    variables = variables | {"params": params, "state": state}
+    return variables, progress._replace(stage=first, step=0, done=done)
+
+
+class StopFlag:
+    """Within it, SIGTERM and SIGINT set a flag instead of ending the process.
+
+    ``with StopFlag() as stop: ... if stop(): ...``
+    """
+
+    def __enter__(self) -> Callable[[], bool]:
+        self._set = False
+        self._before = {}
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self._before[number] = signal.signal(number, self._handle)
+            except ValueError:  # Not in the main thread, where signals are not ours to handle.
+                break
+        return lambda: self._set
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, *_) -> None:
+        self._set = True

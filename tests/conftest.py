@@ -1,0 +1,97 @@
+"""Eight CPU devices for every test, and the tiny model that several files train or sample."""
+
+import os
+
+# Before JAX starts: tests of data parallelism need several devices.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from calojax import generation, mesh, models
+from calojax.geometry import DETECTORS, Detector
+from calojax.models.base import Schedule
+from calojax.models.calovq import (
+    AutoencoderConfig,
+    CaloVQ,
+    CaloVQConfig,
+    EnergiesConfig,
+    PriorConfig,
+)
+from calojax.training.batches import Dataset
+
+
+@pytest.fixture(scope="session")
+def one_device() -> jax.sharding.Mesh:
+    return mesh.make(jax.devices()[:1])
+
+
+@pytest.fixture(scope="session")
+def eight_devices() -> jax.sharding.Mesh:
+    return mesh.make(jax.devices()[:8])
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Detector:
+    return DETECTORS["tiny"]
+
+
+@pytest.fixture(scope="session")
+def showers(tiny, one_device) -> Dataset:
+    """Six hundred generated showers of the tiny detector."""
+    energies = np.geomspace(1e3, 1e5, 600).astype(np.float32)
+    np.random.default_rng(0).shuffle(energies)
+    parts = list(generation.simulate(tiny, energies, seed=3, mesh=one_device))
+    return Dataset(energies, np.concatenate([part for _, part in parts]))
+
+
+def tiny_config(steps: int = 8, **autoencoder) -> CaloVQConfig:
+    """Settings with which a step takes milliseconds."""
+    schedule = Schedule(steps=steps, batch_size=64, warmup=2)
+    return CaloVQConfig(
+        AutoencoderConfig(
+            **{
+                "hidden": (32,),
+                "length": 4,
+                "codebook_size": 16,
+                "code_width": 4,
+                "rotate": True,
+                "schedule": schedule,
+            }
+            | autoencoder
+        ),
+        EnergiesConfig(hidden=(32,), schedule=schedule),
+        PriorConfig(width=16, embedding=8, context=8, schedule=schedule),
+    )
+
+
+@pytest.fixture(scope="session")
+def model(tiny) -> CaloVQ:
+    return models.build(tiny_config(), tiny)
+
+
+@pytest.fixture(scope="session")
+def batch(showers) -> dict[str, np.ndarray]:
+    return {"energies": showers.energies[:64], "showers": showers.showers[:64]}
+
+
+@pytest.fixture(scope="session")
+def variables(model, showers, batch):
+    """Untrained variables of the tiny model."""
+    from calojax.training import batches
+
+    layer_energy = batches.layer_energy(showers, model.detector)
+    transforms = model.fit(layer_energy, showers.energies)
+    return jax.jit(model.init)(jax.random.key(0), transforms, batch)
+
+
+def with_autoencoder(model: CaloVQ, **settings) -> CaloVQ:
+    """The model with other settings of its first stage."""
+    autoencoder = dataclasses.replace(model.config.autoencoder, **settings)
+    return CaloVQ(dataclasses.replace(model.config, autoencoder=autoencoder), model.detector)

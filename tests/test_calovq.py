@@ -1,0 +1,136 @@
+"""Calo-VQ: what each stage trains, what reaches the codebook, and showers that can exist."""
+
+import jax
+import numpy as np
+import pytest
+from conftest import tiny_config, with_autoencoder
+
+from calojax import models, rng, transforms
+from calojax.errors import CalojaxError
+from calojax.geometry import DETECTORS
+from calojax.training import step
+
+
+def gradients(model, stage, variables, batch, training=True):
+    def loss(params):
+        return model.loss(
+            stage, variables | {"params": params}, jax.random.key(0), batch, training=training
+        )[0]
+
+    return jax.jit(jax.grad(loss))(variables["params"])
+
+
+def reached(tree):
+    return {name for name, part in tree.items() if any(np.any(x) for x in jax.tree.leaves(part))}
+
+
+def test_each_stage_trains_its_own_parameters_and_no_others(model, variables, batch):
+    for stage in model.stages:
+        assert reached(gradients(model, stage.name, variables, batch)) == set(stage.parameters)
+
+
+def test_codebook_learnt_by_gradient_gets_one(model, batch, variables):
+    by_gradient = with_autoencoder(model, codebook="gradient")
+    fresh = by_gradient.init(jax.random.key(0), variables["transforms"], batch)
+    assert fresh["state"] == {}
+    stage = by_gradient.stages[0]
+    assert reached(gradients(by_gradient, "autoencoder", fresh, batch)) == set(stage.parameters)
+    assert "codebook" in stage.parameters
+    # The codebook term alone moves the codes: the straight-through value has no gradient to them.
+    vectors = fresh["params"]["codebook"]
+    assert vectors.shape == (16, 4)
+
+
+def test_codebook_of_averages_changes_in_training_only(model, variables, batch):
+    def state(training):
+        _, outcome = model.loss(
+            "autoencoder", variables, jax.random.key(0), batch, training=training
+        )
+        return outcome.state["codebook"]["vectors"]
+
+    before = variables["state"]["codebook"]["vectors"]
+    assert np.any(state(True) != before)
+    np.testing.assert_array_equal(state(False), before)
+
+
+@pytest.mark.parametrize("codebook", ["ema", "gradient"])
+@pytest.mark.parametrize("head", ["point", "density"])
+def test_every_stage_learns(model, showers, batch, variables, head, codebook, one_device):
+    model = with_autoencoder(model, head=head, codebook=codebook)
+    now = jax.jit(model.init)(jax.random.key(0), variables["transforms"], batch)
+    for stage in model.stages:
+        train_step = step.make(model, stage, 0, one_device)
+        state = step.start(now, stage)
+        losses = []
+        for _ in range(8):
+            state, metrics = train_step(state, batch)
+            losses.append(float(metrics["loss"]))
+        assert losses[-1] < losses[0]
+        now = state.variables
+
+
+def test_conditions_of_decoder_and_prior_follow_the_setting(model, variables, batch):
+    told = model._condition(variables, batch["energies"], np.ones((64, 10)))
+    alone = with_autoencoder(model, condition_on_layers=False)
+    assert told.shape == (64, 22)
+    assert alone._condition(variables, batch["energies"], np.ones((64, 10))).shape == (64, 1)
+
+
+def test_samples_are_showers(model, variables, batch):
+    keys = rng.per_item(rng.root(0), np.arange(64))
+    showers = np.asarray(jax.jit(model.sample)(variables, keys, batch["energies"]))
+    assert showers.shape == (64, 120)
+    assert showers.dtype == np.float32
+    assert np.isfinite(showers).all()
+    assert (showers[showers > 0] >= model.detector.readout_threshold * (1 - 1e-6)).all()
+
+
+def test_reconstruction_keeps_layer_energies(model, variables, batch):
+    keys = rng.per_item(rng.root(0), np.arange(64))
+    again = jax.jit(model.reconstruct)(variables, keys, batch)
+    expected = transforms.layer_sums(batch["showers"], model.detector)
+    np.testing.assert_allclose(
+        transforms.layer_sums(again, model.detector), expected, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_parts_together_are_the_whole(model, variables, batch):
+    keys = rng.per_item(rng.root(0), np.arange(64))
+    parts = model.parts(variables, keys, batch["energies"])
+    assert list(parts) == ["energies", "prior", "decoder"]
+    function, arguments = parts["decoder"]
+    np.testing.assert_allclose(
+        function(*arguments), model.sample(variables, keys, batch["energies"]), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", ["ds1-photons", "ds1-pions", "ds2"])
+def test_every_geometry_trains_and_samples(name):
+    detector = DETECTORS[name]
+    model = models.build(tiny_config(rotate=detector.grid is not None), detector)
+    rng_ = np.random.default_rng(0)
+    showers = rng_.exponential(10.0, (8, detector.n_voxels)).astype(np.float32)
+    batch = {"energies": showers.sum(1), "showers": showers}
+    layer_energy = np.asarray(transforms.layer_sums(showers, detector))
+    variables = model.init(jax.random.key(0), model.fit(layer_energy, showers.sum(1)), batch)
+    for stage in model.stages:
+        loss, _ = model.loss(stage.name, variables, jax.random.key(1), batch, training=True)
+        assert np.isfinite(loss)
+    keys = rng.per_item(rng.root(0), np.arange(8))
+    sampled = model.sample(variables, keys, batch["energies"])
+    assert sampled.shape == showers.shape
+    assert np.isfinite(sampled).all()
+
+
+def test_models_survive_json(model):
+    assert models.from_json(models.to_json(model)) == model
+    assert hash(models.from_json(models.to_json(model))) == hash(model)
+
+
+def test_foreign_descriptions_are_refused(model):
+    description = models.to_json(model)
+    with pytest.raises(CalojaxError, match="'calogan' is not one of calovq"):
+        models.from_json(description | {"model": "calogan"})
+    description["config"]["prior"]["width"] = "wide"
+    with pytest.raises(CalojaxError, match="Expected `int`, got `str`"):
+        models.from_json(description)
