@@ -221,11 +221,6 @@ def ring_fractions(profile: Radial, edges: jax.Array) -> jax.Array:
     return jnp.diff(share * inside(profile.core) + (1 - share) * inside(profile.tail), axis=-1)
 
 
-def _normal(uniform: jax.Array) -> jax.Array:
-    """Normal numbers from uniform ones in (0, 1], large where these are small."""
-    return -ndtri(jnp.minimum(uniform, 1 - 1e-7))
-
-
 def poisson(uniform: jax.Array, mean: jax.Array) -> jax.Array:
     """Poisson numbers of ``mean`` from uniform numbers in (0, 1], of fixed cost; any shape.
 
@@ -242,7 +237,7 @@ def poisson(uniform: jax.Array, mean: jax.Array) -> jax.Array:
     for term in reversed(terms[1:]):
         above = above + term
         count = count + (uniform <= above)
-    z = _normal(uniform)
+    z = -ndtri(jnp.minimum(uniform, 1 - 1e-7))
     large = jnp.round(mean + jnp.sqrt(mean) * z + (jnp.square(z) - 1) / 6)
     return jnp.where(mean > 10.0, jnp.maximum(large, 0.0), count)
 
@@ -254,11 +249,13 @@ def deposits(key: jax.Array, mean: jax.Array, quantum: float) -> jax.Array:
     variance c = QUANTUM_VARIANCE, is drawn from the log-normal with that sum's mean N * quantum
     and relative variance c / N (Fenton and Wilkinson's approximation, exact in both moments).
     """
+    key_count, key_size = jax.random.split(key)
     # `uniform` draws from [0, 1); its complement never is 0, which would be infinitely many.
-    one, other = 1 - jax.random.uniform(key, (2, *mean.shape), mean.dtype)
-    count = poisson(one, mean / quantum)
+    uniform = 1 - jax.random.uniform(key_count, mean.shape, mean.dtype)
+    count = poisson(uniform, mean / quantum)
     variance = jnp.log1p(QUANTUM_VARIANCE / jnp.maximum(count, 1.0))
-    return count * quantum * jnp.exp(jnp.sqrt(variance) * _normal(other) - variance / 2)
+    normal = jax.random.normal(key_size, mean.shape, mean.dtype)
+    return count * quantum * jnp.exp(jnp.sqrt(variance) * normal - variance / 2)
 
 
 def _electron_rings(
