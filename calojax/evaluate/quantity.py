@@ -1,0 +1,43 @@
+"""Numbers as people read them: rounded to what their error tells."""
+
+import math
+
+
+def rounded(value: float, error: float | None = None) -> str:
+    """A value and its error, if there is one, to two digits of the error: '0.0116 ± 0.0021'.
+
+    Without an error four significant digits are given; what is not finite is '–'.
+    """
+    if value is None or not math.isfinite(value):
+        return "–"
+    if error is None or not math.isfinite(error) or error <= 0:
+        return _trimmed(f"{value:.4g}")
+    digits = 1 - math.floor(math.log10(error))
+    # 0.0996 rounds up to 0.10: one digit fewer.
+    if round(error, digits) >= 10.0 ** (2 - digits):
+        digits -= 1
+    if digits <= 0:
+        return f"{round(value, digits):,.0f} ± {round(error, digits):,.0f}"
+    if digits > 7:
+        return f"{value:.3g} ± {error:.2g}"
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
+def energy(value: float) -> str:
+    """An energy in MeV with the unit that suits it: '512 MeV', '5.3 GeV', '1 TeV'."""
+    for unit, scale in (("TeV", 1e6), ("GeV", 1e3)):
+        if value >= scale * (1 - 1e-9):
+            return f"{value / scale:.3g} {unit}"
+    return f"{value:.3g} MeV"
+
+
+def energies(low: float, high: float) -> str:
+    """A range of energies in MeV: '1 GeV – 10 GeV'."""
+    return f"{energy(low)} – {energy(high)}"
+
+
+def _trimmed(text: str) -> str:
+    """Plain digits for plain sizes: '1.234e+04' becomes '12,340'."""
+    if "e+" in text:
+        return f"{float(text):,.0f}"
+    return text

@@ -1,0 +1,205 @@
+"""Pictures of tiny, irregular and empty inputs: drawn without a warning, with the numbers."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from calojax import plot
+from calojax.data.challenge import ShowerArrays
+from calojax.evaluate import averages, response
+from calojax.evaluate.histograms import Histogram
+from calojax.evaluate.scoreboard import Row
+from calojax.geometry import Layer, detector
+from calojax.plot.curves import _front, _series
+
+TINY = detector("tiny")
+# Rings from 1 to 1000 mm, one layer without alpha bins, a single ring.
+ODD = dataclasses.replace(
+    TINY,
+    name="odd",
+    layers=(
+        Layer(0, (0.0, 1.0, 30.0, 400.0), 1, 11.0),
+        Layer(2, (0.0, 5.0, 1000.0), 7, 300.0),
+        Layer(12, (0.0, 1000.0), 2, 40.0),
+    ),
+)
+SMALL = 40  # dpi
+
+
+def showers(geometry, seed: int, n: int = 60) -> ShowerArrays:
+    """Exponential voxels, a third of them hit; the first three showers and layer 1 are empty."""
+    rng = np.random.default_rng(seed)
+    energies = np.geomspace(1e3, 5e4, n)
+    voxels = rng.exponential(size=(n, geometry.n_voxels)) * (rng.random((n, 1)) < 0.9)
+    voxels *= rng.random(voxels.shape) < 0.3
+    voxels *= energies[:, None] / np.maximum(voxels.sum(axis=1, keepdims=True), 1)
+    voxels[:3] = 0
+    voxels[:, geometry.layer_slices[1]] = 0
+    return ShowerArrays(geometry, energies, voxels)
+
+
+def histogram(name: str, counts, other, *, log_x: bool = False, low: float = 0.0) -> Histogram:
+    counts, other = np.asarray(counts), np.asarray(other)
+    edges = np.geomspace(1, 1e4, len(counts) + 1) if log_x else np.linspace(low, 1, len(counts) + 1)
+    density = [c / max(c.sum(), 1) / np.diff(edges) for c in (counts, other)]
+    return Histogram(
+        name=name, family="e_layer", label=f"$E$ in {name} [MeV]", edges=edges,
+        generated=density[0], reference=density[1], generated_counts=counts,
+        reference_counts=other, separation=0.0123, error=0.004, floor=0.001, log_x=log_x,
+    )  # fmt: skip
+
+
+def texts(picture) -> list[str]:
+    return [text.get_text() for text in picture.findobj(lambda a: hasattr(a, "get_text"))]
+
+
+def drawn(picture) -> bytes:
+    png = plot.png(picture, dpi=SMALL)
+    assert png.startswith(b"\x89PNG")
+    return png
+
+
+@pytest.mark.parametrize("geometry", [TINY, ODD], ids=["tiny", "odd"])
+def test_pictures_of_showers(geometry):
+    reference, generated = showers(geometry, 1), showers(geometry, 2)
+    edges = averages.decades(reference.energies)
+    means = [averages.average(source, edges) for source in (reference, generated)]
+    pairs = averages.pairs(generated, reference, count=2)
+    picture = plot.layer_maps(geometry, means[0].voxels[0], means[1].voxels[0], title="Mean")
+    assert sum("Layer" in text for text in texts(picture)) == geometry.n_layers
+    drawn(picture)
+    drawn(plot.depth_maps(geometry, *means))
+    drawn(plot.space(geometry, pairs))
+    drawn(plot.longitudinal(geometry, *means))
+    drawn(plot.radial(geometry, *means))
+
+
+def test_pictures_of_nothing():
+    empty = ShowerArrays(TINY, np.full(2, 2e3), np.zeros((2, TINY.n_voxels)))
+    edges = np.array([1e3, 1e4, 1e5])
+    mean = averages.average(empty, edges)
+    drawn(plot.layer_maps(TINY, mean.voxels[0], mean.voxels[0]))
+    drawn(plot.depth_maps(TINY, mean, mean))
+    drawn(plot.space(TINY, averages.pairs(empty, empty)))
+    drawn(plot.longitudinal(TINY, mean, mean))
+    other = averages.average(empty, np.array([1e4, 1e5, 1e6]))  # no shower in any slice
+    drawn(plot.depth_maps(TINY, mean._replace(counts=other.counts), mean))
+
+
+def test_discs_show_every_voxel_at_its_angle_and_radius():
+    from calojax.plot.showers import _disc
+
+    shapes = _disc(TINY, 3)
+    layer = TINY.layers[3]
+    assert len(shapes) == layer.n_voxels
+    centres = shapes.mean(axis=1)
+    where = TINY.layer_slices[3]
+    angle = np.arctan2(centres[:, 1], centres[:, 0])
+    np.testing.assert_allclose(angle, TINY.voxels.alpha_center[where], atol=1e-6)
+    radius = np.hypot(centres[:, 0], centres[:, 1]).reshape(layer.n_alpha, layer.n_r)
+    assert (np.diff(radius, axis=1) > 0).all()
+
+
+def test_one_histogram_prints_its_separation_power():
+    picture = plot.histogram(histogram("layer 3", [1, 5, 200, 900], [0, 7, 210, 880], log_x=True))
+    assert any("0.0123 ± 0.0040" in text for text in texts(picture))
+    assert "$E$ in layer 3 [MeV]" in texts(picture)
+    drawn(picture)
+
+
+def test_sheet_of_histograms_some_of_them_empty():
+    items = [
+        histogram(f"layer {i}", np.arange(5) * i, np.arange(5)[::-1] * i, low=-0.1 * i)
+        for i in range(3)
+    ]
+    picture = plot.histogram_sheet(items, title="Layer energy")
+    shown = texts(picture)
+    assert [f"Layer {i}" in shown for i in range(3)] == [True] * 3
+    assert "$E$ [MeV]" in shown
+    drawn(picture)
+    drawn(plot.histogram(histogram("layer 0", np.zeros(4, int), np.zeros(4, int))))
+
+
+def test_response_and_correlations():
+    rng = np.random.default_rng(0)
+    energies = np.geomspace(1e3, 1e5, 900)
+    edges = response.bins(energies)
+    measured = [
+        response.response(
+            energies, energies * (1 + rng.normal(size=900) / np.sqrt(energies)), edges
+        )
+        for _ in range(2)
+    ]
+    drawn(plot.response(*measured))
+    # One sample has fewer bins, the other none of the same.
+    drawn(plot.response(measured[0], response.Response(*(v[:3] for v in measured[1]))))
+    matrix = np.corrcoef(rng.normal(size=(3, 50)))
+    drawn(plot.correlations(matrix, matrix * 0.9, ["0", "1", "12"]))
+
+
+def test_pareto_front_keeps_what_no_other_beats():
+    points = [(1.0, 5.0), (2.0, 6.0), (3.0, 2.0), (3.0, 1.0), (9.0, 1.0)]
+    assert _front(points, higher=False) == [(1.0, 5.0), (3.0, 1.0)]
+    assert _front(points, higher=True) == [(1.0, 5.0), (2.0, 6.0)]
+
+
+def test_pareto_names_every_model_that_has_both_numbers():
+    rows = [
+        Row(model="GEANT4", published=True, fpd=10.0),
+        Row(model="fast", published=True, fpd=900.0, cpu_ms_1=1.0),
+        Row(model="good", published=True, fpd=20.0, cpu_ms_1=1e4),
+        Row(model="untimed", published=True, fpd=20.0),
+        Row(model="ours", fpd=30.0, cpu_ms_1=5.0),
+    ]
+    picture = plot.pareto(rows, "fpd", times=("cpu_ms_1",))
+    shown = texts(picture)
+    assert {"fast", "good", "ours"} <= set(shown)
+    assert "untimed" not in shown
+    drawn(picture)
+    drawn(plot.pareto(rows, "auc_cnn", times=("gpu_ms_100",)))  # no one has either
+
+
+def test_loss_curves_group_training_with_validation():
+    records = [
+        {"stage": "autoencoder", "step": 0, "loss": 9.0, "validation/loss": 10.0, "seconds": 1.0},
+        {"stage": "autoencoder", "step": 10, "loss": 1.0, "perplexity": float("nan")},
+        {"stage": "prior", "step": 0, "loss": 2.0, "note": "text", "flag": True},
+        {"stage": "prior"},
+    ]
+    series = _series(records)
+    assert list(series) == [("autoencoder", "loss"), ("prior", "loss")]
+    assert sorted(series["autoencoder", "loss"]) == ["training", "validation"]
+    np.testing.assert_array_equal(series["autoencoder", "loss"]["training"], [[0, 10], [9, 1]])
+    picture = plot.loss_curves(records)
+    assert {"autoencoder: loss", "prior: loss", "validation"} <= set(texts(picture))
+    drawn(picture)
+    drawn(plot.loss_curves([]))
+
+
+def test_code_usage_counts_live_codes_and_perplexity():
+    picture = plot.code_usage(np.array([2, 0, 2, 2, 2]))
+    assert any("4 of 5 codes live, perplexity 4.0" in text for text in texts(picture))
+    drawn(picture)
+
+
+def test_saving_replaces_the_file_and_leaves_nothing_else(tmp_path):
+    path = tmp_path / "figures" / "codes.png"
+    picture = plot.code_usage(np.array([1, 2]))
+    assert plot.save(picture, path, dpi=SMALL) == path
+    assert path.read_bytes().startswith(b"\x89PNG")
+    path.write_bytes(b"older")
+    with pytest.raises(ValueError, match="not supported"):
+        plot.save(picture, path.with_suffix(".nonsense"), dpi=SMALL)
+    assert [p.name for p in path.parent.iterdir()] == ["codes.png"]
+    assert path.read_bytes() == b"older"
+
+
+def test_the_callers_style_and_pyplot_are_left_alone():
+    import matplotlib
+    from matplotlib import pyplot
+
+    before = dict(matplotlib.rcParams)
+    drawn(plot.code_usage(np.array([1, 2])))
+    assert dict(matplotlib.rcParams) == before
+    assert pyplot.get_fignums() == []
