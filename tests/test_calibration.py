@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+
+from calojax.evaluate import calibration
+
+
+def _brute_force_auc(scores, labels):
+    ones, zeros = scores[labels == 1][:, None], scores[labels == 0][None, :]
+    return np.mean((ones > zeros) + 0.5 * (ones == zeros))
+
+
+@pytest.mark.parametrize("levels", [3, 20, 10**6])
+def test_auc_counts_pairs_and_halves_ties(levels):
+    generator = np.random.default_rng(levels)
+    labels = generator.integers(0, 2, 300)
+    scores = (generator.integers(0, levels, 300) + labels * levels // 10) / levels
+    np.testing.assert_allclose(
+        calibration.auc(scores, labels), _brute_force_auc(scores, labels), rtol=1e-13
+    )
+
+
+def test_auc_at_its_limits():
+    labels = np.array([0, 0, 0, 1, 1])
+    assert calibration.auc(np.arange(5), labels) == 1
+    assert calibration.auc(-np.arange(5), labels) == 0
+    assert calibration.auc(np.zeros(5), labels) == 0.5
+    with pytest.raises(ValueError, match="both labels"):
+        calibration.auc(np.arange(3), np.ones(3))
+
+
+def test_auc_of_many_showers_does_not_overflow():
+    # The product of the class sizes exceeds 32 bits.
+    scores = np.arange(400_000)
+    labels = scores % 2
+    assert calibration.auc(scores, labels) == pytest.approx(0.5 + 0.5 / 200_000, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("values", "weights", "expected"),
+    [
+        ([1, 2, 3], [1, 1, 1], [1, 2, 3]),
+        ([3, 2, 1], [1, 1, 1], [2, 2, 2]),
+        ([1, 3, 2, 4], [1, 1, 1, 1], [1, 2.5, 2.5, 4]),
+        ([1, 3, 2, 4], [1, 1, 3, 1], [1, 2.25, 2.25, 4]),
+        # A second pass is needed: pooling (5, 1) makes a violator of the 4 before it.
+        ([4, 5, 1, 6], [1, 1, 1, 1], [10 / 3, 10 / 3, 10 / 3, 6]),
+        ([7], [2], [7]),
+    ],
+)
+def test_pool_adjacent_violators_known(values, weights, expected):
+    fitted = calibration.pool_adjacent_violators(np.array(values), np.array(weights))
+    np.testing.assert_allclose(fitted, expected, rtol=1e-14)
+
+
+def test_pool_adjacent_violators_is_the_projection():
+    # Min-max formula (Robertson, Wright, Dykstra 1988, theorem 1.4.4): the fit at i is the
+    # largest over starts a <= i of the smallest over ends b >= i of the mean of a..b.
+    generator = np.random.default_rng(0)
+    values, weights = generator.normal(size=25), generator.uniform(0.5, 2, 25)
+    fitted = calibration.pool_adjacent_violators(values, weights)
+    mean = [
+        [np.average(values[a : b + 1], weights=weights[a : b + 1]) if b >= a else np.nan
+         for b in range(25)]
+        for a in range(25)
+    ]  # fmt: skip
+    expected = [max(min(mean[a][b] for b in range(i, 25)) for a in range(i + 1)) for i in range(25)]
+    np.testing.assert_allclose(fitted, expected, rtol=1e-12)
+    assert np.all(np.diff(fitted) >= 0)
+
+
+def test_isotonic_pools_ties_interpolates_and_clips():
+    scores = np.array([0.2, 0.2, 0.4, 0.8, 0.6])
+    labels = np.array([1, 0, 0, 1, 1])
+    calibrate = calibration.isotonic(scores, labels)
+    # The tie has mean 1/2 and violates the 0 after it: together 1/3.
+    np.testing.assert_allclose(
+        calibrate(np.array([0.0, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0])),
+        [1 / 3, 1 / 3, 1 / 3, (1 / 3 + 1 - 1e-6) / 2, *[1 - 1e-6] * 3],
+        rtol=1e-12,
+    )
+
+
+def test_isotonic_recovers_a_distorted_probability():
+    generator = np.random.default_rng(1)
+    truth = generator.uniform(size=40_000)
+    labels = (generator.uniform(size=truth.size) < truth).astype(int)
+    calibrated = calibration.isotonic(truth**3, labels)(truth**3)
+    assert np.sqrt(np.mean((calibrated - truth) ** 2)) < 0.03
+    assert np.all(np.diff(calibrated[np.argsort(truth)]) >= 0)
+
+
+def test_jensen_shannon_limits():
+    labels = np.array([0, 1, 0, 1])
+    assert calibration.jensen_shannon(np.full(4, 0.5), labels) == 0
+    certain = np.where(labels, 1 - 1e-12, 1e-12)
+    assert calibration.jensen_shannon(certain, labels) == pytest.approx(1)
+    # Two classes that overlap in half of their mass differ by half a bit.
+    half = np.array([0.5, 0.5, 1e-12, 1 - 1e-12])
+    assert calibration.jensen_shannon(half, np.array([0, 1, 0, 1])) == pytest.approx(0.5)
+    assert calibration.jensen_shannon(np.array([0.9, 0.1]), np.array([0, 1])) < 0

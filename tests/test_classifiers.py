@@ -1,0 +1,358 @@
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from calojax import geometry, mesh, rng
+from calojax.errors import CalojaxError
+from calojax.evaluate import calibration, classifiers, ensemble
+from calojax.nn.classifier import DenseClassifier, ResNetClassifier, Stem
+
+TINY = geometry.detector("tiny")
+SMALL = classifiers.ClassifierSettings(
+    width=16, hidden_layers=1, batch=50, epochs=6, learning_rate=1e-2
+)
+
+
+@dataclasses.dataclass
+class Sample:
+    """Showers in memory, with what the classifiers ask of a source."""
+
+    detector: geometry.Detector
+    energies: np.ndarray
+    showers: np.ndarray
+
+    def __len__(self):
+        return len(self.energies)
+
+    def read(self, start, stop):
+        return self.energies[start:stop], self.showers[start:stop]
+
+    def batches(self, size):
+        for start in range(0, len(self), size):
+            yield self.read(start, start + size)
+
+
+def _sample(n, seed, *, scale=1.0, detector=TINY):
+    generator = np.random.default_rng(seed)
+    energies = 10 ** generator.uniform(3, 5, n)
+    showers = generator.gamma(0.5, 1, (n, detector.n_voxels)) * energies[:, None]
+    showers *= scale / detector.n_voxels
+    return Sample(detector, energies.astype(np.float32), showers.astype(np.float32))
+
+
+# One recipe and one shape of data for most tests, so that they share what is compiled.
+RECIPE = ensemble.Ensemble(
+    DenseClassifier(16, 1),
+    learning_rate=2e-3,
+    batch=200,
+    epochs=6,
+    mesh=mesh.make(jax.devices()[:1]),
+)
+CLASS_SIZE = 2500
+KEYS = rng.per_item(rng.root(0), np.arange(2))
+
+
+def _gaussians(shift):
+    """Two classes of unit Gaussians [2 n, 4], ``shift`` apart along the diagonal."""
+    x = np.random.default_rng(5).normal(size=(2 * CLASS_SIZE, 4))
+    x[CLASS_SIZE:] += shift / 2
+    return x.astype(np.float32), np.repeat([0, 1], CLASS_SIZE)
+
+
+def _fit(x, labels, keys=KEYS, report=lambda accuracy: None):
+    rows = ensemble.place(x, labels, RECIPE.mesh)
+    split = ensemble.split_rows(keys, CLASS_SIZE, 2, (60, 20, 20))
+    return rows, split, RECIPE.fit(rows, split, keys, report)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0, 2.0])
+def test_auc_of_shifted_gaussians(shift):
+    x, labels = _gaussians(shift)
+    rows, split, variables = _fit(x, labels)
+    logits = np.asarray(RECIPE.logits(variables, rows, split.validation))[..., 0]
+    aucs = [
+        calibration.auc(z, labels[which])
+        for z, which in zip(logits, np.asarray(split.validation), strict=True)
+    ]
+    # Phi(shift / sqrt 2), Phi(x) = (1 + erf(x / sqrt 2)) / 2.
+    expected = (1 + math.erf(shift / 2)) / 2
+    # 500 against 500: standard deviations of 0.018, 0.015 and 0.009.
+    np.testing.assert_allclose(aucs, expected, atol=0.05)
+    np.testing.assert_allclose(np.mean(aucs), expected, atol=0.035)
+
+
+def test_seeds_together_equal_seeds_alone():
+    x, labels = _gaussians(2.0)
+
+    def outputs(keys):
+        rows, split, variables = _fit(x, labels, keys)
+        return np.asarray(split.validation), RECIPE.logits(variables, rows, split.validation)
+
+    (which, together), (which_alone, alone) = outputs(KEYS), outputs(KEYS[1:])
+    np.testing.assert_array_equal(which[1], which_alone[0])
+    np.testing.assert_allclose(together[1], alone[0], atol=1e-4)
+    assert not np.array_equal(which[0], which[1])
+    assert np.abs(together[0] - together[1]).max() > 1e-2
+
+
+def test_rows_on_the_host_train_as_those_on_the_device(monkeypatch):
+    x, labels = _gaussians(2.0)
+    resident, split, variables = _fit(x, labels)
+    expected = RECIPE.logits(variables, resident, split.validation)
+    monkeypatch.setattr(ensemble, "device_memory", lambda mesh: 1000)
+    streamed, split, variables = _fit(x, labels)
+    assert isinstance(resident.inputs, jax.Array)
+    assert isinstance(streamed.inputs, np.ndarray)
+    actual = RECIPE.logits(variables, streamed, split.validation)
+    np.testing.assert_allclose(actual, expected, atol=1e-4)
+
+
+def test_best_epoch_is_returned():
+    x, labels = _gaussians(1.0)
+    reported = []
+    rows, split, variables = _fit(x, labels, report=reported.append)
+    assert len(reported) == RECIPE.epochs
+    assert np.all(np.diff(reported, axis=0) >= 0)
+    right = (RECIPE.logits(variables, rows, split.test)[..., 0] > 0) == labels[split.test]
+    np.testing.assert_allclose(right.mean(axis=1), reported[-1], rtol=1e-6)
+
+
+def test_split_parts_are_disjoint_and_balanced():
+    keys = rng.per_item(rng.root(0), np.arange(4))
+    split = ensemble.split_rows(keys, 121, 3, (800, 200, 210))
+    for part, size in zip(split, (80, 20, 21), strict=True):
+        assert part.shape == (4, 3 * size)
+        np.testing.assert_array_equal(np.asarray(part) // 121, [np.repeat([0, 1, 2], size)] * 4)
+    everything = np.sort(np.concatenate(split, axis=1), axis=1)
+    np.testing.assert_array_equal(everything, [np.arange(363)] * 4)
+    assert not np.array_equal(split.train[0], split.train[1])
+
+
+def test_initial_weights_are_uniform_in_one_over_root_fan_in():
+    variables = DenseClassifier(width=300).init(rng.root(0), jnp.zeros((1, 100)), train=False)
+    layers = [variables["params"][f"Linear_{i}"]["Dense_0"] for i in range(4)]
+    assert [layer["kernel"].shape for layer in layers] == [
+        (100, 300), (300, 300), (300, 300), (300, 1)
+    ]  # fmt: skip
+    for layer in layers:
+        limit = layer["kernel"].shape[0] ** -0.5
+        for values in (layer["kernel"], layer["bias"]):
+            assert np.abs(values).max() <= limit
+        assert layer["kernel"].std() == pytest.approx(limit / math.sqrt(3), rel=0.1)
+        assert np.any(layer["bias"] != 0)
+
+
+@pytest.mark.parametrize("name", ["ds2", "ds3"])
+def test_resnet_shapes_and_parameters_are_the_official_ones(name):
+    detector = geometry.detector(name)
+    network = ResNetClassifier(grid=detector.grid)
+    shapes = jax.eval_shape(
+        lambda: network.init_with_output(
+            rng.root(0), jnp.zeros((3, 1 + detector.n_voxels)), train=True
+        )
+    )
+    outputs, variables = shapes
+    assert outputs.shape == (3, 1)
+    # Convolutions without bias, two numbers a channel in each normalisation after them.
+    stem = 32 * 1 * 7**3 + 2 * 32
+    stage_1 = 4 * 32 * 32 * 27 + 4 * 2 * 32
+    stage_2 = 32 * 64 * 27 + 3 * 64 * 64 * 27 + 32 * 64 + 5 * 2 * 64
+    stage_3 = 4 * 64 * 64 * 27 + 64 * 64 + 5 * 2 * 64
+    stage_4 = 64 * 128 * 27 + 3 * 128 * 128 * 27 + 64 * 128 + 5 * 2 * 128
+    last, energy = 128 + 1 + 1, 2
+    count = sum(math.prod(x.shape) for x in jax.tree.leaves(variables["params"]))
+    assert count == stem + stage_1 + stage_2 + stage_3 + stage_4 + last + energy == 2_516_644
+
+
+@pytest.mark.parametrize("grid", [(5, 4, 3), (9, 16, 8)])
+def test_stem_is_the_convolution(grid):
+    x = jax.random.normal(rng.root(0), (2, *grid))
+    stem = Stem(features=3)
+    variables = stem.init(rng.root(1), x)
+    expected = jax.lax.conv_general_dilated(
+        x[..., None],
+        variables["params"]["kernel"],
+        (2, 2, 2),
+        [(3, 3)] * 3,
+        dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+    )
+    np.testing.assert_allclose(stem.apply(variables, x), expected, atol=1e-5)
+
+
+def test_resnet_sees_the_energy_and_every_corner():
+    network = ResNetClassifier(grid=(10, 4, 3), planes=(4, 4))
+    x = jax.random.normal(rng.root(0), (4, 121))
+
+    @jax.jit
+    def influence(x):
+        variables = network.init(rng.root(1), x, train=False)
+        return jax.grad(lambda x: network.apply(variables, x, train=False).sum())(x)
+
+    assert np.all(np.abs(influence(x)[:, [0, 1, -1]]) > 0)
+
+
+def test_resnet_halves_axes_as_the_official_padding_does():
+    # Stem and pooling: 45 -> 23 -> 12, 16 -> 8 -> 4, 9 -> 5 -> 3; stages 2 to 4 halve, rounding up.
+    network = ResNetClassifier(grid=(45, 16, 9))
+    _, state = jax.eval_shape(
+        lambda: network.init_with_output(
+            rng.root(0), jnp.zeros((2, 6481)), train=False, capture_intermediates=True
+        )
+    )
+    blocks = state["intermediates"]
+    shapes = [blocks[f"ResidualBlock_{i}"]["__call__"][0].shape[1:] for i in range(0, 8, 2)]
+    assert shapes == [(12, 4, 3, 32), (6, 2, 2, 64), (3, 1, 1, 64), (2, 1, 1, 128)]
+
+
+def test_low_inputs():
+    showers = np.zeros((1, TINY.n_voxels), np.float32)
+    showers[0, :3] = 1.0, TINY.evaluation_threshold * 0.99, 40.0
+    sample = Sample(TINY, np.array([2000.0], np.float32), showers)
+    low = classifiers.inputs("low", [sample])
+    assert low.dtype == np.float32
+    np.testing.assert_allclose(low[0, :4], [math.log10(2000), 1 / 2000, 0, 40 / 2000], rtol=1e-6)
+    assert not low[0, 4:].any()
+    np.testing.assert_array_equal(low, classifiers.inputs("cnn", [sample]))
+
+    normed = classifiers.inputs("low-normed", [sample])
+    assert normed.shape == (1, 1 + TINY.n_voxels + TINY.n_layers)
+    # The voxel below the threshold stays, but does not count in the energy of the layer.
+    expected = [math.log10(2000), 1 / 41, TINY.evaluation_threshold * 0.99 / 41, 40 / 41]
+    np.testing.assert_allclose(normed[0, :4], expected, rtol=1e-6)
+    np.testing.assert_allclose(normed[0, -10:], [math.log10(41), *[-8] * 9], rtol=1e-6)
+
+
+def test_low_inputs_larger_than_memory_go_to_a_file(monkeypatch):
+    sample = _sample(50, 0)
+    expected = classifiers.inputs("low", [sample, sample])
+    monkeypatch.setattr(classifiers.os, "sysconf", lambda name: 100)
+    mapped = classifiers.inputs("low", [sample, sample])
+    assert isinstance(mapped, np.memmap)
+    np.testing.assert_array_equal(mapped, expected)
+
+
+@pytest.mark.parametrize("kind", ["low", "high", "cnn"])
+def test_equal_samples_cannot_be_told_apart(kind, monkeypatch):
+    # One thin stage sees to it that the test does not wait for a compiler.
+    monkeypatch.setattr(
+        classifiers, "ResNetClassifier", functools.partial(ResNetClassifier, planes=(4,))
+    )
+    result = classifiers.train_and_score(
+        kind, _sample(400, 0), _sample(400, 1), seeds=2, settings=SMALL
+    )
+    assert result.kind == kind
+    assert len(result.auc_per_seed) == 2
+    assert result.auc == pytest.approx(np.mean(result.auc_per_seed))
+    # 80 against 80: a standard deviation of sqrt((2 * 80 + 1) / 12) / 80 = 0.046 each.
+    assert abs(result.auc - 0.5) < 3 * 0.046
+    assert result.jsd < 0.2
+
+
+def test_scaled_showers_are_told_apart():
+    result = classifiers.train_and_score(
+        "low", _sample(400, 0, scale=2.0), _sample(400, 1), seeds=2, settings=SMALL
+    )
+    assert result.auc > 0.9
+    assert 0.5 < result.jsd < 1
+
+
+def test_score_does_not_depend_on_how_many_seeds_fit(monkeypatch):
+    samples = _sample(400, 0, scale=1.3), _sample(400, 1)
+    together = classifiers.train_and_score("low", *samples, seeds=2, settings=SMALL)
+    monkeypatch.setattr(ensemble.Ensemble, "members_at_once", lambda self, rows: 1)
+    apart = classifiers.train_and_score("low", *samples, seeds=2, settings=SMALL)
+    np.testing.assert_allclose(together.auc_per_seed, apart.auc_per_seed, atol=2e-3)
+    again = classifiers.train_and_score("low", *samples, seeds=2, settings=SMALL, seed=1)
+    assert not set(again.auc_per_seed) & set(apart.auc_per_seed)
+
+
+def test_result_says_quick_and_split(monkeypatch):
+    assert classifiers.QUICK.quick
+    assert not classifiers.OFFICIAL.quick
+    monkeypatch.setattr(classifiers, "QUICK", dataclasses.replace(SMALL, quick=True))
+    result = classifiers.train_and_score(
+        "low", _sample(400, 0), _sample(400, 1), seeds=2, quick=True
+    )
+    assert result.settings == dataclasses.replace(SMALL, split=(60, 20, 20), quick=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("ds1-photons", (80_000, 20_000, 21_000)),
+        ("ds1-pions", (80_000, 20_000, 20_800)),
+        ("ds3", (60_000, 20_000, 20_000)),
+    ],
+)
+def test_split_is_the_official_one(name, split):
+    settings = classifiers.resolve(classifiers.OFFICIAL, geometry.detector(name))
+    sizes = jax.eval_shape(lambda: ensemble.split_rows(KEYS, sum(split), 2, settings.split))
+    assert tuple(part.shape[1] // 2 for part in sizes) == split
+
+
+def test_slices_of_energy_hold_all_showers():
+    predictions = classifiers.predict("low", _sample(400, 0), _sample(400, 1), SMALL, seeds=2)
+    whole = predictions[0]
+    assert len(whole.labels) == 160
+    assert whole.labels.sum() == 80
+    parts = [whole.within(1e3, 1e4), whole.within(1e4, 1e5)]
+    assert sum(len(part.labels) for part in parts) == 160
+    assert parts[0].energies.max() < 1e4 <= parts[1].energies.min()
+    low = classifiers.score("low", [p.within(1e3, 1e4) for p in predictions], SMALL)
+    assert 0 < low.auc < 1
+    assert low.auc != classifiers.score("low", predictions, SMALL).auc
+    assert math.isnan(classifiers.score("low", predictions[:1], SMALL).auc_error)
+
+
+def test_multiclass_prefers_the_sample_that_is_right():
+    samples = {
+        "right": _sample(400, 0),
+        "hot": _sample(400, 1, scale=2.0),
+        "cold": _sample(400, 2, scale=0.5),
+    }
+    result = classifiers.multiclass(samples, _sample(400, 3), kind="low", seeds=2, settings=SMALL)
+    assert result.uniform == -math.log(3)
+    assert result.log_posterior["right"] > result.uniform
+    assert max(result.log_posterior["hot"], result.log_posterior["cold"]) < result.uniform
+    cross_check = np.array(result.cross_check)
+    assert cross_check.shape == (3, 3)
+    np.testing.assert_array_equal(cross_check.argmax(axis=1), [0, 1, 2])
+
+
+def _nan_sample():
+    sample = _sample(20, 0)
+    sample.showers[3, 5] = np.nan
+    return sample
+
+
+@pytest.mark.parametrize(
+    ("kind", "generated", "message"),
+    [
+        ("low", _sample(21, 0), r"equal size, got 20 and 21"),
+        ("low", _nan_sample(), "not finite"),
+        ("medium", _sample(20, 0), "no classifier 'medium'"),
+        ("low", _sample(20, 0, detector=geometry.detector("ds1-photons")), "one detector"),
+    ],
+)
+def test_bad_samples_get_a_sentence(kind, generated, message):
+    with pytest.raises(CalojaxError, match=message):
+        classifiers.train_and_score(kind, generated, _sample(20, 1), seeds=1, quick=True)
+
+
+def test_cnn_needs_a_regular_grid():
+    samples = [_sample(10, seed, detector=geometry.detector("ds1-photons")) for seed in (0, 1)]
+    with pytest.raises(CalojaxError, match="layers that are all alike"):
+        classifiers.train_and_score("cnn", *samples, seeds=1, quick=True)
+
+
+def test_too_few_showers_or_samples():
+    few = _sample(3, 0)
+    with pytest.raises(CalojaxError, match="5 showers or more"):
+        classifiers.train_and_score("low", few, few, seeds=1)
+    with pytest.raises(CalojaxError, match="two or more generated samples"):
+        classifiers.multiclass({"one": few}, few)
