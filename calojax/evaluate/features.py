@@ -10,12 +10,13 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from calojax.data.challenge import ShowerSource
 from calojax.geometry import Detector, Layer
 
 # The official code's guards against empty layers: in ratios (MeV) and in logarithms (MeV).
@@ -30,26 +31,6 @@ _CACHED_VOXELS = 2**15
 _CACHED_SHOWERS = 4
 # Voxels in a batch, 32 MiB of float32: large enough to hide a dispatch, small beside any memory.
 _BATCH_VOXELS = 2**23
-
-
-class ShowerSource(Protocol):
-    """What the evaluation needs to know of a file: `calojax.data.challenge` has the readers.
-
-    Attributes:
-      detector: the geometry.
-      energies: incident energies in MeV, [n].
-    """
-
-    detector: Detector
-    energies: np.ndarray
-
-    def __len__(self) -> int: ...
-
-    def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Incident energies [b] and showers [b, v] in MeV, in file order."""
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """Showers ``start`` to ``stop`` in MeV, [stop - start, v]."""
 
 
 class Features(NamedTuple):

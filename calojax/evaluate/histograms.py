@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from calojax.evaluate.features import Features, ShowerSource, alpha_layers
+from calojax.data.challenge import ShowerSource
+from calojax.evaluate.features import Features, alpha_layers
 from calojax.geometry import Detector, Layer
 
 # The official guard of empty bins in the denominator.
