@@ -153,7 +153,7 @@ def stream(
         batch, while the device computes: for sums over voxels in the same pass.
     """
     detector = source.detector
-    size = min(batch or max(1, _BATCH_VOXELS // detector.n_voxels), max(len(source), 1))
+    size = min(batch or batch_size(detector), max(len(source), 1))
     parts: list[Features] = []
     pending: collections.deque[tuple[int, Features]] = collections.deque()
 
@@ -181,6 +181,11 @@ def stream(
     joined = Features(*(np.concatenate(column) for column in zip(*parts, strict=True)))
     # As the file has them: a round trip through float32 costs 8 digits of log10 E_inc.
     return joined._replace(energy=np.asarray(source.energies, np.float64).reshape(-1))
+
+
+def batch_size(detector: Detector) -> int:
+    """Showers that fill 32 MiB of float32."""
+    return max(1, _BATCH_VOXELS // detector.n_voxels)
 
 
 def vector(features: Features):

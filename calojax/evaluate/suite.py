@@ -1,0 +1,579 @@
+"""The whole evaluation of generated against reference showers: which scores, in which order.
+
+Every score stands in one flat table under a stable key; `METRICS` says what each key means and
+under which name the CaloChallenge publishes it.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from calojax.data.challenge import ShowerSource
+from calojax.errors import CalojaxError
+from calojax.evaluate import classifiers, correlations, distances, features, histograms, manifold
+from calojax.evaluate.features import Features
+from calojax.evaluate.histograms import Histogram, Spectrum
+from calojax.geometry import Detector
+
+
+class Metric(NamedTuple):
+    """What a score is.
+
+    Attributes:
+      name: the column of the CaloChallenge's tables, or a name in their manner.
+      scale: what the score is multiplied by in tables.
+      higher_is_better: the direction.
+      description: one line for people.
+    """
+
+    name: str
+    scale: float
+    higher_is_better: bool
+    description: str
+
+
+def _separation(name: str, what: str) -> Metric:
+    return Metric(name, 1.0, False, f"separation power of {what}")
+
+
+METRICS: Mapping[str, Metric] = {
+    "separation_e_total": _separation("sep E total", "E_tot / E_inc"),
+    "separation_e_total_at_energy": _separation(
+        "sep E total per energy", "E_tot / E_inc at each incident energy, mean"
+    ),
+    "separation_e_layer": _separation("sep E layer", "layer energies, mean over layers"),
+    "separation_voxel": _separation("sep cell", "voxel energies"),
+    "separation_ec_eta": _separation("sep EC eta", "centres of energy in eta, mean over layers"),
+    "separation_ec_phi": _separation("sep EC phi", "centres of energy in phi, mean over layers"),
+    "separation_ec_r": _separation("sep EC r", "centres of energy in r, mean over layers"),
+    "separation_width_eta": _separation("sep EC eta std", "widths in eta, mean over layers"),
+    "separation_width_phi": _separation("sep EC phi std", "widths in phi, mean over layers"),
+    "separation_width_r": _separation("sep EC r std", "widths in r, mean over layers"),
+    "separation_sparsity": _separation("sep sparsity", "empty voxels, mean over layers"),
+    "fpd": Metric("FPD * 1e3", 1e3, False, "Frechet physics distance of the features"),
+    "kpd": Metric("KPD * 1e3", 1e3, False, "kernel physics distance of the features"),
+    "precision": Metric("precision", 1.0, True, "generated showers on the reference's manifold"),
+    "recall": Metric("recall", 1.0, True, "reference showers on the generated manifold"),
+    "density": Metric("density", 1.0, True, "reference neighbourhoods around a generated shower"),
+    "coverage": Metric("coverage", 1.0, True, "reference neighbourhoods with a generated shower"),
+    "correlation_layers": Metric(
+        "PCC Layer Energies", 1.0, False, "mean |difference| of layer-energy correlations"
+    ),
+    "correlation_layers_max": Metric(
+        "PCC Layer Energies max", 1.0, False, "largest |difference| of layer-energy correlations"
+    ),
+    "correlation_neighbours": Metric(
+        "PCC neighbours", 1.0, False, "|difference| of the mean correlation of adjacent layers"
+    ),
+    "correlation_showers": Metric(
+        "PCC shower", 1.0, False, "mean |difference| of centre, width, hit and energy correlations"
+    ),
+    "auc_low": Metric("binary cls low", 1.0, False, "AUC of the classifier on voxels"),
+    "auc_low_normed": Metric(
+        "binary cls low-normed", 1.0, False, "AUC of the classifier on voxels over layer energies"
+    ),
+    "auc_high": Metric("binary cls high", 1.0, False, "AUC of the classifier on features"),
+    "auc_cnn": Metric("binary cls cnn", 1.0, False, "AUC of the 3-D ResNet-18 on voxels"),
+    "jsd_low": Metric("JSD low", 1.0, False, "Jensen-Shannon divergence by the voxel classifier"),
+    "jsd_low_normed": Metric("JSD low-normed", 1.0, False, "the same by the layer-normed one"),
+    "jsd_high": Metric("JSD high", 1.0, False, "the same by the classifier on features"),
+    "jsd_cnn": Metric("JSD cnn", 1.0, False, "the same by the ResNet"),
+}
+"""Every key of `Evaluation.scores`; where a score has an error, its key is ``<key>_error``."""
+
+CLASSIFIERS: tuple[classifiers.Kind, ...] = ("low", "low-normed", "high", "cnn")
+CHOICES = ("histograms", "fpd", "kpd", "prdc", "correlations", *CLASSIFIERS)
+"""What `Options.metrics` may name."""
+
+_HISTOGRAMS, _CORRELATIONS, _PRDC = "histograms", "correlations", "prdc"
+# Fewest showers of a sample for which scores of a slice mean something.
+_SLICE_SHOWERS = 300
+# Fewest validation showers of each sample for an AUC in a slice.
+_AUC_SHOWERS = 20
+_QUICK_PRDC = 1000
+# Kolmogorov-Smirnov test of the incident energies: when to warn, and when to refuse.
+_WARN_PROBABILITY = 1e-3
+_REFUSE_DISTANCE = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to evaluate.
+
+    Attributes:
+      metrics: some of `CHOICES`.
+      seeds: trainings of each classifier.
+      seed: of classifiers' starts and splits.
+      quick: small classifiers and 1,000 showers for PRDC, for CPUs; not comparable with others.
+      slices: boundaries in MeV of the slices of incident energy; None: `default_slices`; empty or
+        a single one: no slices.
+      energy_range: lowest and highest incident energy in MeV of the showers to evaluate.
+      floor: also score one half of the reference against the other.
+      truncate: compare the first showers of the larger sample where sizes differ.
+      neighbours: k of precision, recall, density and coverage.
+    """
+
+    metrics: tuple[str, ...] = ("histograms", "fpd", "kpd", "prdc", "correlations", "low", "high")
+    seeds: int = 10
+    seed: int = 0
+    quick: bool = False
+    slices: tuple[float, ...] | None = None
+    energy_range: tuple[float, float] | None = None
+    floor: bool = False
+    truncate: bool = False
+    neighbours: int = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+    """The scores of a slice of incident energy.
+
+    Attributes:
+      low: lowest incident energy in MeV.
+      high: its end in MeV, not included.
+      generated: generated showers in it.
+      reference: reference showers in it.
+      scores: as in `Evaluation`, those that enough showers allow.
+    """
+
+    low: float
+    high: float
+    generated: int
+    reference: int
+    scores: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+      detector: the geometry of both samples.
+      generated: features of the generated showers.
+      reference: features of the reference showers.
+      histograms: all histograms, if they were asked for.
+      layer_correlations: of the layer energies, likewise.
+      shower_correlations: of centres, widths, hits and energy, likewise.
+      scores: values by keys of `METRICS`, and errors by ``<key>_error``.
+      slices: the same in slices of incident energy.
+      floor: scores of one half of the reference against the other.
+      warnings: sentences on what makes the scores less trustworthy.
+      settings: how the scores were computed, by metric.
+    """
+
+    detector: Detector
+    generated: Features
+    reference: Features
+    histograms: tuple[Histogram, ...]
+    layer_correlations: correlations.Correlations | None
+    shower_correlations: correlations.Correlations | None
+    scores: Mapping[str, float]
+    slices: tuple[Slice, ...]
+    floor: Mapping[str, float] | None
+    warnings: tuple[str, ...]
+    settings: Mapping[str, object]
+
+
+def evaluate(
+    generated: ShowerSource, reference: ShowerSource, options: Options = Options()
+) -> Evaluation:
+    """Scores generated showers against reference showers.
+
+    Args:
+      generated: the showers to judge.
+      reference: as many showers of the full simulation, of the same incident energies.
+      options: what to compute.
+
+    Raises:
+      CalojaxError: if the samples cannot be compared, an option makes no sense, or a shower cannot
+        be read.
+    """
+    _check_options(options)
+    generated, reference = _comparable(generated, reference, options)
+    warnings = energy_warnings(generated.energies, reference.energies)
+    edges = options.slices
+    if edges is None:
+        edges = default_slices(generated.energies, reference.energies, reference.detector)
+
+    measured = _measure(generated, reference, edges, options)
+    scores, found, settings = _scores(measured, None, options)
+    judged = _judge(generated, reference, options)
+    scores |= _classifier_scores(judged, None)
+    if options.quick:
+        settings["quick"] = True
+    for kind, (_, classifier_settings) in judged.items():
+        settings[kind] = dataclasses.asdict(classifier_settings) | {"seeds": options.seeds}
+
+    floor = None
+    if options.floor:
+        whole = np.arange(len(reference))
+        halves = Selection(reference, whole[::2]), Selection(reference, whole[1::2])
+        inner = dataclasses.replace(
+            options, floor=False, slices=(), energy_range=None, truncate=True
+        )
+        floor = evaluate(*halves, inner).scores
+    return Evaluation(
+        detector=reference.detector,
+        generated=measured.generated,
+        reference=measured.reference,
+        histograms=found.histograms,
+        layer_correlations=found.layers,
+        shower_correlations=found.showers,
+        scores=scores,
+        slices=tuple(_slices(measured, judged, edges, options)),
+        floor=floor,
+        warnings=warnings,
+        settings=settings,
+    )
+
+
+class Selection:
+    """Chosen showers of a source, as a source: of a window or slice of energy, or a half.
+
+    Attributes:
+      detector: the geometry.
+      energies: incident energies in MeV, [n].
+    """
+
+    def __init__(self, source: ShowerSource, rows: np.ndarray):
+        """The showers ``rows`` of a source: increasing indices, [n]."""
+        self.detector = source.detector
+        self.energies = source.energies[rows]
+        self._source = source
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Incident energies [b] and showers [b, v] in MeV, in order."""
+        for start in range(0, len(self), size):
+            stop = min(start + size, len(self))
+            yield self.energies[start:stop], self.read(start, stop)
+
+    def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Showers start..stop in MeV, [stop - start, v]; reads what lies between them too."""
+        rows = self._rows[start:stop]
+        if not len(rows):
+            return np.zeros((0, self.detector.n_voxels), np.float32)
+        showers = self._source.read(int(rows[0]), int(rows[-1]) + 1)
+        return showers if len(showers) == len(rows) else showers[rows - rows[0]]
+
+
+def default_slices(
+    generated: np.ndarray, reference: np.ndarray, detector: Detector
+) -> tuple[float, ...]:
+    """Boundaries in MeV of slices with enough showers of both samples, or none.
+
+    Discrete incident energies are taken in three groups. Else slices are decades, or where a
+    decade holds too few showers or is the only one, halves of the energies' range in the logarithm.
+
+    Args:
+      generated: incident energies in MeV, [n].
+      reference: incident energies in MeV, [m].
+      detector: tells whether they are discrete.
+    """
+    low, high = float(reference.min()), float(np.nextafter(reference.max(), np.inf))
+    candidates = []
+    if detector.energies:
+        groups = np.array_split(np.asarray(detector.energies), 3)
+        candidates.append([group[0] for group in groups] + [2 * groups[-1][-1]])
+    else:
+        decades = 10.0 ** np.arange(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        if len(decades) > 2:
+            candidates.append(decades.tolist())
+        candidates.append([low, math.sqrt(low * high), high])
+    for edges in candidates:
+        counts = [np.histogram(energies, edges)[0] for energies in (generated, reference)]
+        if np.min(counts) >= _SLICE_SHOWERS:
+            return tuple(map(float, edges))
+    return ()
+
+
+def energy_warnings(generated: np.ndarray, reference: np.ndarray) -> tuple[str, ...]:
+    """Sentences on incident energies that differ more than chance allows; none if they agree.
+
+    Args:
+      generated: incident energies in MeV, [n].
+      reference: incident energies in MeV, [m].
+
+    Raises:
+      CalojaxError: if the spectra have little in common, so that no score would mean anything.
+    """
+    distance, probability = kolmogorov_smirnov(generated, reference)
+    if distance > _REFUSE_DISTANCE:
+        ranges = [f"{e.min():.4g} to {e.max():.4g} MeV" for e in (generated, reference)]
+        raise CalojaxError(
+            f"The incident energies do not match: {ranges[0]} generated, {ranges[1]} in the "
+            "reference; sample with the reference's energies, or choose a common energy range."
+        )
+    if probability >= _WARN_PROBABILITY:
+        return ()
+    return (
+        f"The incident energies of the samples differ (Kolmogorov-Smirnov distance {distance:.3f}, "
+        f"probability {probability:.1g}), which distorts every score; sample with the reference's.",
+    )
+
+
+def kolmogorov_smirnov(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Largest distance of two samples' cumulative distributions, and its asymptotic probability.
+
+    The probability is that of a distance as large between samples of one continuous distribution;
+    for discrete ones it is larger than the true one. Equal samples in another order give 0 and 1.
+    """
+    values = np.unique(np.concatenate([x, y]))
+    cumulative = [np.searchsorted(np.sort(s), values, side="right") / len(s) for s in (x, y)]
+    distance = float(np.abs(cumulative[0] - cumulative[1]).max())
+    # Stephens' form of the argument, good from a dozen entries on.
+    effective = math.sqrt(len(x) * len(y) / (len(x) + len(y)))
+    argument = (effective + 0.12 + 0.11 / effective) * distance
+    if argument < 0.2:  # where the series converges slowly, and is one to all digits
+        return distance, 1.0
+    terms = [(-1) ** (j - 1) * math.exp(-2 * (j * argument) ** 2) for j in range(1, 101)]
+    return distance, min(max(2 * math.fsum(terms), 0.0), 1.0)
+
+
+def _check_options(options: Options) -> None:
+    unknown = [name for name in options.metrics if name not in CHOICES]
+    if unknown:
+        raise CalojaxError(f"There is no metric {unknown[0]!r}; choose among {', '.join(CHOICES)}.")
+    edges = options.slices or ()
+    if any(b <= a for a, b in itertools.pairwise(edges)):
+        raise CalojaxError(f"Slices need increasing energies in MeV, got {list(edges)}.")
+    if options.energy_range and not options.energy_range[0] < options.energy_range[1]:
+        raise CalojaxError(
+            f"The energy range needs its lower end first, got {list(options.energy_range)} MeV."
+        )
+
+
+def _comparable(
+    generated: ShowerSource, reference: ShowerSource, options: Options
+) -> tuple[ShowerSource, ShowerSource]:
+    """Both samples, cut to what is to be compared.
+
+    Raises:
+      CalojaxError: if they differ in geometry or number, or nothing is left of one.
+    """
+    ours, theirs = generated.detector, reference.detector
+    if ours.layers != theirs.layers:
+        raise CalojaxError(
+            f"The generated showers are of geometry {ours.name} ({ours.n_voxels} voxels), the "
+            f"reference is of {theirs.name} ({theirs.n_voxels} voxels); compare like with like."
+        )
+    if len(generated) != len(reference):
+        if not options.truncate:
+            raise CalojaxError(
+                f"There are {len(generated)} generated and {len(reference)} reference showers; "
+                "evaluate as many of each, or ask to truncate to the first of the larger sample."
+            )
+        rows = np.arange(min(len(generated), len(reference)))
+        generated, reference = Selection(generated, rows), Selection(reference, rows)
+    if options.energy_range is not None:
+        low, high = options.energy_range
+        generated, reference = (_within(s, low, high) for s in (generated, reference))
+    for name, sample in (("generated", generated), ("reference", reference)):
+        if not len(sample):
+            window = " in this energy range" if options.energy_range else ""
+            raise CalojaxError(f"There are no {name} showers{window}; check file and options.")
+    return generated, reference
+
+
+def _within(source: ShowerSource, low: float, high: float) -> Selection:
+    return Selection(source, np.flatnonzero((source.energies >= low) & (source.energies < high)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Measured:
+    """Both samples and all that passes over their voxels found; spectra by slice, None for all."""
+
+    generated_source: ShowerSource
+    reference_source: ShowerSource
+    generated: Features
+    reference: Features
+    generated_spectra: Mapping[tuple[float, float] | None, Spectrum]
+    reference_spectra: Mapping[tuple[float, float] | None, Spectrum]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """What scores were read off."""
+
+    histograms: tuple[Histogram, ...]
+    layers: correlations.Correlations | None
+    showers: correlations.Correlations | None
+
+
+def _measure(
+    generated: ShowerSource, reference: ShowerSource, edges: Sequence[float], options: Options
+) -> _Measured:
+    """Features, and with histograms the voxel spectra, whose bins the reference's maxima fix.
+
+    Hence three passes: the reference's features and maxima, all of the generated sample, and the
+    reference's spectra.
+    """
+    detector = reference.detector
+    if _HISTOGRAMS not in options.metrics:
+        both = features.stream(generated), features.stream(reference)
+        return _Measured(generated, reference, *both, {}, {})
+
+    maxima = np.zeros(len(reference), np.float32)
+
+    def note_maxima(start: int, showers: np.ndarray) -> None:
+        maxima[start : start + len(showers)] = showers.max(axis=1)
+
+    reference_features = features.stream(reference, hook=note_maxima)
+    slices: list[tuple[float, float] | None] = [None, *_pairs(edges)]
+    bins = {
+        where: histograms.voxel_edges(detector, maxima[_rows(reference, where)].max(initial=0.0))
+        for where in slices
+    }
+    ours, theirs = (
+        {
+            where: Spectrum(bins[where], None if where is None else _rows(sample, where))
+            for where in slices
+        }
+        for sample in (generated, reference)
+    )
+
+    def count(start: int, showers: np.ndarray) -> None:
+        histograms.count_voxels(list(ours.values()), detector, start, showers)
+
+    generated_features = features.stream(generated, hook=count)
+    start = 0
+    for energies, showers in reference.batches(features.batch_size(detector)):
+        histograms.count_voxels(list(theirs.values()), detector, start, showers)
+        start += len(energies)
+    return _Measured(generated, reference, generated_features, reference_features, ours, theirs)
+
+
+def _scores(
+    measured: _Measured, where: tuple[float, float] | None, options: Options
+) -> tuple[dict[str, float], _Found, dict[str, object]]:
+    """All scores but the classifiers', of a slice or of all; and what they were read off."""
+    detector = measured.reference_source.detector
+    sources = measured.generated_source, measured.reference_source
+    ours, theirs = measured.generated, measured.reference
+    if where is not None:
+        ours, theirs = (
+            sample.take(_rows(source, where))
+            for sample, source in zip((ours, theirs), sources, strict=True)
+        )
+        sources = tuple(_within(source, *where) for source in sources)
+    scores: dict[str, float] = {}
+    settings: dict[str, object] = {}
+    found = _Found((), None, None)
+
+    if _HISTOGRAMS in options.metrics:
+        compared = histograms.compare(ours, theirs, detector)
+        spectra = measured.generated_spectra[where], measured.reference_spectra[where]
+        compared.append(histograms.compare_voxels(*spectra))
+        for family, (value, error) in histograms.means(compared).items():
+            scores |= _with_error(f"separation_{family}", value, error)
+        found = dataclasses.replace(found, histograms=tuple(compared))
+
+    sizes = distances.settings_for(min(len(ours.total), len(theirs.total)))
+    vectors = features.vector(theirs), features.vector(ours)
+    if "fpd" in options.metrics:
+        draws = {"min_samples": sizes.min_samples, "max_samples": sizes.max_samples}
+        scores |= _with_error("fpd", *distances.fpd(*vectors, **draws))
+        settings["fpd"] = draws
+    if "kpd" in options.metrics:
+        draw = {"batch_size": sizes.kernel_samples}
+        scores |= _with_error("kpd", *distances.kpd(*vectors, **draw))
+        settings["kpd"] = draw
+
+    if _PRDC in options.metrics:
+        count = _QUICK_PRDC if options.quick else None
+        points = [manifold.VoxelPoints(source, count) for source in reversed(sources)]
+        scores |= manifold.prdc(*points, k=options.neighbours)._asdict()
+        settings[_PRDC] = {"k": options.neighbours, "showers": [len(p) for p in points]}
+
+    if _CORRELATIONS in options.metrics:
+        layers = correlations.layers(ours, theirs)
+        showers = correlations.showers(ours, theirs, detector)
+        adjacent = [correlations.neighbours(matrix) for matrix in layers]
+        scores |= {
+            "correlation_layers": layers.mean_difference(),
+            "correlation_layers_max": layers.max_difference(),
+            "correlation_neighbours": abs(adjacent[0] - adjacent[1]),
+            "correlation_showers": showers.mean_difference(),
+        }
+        found = dataclasses.replace(found, layers=layers, showers=showers)
+    return scores, found, settings
+
+
+_Judged = Mapping[
+    classifiers.Kind, tuple[Sequence[classifiers.Predictions], classifiers.ClassifierSettings]
+]
+
+
+def _judge(generated: ShowerSource, reference: ShowerSource, options: Options) -> _Judged:
+    """The predictions and settings of every classifier that was asked for."""
+    kinds = [kind for kind in CLASSIFIERS if kind in options.metrics]
+    if len(generated) != len(reference):  # a window of energy keeps what falls into it
+        rows = np.arange(min(len(generated), len(reference)))
+        generated, reference = Selection(generated, rows), Selection(reference, rows)
+    base = classifiers.QUICK if options.quick else classifiers.OFFICIAL
+    settings = classifiers.resolve(base, reference.detector)
+    return {
+        kind: (
+            classifiers.predict(
+                kind, generated, reference, settings, seeds=options.seeds, seed=options.seed
+            ),
+            settings,
+        )
+        for kind in kinds
+    }
+
+
+def _classifier_scores(judged: _Judged, where: tuple[float, float] | None) -> dict[str, float]:
+    """AUC and JSD of each classifier on its validation showers, of a slice or of all.
+
+    A slice is judged by the classifier of all energies: the pooled score's own part of it.
+    """
+    scores: dict[str, float] = {}
+    for kind, (predictions, settings) in judged.items():
+        if where is not None:
+            predictions = [prediction.within(*where) for prediction in predictions]
+            fewest = min(np.bincount(p.labels, minlength=2).min() for p in predictions)
+            if fewest < _AUC_SHOWERS:
+                continue
+        score = classifiers.score(kind, predictions, settings)
+        name = kind.replace("-", "_")
+        scores |= _with_error(f"auc_{name}", score.auc, score.auc_error)
+        scores |= _with_error(f"jsd_{name}", score.jsd, score.jsd_error)
+    return scores
+
+
+def _slices(
+    measured: _Measured, judged: _Judged, edges: Sequence[float], options: Options
+) -> Iterator[Slice]:
+    for where in _pairs(edges):
+        counts = [
+            int(_rows(source, where).sum())
+            for source in (measured.generated_source, measured.reference_source)
+        ]
+        scores: dict[str, float] = {}
+        if min(counts) > options.neighbours + 1:
+            scores, _, _ = _scores(measured, where, options)
+            scores |= _classifier_scores(judged, where)
+        yield Slice(*where, *counts, scores)
+
+
+def _pairs(edges: Sequence[float]) -> list[tuple[float, float]]:
+    return list(itertools.pairwise(edges))
+
+
+def _rows(source: ShowerSource, where: tuple[float, float] | None) -> np.ndarray:
+    """Mask [n] of the showers of a slice, or of all."""
+    if where is None:
+        return np.ones(len(source), bool)
+    return (source.energies >= where[0]) & (source.energies < where[1])
+
+
+def _with_error(key: str, value: float, error: float) -> dict[str, float]:
+    return {key: value, f"{key}_error": error}
