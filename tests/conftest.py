@@ -1,12 +1,16 @@
 """Eight CPU devices for every test, and the tiny model that several files train or sample."""
 
 import os
+import tempfile
 
 # Before JAX starts: tests of data parallelism need several devices.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# The same small programs are compiled again and again, here and in child processes.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="calojax-tests-"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import dataclasses
 

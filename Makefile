@@ -1,0 +1,36 @@
+# The newcomer's commands. `make demo` and `make test` need Python 3.11-3.13 and a package index.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := demo
+
+.PHONY: demo test lint setup clean
+
+setup: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "calojax needs Python 3.11 to 3.13, this is %d.%d: say make PYTHON=python3.12" % v)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+# Real Geant4 showers that come with the project -> a trained model -> showers -> pictures.
+demo: setup
+	rm -rf $(DEMO)
+	mkdir -p $(DEMO)
+	$(BIN)/calojax check examples/geant4_ds2.hdf5
+	$(BIN)/python train.py calovq-demo --data examples/geant4_ds2.hdf5 --out $(DEMO)/run
+	$(BIN)/python sample.py $(DEMO)/run --energies examples/geant4_ds2.hdf5 --out $(DEMO)/showers.hdf5
+	$(BIN)/calojax evaluate $(DEMO)/showers.hdf5 examples/geant4_ds2.hdf5 --out $(DEMO)/evaluation
+	@echo "Look at $(DEMO)/evaluation/report.html and $(DEMO)/run/loss.png"
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) $(DEMO)

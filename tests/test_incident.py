@@ -1,0 +1,76 @@
+"""Incident energies: units, laws, files and what is refused."""
+
+import numpy as np
+import pytest
+
+from calojax.data.challenge import write_showers
+from calojax.errors import CalojaxError
+from calojax.geometry import DETECTORS
+from calojax.incident import incident_energies, parse_energy
+
+
+@pytest.mark.parametrize(
+    ("text", "mev"),
+    [("50GeV", 5e4), ("1 TeV", 1e6), ("256MeV", 256), ("2.5gev", 2500), ("1e3keV", 1.0)],
+)
+def test_units(text, mev):
+    assert parse_energy(text) == pytest.approx(mev)
+
+
+@pytest.mark.parametrize("text", ["50", "GeV", "-1GeV", "0GeV", "nanGeV", "1e999GeV", "5 Joule"])
+def test_energies_without_unit_or_sense(text):
+    with pytest.raises(CalojaxError, match="write a positive number and its unit"):
+        parse_energy(text)
+
+
+def test_a_list_is_taken_in_turn(tiny):
+    found = incident_energies("50GeV,2GeV", tiny, num=5, seed=0)
+    np.testing.assert_array_equal(found, [5e4, 2e3, 5e4, 2e3, 5e4])
+
+
+def test_a_law_fills_its_range_and_does_not_depend_on_the_number(tiny):
+    found = incident_energies("log-uniform:2GeV:50GeV", tiny, num=2000, seed=1)
+    assert 2e3 <= found.min() < 2.1e3
+    assert 4.8e4 < found.max() <= 5e4
+    # Uniform in log E: half of it below the geometric mean.
+    assert np.mean(found < 1e4) == pytest.approx(0.5, abs=0.05)
+    few = incident_energies("log-uniform:2GeV:50GeV", tiny, num=10, seed=1)
+    np.testing.assert_array_equal(few, found[:10])
+
+
+def test_the_detectors_spectrum_stays_in_the_trained_range():
+    found = incident_energies(None, DETECTORS["ds2"], num=500, seed=0, trained=(2e3, 5e3))
+    assert found.min() >= 2e3
+    assert found.max() <= 5e3
+    discrete = incident_energies(
+        None, DETECTORS["ds1-photons"], num=500, seed=0, trained=(256.0, 2048.0)
+    )
+    assert set(discrete.tolist()) == {256.0, 512.0, 1024.0, 2048.0}
+
+
+def test_a_file_gives_its_energies(tmp_path, tiny, showers):
+    path = tmp_path / "showers.hdf5"
+    batch = (showers.energies[:7], showers.showers[:7])
+    write_showers(path, tiny, showers.energies[:7], [batch[1]], {})
+    found = incident_energies(str(path), tiny, num=None, seed=0)
+    np.testing.assert_array_equal(found, showers.energies[:7])
+    assert len(incident_energies(str(path), tiny, num=3, seed=0)) == 3
+    with pytest.raises(CalojaxError, match="holds 7 incident energies but --num asks for 8"):
+        incident_energies(str(path), tiny, num=8, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "num", "message"),
+    [
+        ("500GeV", 3, "500000 MeV is outside the range of geometry 'tiny'"),
+        ("log-uniform:1GeV", 3, "log-uniform:1GeV:1TeV"),
+        ("log-uniform:9GeV:1GeV", 3, "lower one"),
+        ("uniform", 3, "'uniform' is not an HDF5 file"),
+        ("5GeV", None, "--num"),
+        ("5GeV", 0, "--num must be at least 1"),
+        ("missing.hdf5", None, "missing.hdf5"),
+    ],
+)
+def test_what_is_refused(text, num, message, tiny):
+    with pytest.raises(CalojaxError, match=message):
+        incident_energies(text, tiny, num=num, seed=0)

@@ -1,0 +1,271 @@
+"""Training: the same numbers whatever interrupts it and however many devices share it."""
+
+import dataclasses
+import json
+import shutil
+import signal
+import threading
+
+import jax
+import numpy as np
+import pytest
+from conftest import with_autoencoder
+
+from calojax import checkpoint, models
+from calojax.errors import CalojaxError
+from calojax.generation import generate
+from calojax.models.base import Outcome
+from calojax.training import batches, metrics, step
+from calojax.training.loop import Interrupted
+from calojax.training.run import METRICS_FILE, Options, train
+
+OPTIONS = Options(log_every=3, validate_every=5, checkpoint_every=4, validation_fraction=0.2)
+
+
+def assert_equal_trees(a, b):
+    flat_a, flat_b = (jax.tree.leaves_with_path(tree) for tree in (a, b))
+    assert [path for path, _ in flat_a] == [path for path, _ in flat_b]
+    for (path, x), (_, y) in zip(flat_a, flat_b, strict=True):
+        np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
+
+
+def copy_of(variables):
+    """Variables that a step may be given for good: it takes its state's memory."""
+    return jax.tree.map(np.array, jax.device_get(variables))
+
+
+@pytest.fixture(scope="module")
+def finished(model, showers, one_device, tmp_path_factory):
+    """(folder, variables) of an uninterrupted run."""
+    out = tmp_path_factory.mktemp("finished")
+    return out, train(model, showers, out, OPTIONS, mesh=one_device)
+
+
+def test_a_finished_run_says_so(finished, model):
+    out, variables = finished
+    found = checkpoint.load(out)
+    assert found.model == model
+    assert found.progress.done == ("autoencoder", "energies", "prior")
+    assert found.progress.total == 24
+    assert_equal_trees(found.variables, jax.device_get(variables))
+
+
+def test_metrics_cover_every_stage(finished):
+    records = metrics.read(finished[0] / METRICS_FILE)
+    for stage in ("autoencoder", "energies", "prior"):
+        steps = [r["step"] for r in records if r["stage"] == stage and "loss" in r]
+        assert steps == sorted(set(steps))
+        assert steps[-1] == 8
+        validated = [r["step"] for r in records if r["stage"] == stage and "validation/loss" in r]
+        assert validated == [5, 8]
+    first = next(r for r in records if "loss" in r)
+    assert {"perplexity", "live_codes", "showers_per_second", "reconstruction"} <= set(first)
+
+
+def stop_after(monkeypatch, count):
+    """Makes the ``count``-th step of the run send SIGTERM to this process."""
+    original = step.make
+    calls = {"n": 0}
+
+    def make(*args):
+        compiled = original(*args)
+
+        def counted(*inputs):
+            calls["n"] += 1
+            if calls["n"] == count:
+                signal.raise_signal(signal.SIGTERM)
+            return compiled(*inputs)
+
+        return counted
+
+    monkeypatch.setattr(step, "make", make)
+
+
+@pytest.mark.parametrize("stop", [1, 7, 13])
+def test_resume_after_sigterm_equals_uninterrupted(
+    stop, finished, model, showers, one_device, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        stop_after(patch, stop)
+        with pytest.raises(Interrupted, match="continue with --resume"):
+            train(model, showers, tmp_path, OPTIONS, mesh=one_device)
+    resumed = train(model, showers, tmp_path, OPTIONS, resume=True, mesh=one_device)
+    assert_equal_trees(jax.device_get(resumed), jax.device_get(finished[1]))
+
+
+def test_resuming_a_finished_run_changes_nothing(finished, model, showers, one_device):
+    out, variables = finished
+    again = train(model, showers, out, OPTIONS, resume=True, mesh=one_device)
+    assert_equal_trees(jax.device_get(again), jax.device_get(variables))
+
+
+def test_a_run_is_not_overwritten_or_mixed(finished, model, showers, one_device):
+    out, _ = finished
+    with pytest.raises(CalojaxError, match="already holds a run"):
+        train(model, showers, out, OPTIONS, mesh=one_device)
+    other = with_autoencoder(model, beta=0.5)
+    with pytest.raises(CalojaxError, match="other settings"):
+        train(other, showers, out, OPTIONS, resume=True, mesh=one_device)
+    seeded = dataclasses.replace(OPTIONS, seed=1)
+    with pytest.raises(CalojaxError, match="has seed 0, not 1"):
+        train(model, showers, out, seeded, resume=True, mesh=one_device)
+    with pytest.raises(CalojaxError, match="no stage 'decoder'"):
+        train(model, showers, out, OPTIONS, again=("decoder",), mesh=one_device)
+    with pytest.raises(CalojaxError, match="either --resume or --stages"):
+        train(model, showers, out, OPTIONS, again=("prior",), resume=True, mesh=one_device)
+
+
+def test_a_stage_can_be_trained_again_with_other_settings(
+    finished, model, showers, one_device, tmp_path
+):
+    out, before = finished
+    shutil.copytree(out, tmp_path / "copy")
+    prior = dataclasses.replace(model.config.prior, width=12)
+    wider = models.build(dataclasses.replace(model.config, prior=prior), model.detector)
+    after = train(wider, showers, tmp_path / "copy", OPTIONS, again=("prior",), mesh=one_device)
+    for name in ("encoder", "decoder", "energies"):
+        assert_equal_trees(
+            jax.device_get(after["params"][name]), jax.device_get(before["params"][name])
+        )
+    assert after["params"]["prior"]["initial"]["kernel"].shape[1] == 12
+    assert checkpoint.load(tmp_path / "copy").model == wider
+    # The settings of a stage that is kept must not change.
+    changed = with_autoencoder(wider, hidden=(16,))
+    with pytest.raises(CalojaxError, match=r"'params/decoder.*' has shape"):
+        train(changed, showers, tmp_path / "copy", OPTIONS, again=("energies",), mesh=one_device)
+
+
+def test_one_device_equals_eight(model, showers, variables, batch, one_device, eight_devices):
+    for stage in model.stages:
+        results = []
+        for mesh in (one_device, eight_devices):
+            state = step.start(copy_of(variables), stage)
+            train_step = step.make(model, stage, 0, mesh)
+            losses = []
+            for _ in range(3):
+                state, values = train_step(state, batch)
+                losses.append(float(values["loss"]))
+            results.append((losses, jax.device_get(state.variables)))
+        (one, variables_one), (eight, variables_eight) = results
+        np.testing.assert_allclose(one, eight, rtol=2e-5)
+        # Sums over the batch round differently; the codebook's counts are whole numbers.
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4),
+            variables_one,
+            variables_eight,
+        )
+
+
+@pytest.mark.parametrize(("first", "then"), [(8, 1), (1, 8)])
+def test_checkpoints_move_between_numbers_of_devices(
+    first, then, model, showers, tmp_path, one_device, eight_devices
+):
+    meshes = {1: one_device, 8: eight_devices}
+    variables = train(model, showers, tmp_path, OPTIONS, mesh=meshes[first])
+    found = checkpoint.load(tmp_path)
+    assert_equal_trees(found.variables, jax.device_get(variables))
+    (batch,) = generate(model, found.variables, showers.energies[:16], mesh=meshes[then])
+    assert batch[1].shape == (16, 120)
+    # And training goes on there.
+    train(model, showers, tmp_path, OPTIONS, again=("prior",), mesh=meshes[then])
+
+
+def test_steps_compile_once_and_move_nothing_to_the_host(model, showers, variables, one_device):
+    stage = model.stages[0]
+    train_step = step.make(model, stage, 0, one_device)
+    sharding = jax.NamedSharding(one_device, jax.P("data"))
+    state = step.start(copy_of(variables), stage)
+    state = jax.device_put(state, jax.NamedSharding(one_device, jax.P()))
+    stream = batches.stream(
+        showers, np.arange(600), sharding, batch_size=64, seed=0, stage="s", steps=range(6)
+    )
+    state, _ = train_step(state, next(stream))
+    with jax.transfer_guard("disallow"):
+        for batch in stream:
+            state, _ = train_step(state, batch)
+    assert train_step._cache_size() == 1
+
+
+def test_loss_that_is_not_finite_names_its_step_and_keeps_the_checkpoint(
+    model, showers, one_device, tmp_path, monkeypatch
+):
+    original = type(model).loss
+
+    def loss(self, stage, variables, key, batch, *, training):
+        value, outcome = original(self, stage, variables, key, batch, training=training)
+        if stage != "energies":
+            return value, outcome
+        value = value + 0.0 * jax.numpy.log(-1.0)
+        return value, Outcome(outcome.metrics | {"loss": value}, outcome.state)
+
+    monkeypatch.setattr(type(model), "loss", loss)
+    with pytest.raises(CalojaxError, match="'energies': the loss is not finite at step 1"):
+        train(model, showers, tmp_path, OPTIONS, mesh=one_device)
+    with checkpoint.Checkpoints(tmp_path) as kept:
+        assert kept.load().progress.done == ("autoencoder",)
+
+
+def test_batches_that_devices_cannot_share_are_refused(model, showers, tmp_path, eight_devices):
+    odd = with_autoencoder(
+        model, schedule=dataclasses.replace(model.config.autoencoder.schedule, batch_size=60)
+    )
+    with pytest.raises(CalojaxError, match="choose a multiple of 8"):
+        train(odd, showers, tmp_path, OPTIONS, mesh=eight_devices)
+
+
+def test_too_few_showers_are_refused(model, showers, tmp_path, one_device):
+    few = batches.Dataset(showers.energies[:50], showers.showers[:50])
+    with pytest.raises(CalojaxError, match="64 showers a step but there are only 40"):
+        train(model, few, tmp_path, OPTIONS, mesh=one_device)
+
+
+def test_an_epoch_visits_every_shower_once():
+    index = np.arange(100, 164)
+    epoch = np.concatenate([batches.rows(index, 16, 0, "s", step) for step in range(4)])
+    np.testing.assert_array_equal(np.sort(epoch), index)
+    following = np.concatenate([batches.rows(index, 16, 0, "s", step) for step in range(4, 8)])
+    assert not np.array_equal(epoch, following)
+    np.testing.assert_array_equal(batches.rows(index, 16, 0, "s", 2), epoch[32:48])
+    assert not np.array_equal(batches.rows(index, 16, 1, "s", 0), epoch[:16])
+
+
+def test_split_is_disjoint_and_reproducible():
+    split = batches.split(1000, 0.1, seed=3)
+    assert len(split.validation) == 100
+    np.testing.assert_array_equal(
+        np.sort(np.concatenate([split.training, split.validation])), np.arange(1000)
+    )
+    np.testing.assert_array_equal(batches.split(1000, 0.1, seed=3).validation, split.validation)
+    with pytest.raises(CalojaxError, match="leaves nothing"):
+        batches.split(5, 0.01, seed=0)
+
+
+def test_batches_come_ahead_but_in_order(showers, one_device):
+    threads = set()
+
+    class Watched(np.ndarray):
+        def __getitem__(self, item):
+            threads.add(threading.current_thread().name)
+            return super().__getitem__(item)
+
+    watched = batches.Dataset(showers.energies, showers.showers.view(Watched))
+    sharding = jax.NamedSharding(one_device, jax.P("data"))
+    stream = batches.stream(
+        watched, np.arange(600), sharding, batch_size=50, seed=0, stage="s", steps=range(3)
+    )
+    for number, batch in enumerate(stream):
+        expected = batches.rows(np.arange(600), 50, 0, "s", number)
+        np.testing.assert_array_equal(batch["showers"], showers.showers[expected])
+    assert threading.main_thread().name not in threads
+
+
+def test_metrics_beyond_the_checkpoint_are_dropped(tmp_path):
+    path = tmp_path / METRICS_FILE
+    path.write_text(json.dumps({"stage": "a", "step": 1, "loss": 1.0}) + '\n{"stage": "a", "st')
+    records = metrics.read(path)
+    assert records == [{"stage": "a", "step": 1, "loss": 1.0}]
+    log = metrics.MetricsFile(path, keep=records)
+    log.write("a", 2, {"loss": 0.5})
+    log.close()
+    assert [record["step"] for record in metrics.read(path)] == [1, 2]
+    assert metrics.read(tmp_path / "none.jsonl") == []
