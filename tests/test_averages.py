@@ -70,10 +70,11 @@ def test_pairs_are_chosen_by_energy_alone():
 
 
 def test_bins_hold_all_energies():
-    energies = np.array([1.3e3, 2e3, 6.4e4])
+    energies = np.geomspace(1.3e3, 6.4e4, 100)
     edges = response.bins(energies)
-    assert edges[0] <= 1.3e3 * (1 + 1e-9)
-    assert edges[-1] > 6.4e4
+    assert np.histogram(energies, edges)[0].sum() == 100
+    assert len(edges) == 4  # 30 showers a bin are wanted
+    assert len(response.bins(np.repeat(energies, 100))) == 12  # six bins a decade at most
     discrete = detector("ds1-photons").energies
     edges = response.bins(np.array(discrete), discrete)
     np.testing.assert_array_equal(np.histogram(discrete, edges)[0], 1)

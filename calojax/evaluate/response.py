@@ -34,9 +34,10 @@ def bins(energies: np.ndarray, discrete: tuple[float, ...] = (), *, per_decade: 
             )
         )
     low, high = np.log10(np.min(energies)), np.log10(np.max(energies))
-    count = max(1, int(np.ceil((high - low) * per_decade)))
-    # The last edge is widened so that it holds the largest energy.
-    return 10.0 ** np.linspace(low, high + 1e-6, count + 1)
+    # Small samples take wider bins: an estimated width wants some thirty showers.
+    count = max(1, min(int(np.ceil((high - low) * per_decade)), len(energies) // 30))
+    # Widened by what rounding may take, so that all energies are inside.
+    return 10.0 ** np.linspace(low - 1e-6, high + 1e-6, count + 1)
 
 
 def response(

@@ -14,12 +14,15 @@ class Table:
       header: the columns' names, [c].
       rows: texts, each [c].
       marked: positions of rows that stand out.
+      prose: positions of columns that hold words, written from the left as the first is; the
+        others hold numbers, written to the right.
     """
 
     caption: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     marked: frozenset[int] = frozenset()
+    prose: frozenset[int] = frozenset()
 
     def __post_init__(self):
         for row in self.rows:
@@ -27,19 +30,19 @@ class Table:
                 raise ValueError(f"row {row} has not the {len(self.header)} cells of the header")
 
     def text(self) -> str:
-        """The table in aligned plain text, the first column left, the others right; marked: *."""
+        """The table in aligned plain text; marked rows begin with a star."""
         mark = 2 if self.marked else 0
         lines = [self.header, *self.rows]
         widths = [max(_width(line[c]) for line in lines) for c in range(len(self.header))]
         shown = []
         for index, line in enumerate(lines):
             sign = ("* " if index - 1 in self.marked else "  ")[:mark]
-            first = line[0] + " " * (widths[0] - _width(line[0]))
-            others = (
-                " " * (width - _width(cell)) + cell
-                for cell, width in zip(line[1:], widths[1:], strict=True)
+            cells = (
+                cell + pad if column in {0} | self.prose else pad + cell
+                for column, cell in enumerate(line)
+                for pad in [" " * (widths[column] - _width(cell))]
             )
-            shown.append((sign + "  ".join([first, *others])).rstrip())
+            shown.append((sign + "  ".join(cells)).rstrip())
         rule = "-" * (mark + sum(widths) + 2 * (len(widths) - 1))
         caption = textwrap.fill(self.caption, 100)
         return "\n".join([caption, rule, shown[0], rule, *shown[1:], rule])

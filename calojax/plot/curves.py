@@ -9,7 +9,16 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from calojax.evaluate.scoreboard import COLUMNS, Row, is_geant4
-from calojax.plot.style import ACCENT, GENERATED, PALETTE, REFERENCE, REFERENCE_NAME, figure, styled
+from calojax.plot.style import (
+    ACCENT,
+    GENERATED,
+    PALETTE,
+    REFERENCE,
+    REFERENCE_NAME,
+    figure,
+    plain,
+    styled,
+)
 
 # What a record says about the step itself rather than about the model.
 _NOT_METRICS = ("step", "epoch", "time", "seconds", "seconds_left", "showers_per_second")
@@ -228,7 +237,7 @@ def _name_points(axes, rows: Sequence[Row], time: str, metric: str) -> None:
         best = None
         for dx, dy in _PLACES:
             label = axes.annotate(
-                row.model, (x, y), xytext=(dx, dy), textcoords="offset points", fontsize=8,
+                plain(row.model), (x, y), xytext=(dx, dy), textcoords="offset points", fontsize=8,
                 ha="left" if dx > 0 else "right" if dx < 0 else "center",
                 va="bottom" if dy > 0 else "top" if dy < 0 else "center",
                 color="black" if row.published else ACCENT, zorder=6,

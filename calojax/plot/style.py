@@ -62,14 +62,24 @@ _Result = TypeVar("_Result")
 
 
 def styled(draw: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """`draw` under calojax's style, whatever style the caller's session has."""
+    """`draw` under calojax's style, whatever style the caller's session has.
+
+    An argument ``name``, the legend of the generated showers, is taken as plain text.
+    """
 
     @functools.wraps(draw)
     def wrapped(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        if "name" in kwargs:
+            kwargs["name"] = plain(kwargs["name"])
         with matplotlib.rc_context(_RC):
             return draw(*args, **kwargs)
 
     return wrapped
+
+
+def plain(text: str) -> str:
+    """Text that is no formula: a dollar sign stays one."""
+    return text.replace("$", r"\$")
 
 
 def figure(width: float, height: float, *, layout: str = "constrained") -> Figure:

@@ -1,0 +1,265 @@
+"""The report's files: complete, self-contained, escaped, with the numbers that were computed."""
+
+import html.parser
+import json
+import re
+
+import numpy as np
+import pytest
+
+from calojax.data.challenge import ShowerArrays
+from calojax.evaluate import (
+    correlations,
+    features,
+    histograms,
+    page,
+    quantity,
+    report,
+    scoreboard,
+)
+from calojax.evaluate.suite import METRICS, Evaluation, Slice
+from calojax.evaluate.table import Table
+from calojax.geometry import detector
+
+TINY = detector("tiny")
+NASTY = "my <script>alert(\"1\")</script> & 'run'"
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (0.01162, 0.00214, "0.0116 ± 0.0021"),
+        (0.64712, 0.0996, "0.65 ± 0.10"),
+        (1315.68, 7.04, "1315.7 ± 7.0"),
+        (98765.4, 1234.0, "98,800 ± 1,200"),
+        (123.4, 12.0, "123 ± 12"),
+        (3e-9, 2e-10, "3e-09 ± 2e-10"),
+        (-0.0276, None, "-0.0276"),
+        (133549.0, None, "133,500"),
+        (0.5, 0.0, "0.5"),
+        (0.5, float("nan"), "0.5"),
+        (float("nan"), 0.1, "–"),
+    ],
+)
+def test_numbers_are_rounded_to_their_error(value, error, text):
+    assert quantity.rounded(value, error) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(256.0, "256 MeV"), (1e3, "1 GeV"), (63.9e3, "63.9 GeV"), (4.2e6, "4.2 TeV")],
+)
+def test_energies_have_the_unit_that_suits_them(value, text):
+    assert quantity.energy(value) == text
+
+
+def test_tables_are_aligned():
+    table = Table(
+        "A caption.", ("Model", "AUC"), (("a", "0.5"), ("longer", "0.75")), frozenset({1})
+    )
+    assert table.text().splitlines() == [
+        "A caption.",
+        "--------------",
+        "  Model    AUC",
+        "--------------",
+        "  a        0.5",
+        "* longer  0.75",
+        "--------------",
+    ]
+    with pytest.raises(ValueError, match="2 cells"):
+        Table("", ("a", "b"), (("1",),))
+
+
+def sample(seed: int, n: int = 40) -> ShowerArrays:
+    rng = np.random.default_rng(seed)
+    energies = np.geomspace(1.5e3, 5e4, n)
+    voxels = rng.exponential(size=(n, TINY.n_voxels)) * energies[:, None] / TINY.n_voxels
+    return ShowerArrays(TINY, energies, voxels)
+
+
+@pytest.fixture(scope="module")
+def sources():
+    return sample(1), sample(2)
+
+
+@pytest.fixture(scope="module")
+def evaluation(sources) -> Evaluation:
+    ours, theirs = (features.stream(source) for source in sources)
+    scores = {"auc_low": 0.6471, "auc_low_error": 0.0051, "fpd": 0.0934, "fpd_error": 0.0021,
+              "kpd": float("nan"), "recall": 0.25}  # fmt: skip
+    return Evaluation(
+        detector=TINY,
+        generated=ours,
+        reference=theirs,
+        histograms=tuple(histograms.compare(ours, theirs, TINY)),
+        layer_correlations=correlations.layers(ours, theirs),
+        shower_correlations=correlations.showers(ours, theirs, TINY),
+        scores=scores,
+        slices=(Slice(1e3, 1e4, 20, 21, scores), Slice(1e4, 1e5, 20, 19, {})),
+        floor={"auc_low": 0.5, "auc_low_error": 0.01},
+        warnings=("Energies & <spectra> differ.",),
+        settings={"quick": True, "fpd": {"min_samples": 10}},
+    )
+
+
+@pytest.fixture(scope="module")
+def context() -> report.Context:
+    return report.Context(
+        name=NASTY,
+        inputs={"generated <file>": "/a/b.hdf5", "checksum": np.float32(1.5)},
+        settings={"seeds": 10},
+        times={"time CPU 1": 20.0},
+        published=scoreboard.rows("ds2"),
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, evaluation, context, sources):
+    folder = tmp_path_factory.mktemp("report") / "new"
+    path = report.write(
+        evaluation, folder, context=context, generated=sources[0], reference=sources[1], dpi=40
+    )
+    assert path == folder / "report.html"
+    return folder
+
+
+class Page(html.parser.HTMLParser):
+    """Collects what a browser would see of a page."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.seen: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ("img", "meta"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.seen.append(data)
+
+
+def test_metrics_file_has_stable_keys(folder, evaluation):
+    found = json.loads((folder / "metrics.json").read_text())
+    assert list(found) == [
+        "format", "name", "geometry", "showers", "scores", "floor", "slices", "published_names",
+        "warnings", "histograms", "times_ms", "inputs", "settings", "versions",
+    ]  # fmt: skip
+    assert (found["format"], found["name"], found["geometry"]) == (1, NASTY, "tiny")
+    assert found["showers"] == {"generated": 40, "reference": 40}
+    assert found["scores"]["fpd"] == 0.0934  # as computed, without the tables' 1e3
+    assert found["scores"]["kpd"] is None  # JSON has no NaN
+    assert found["published_names"] == {
+        "fpd": "FPD * 1e3", "kpd": "KPD * 1e3", "recall": "recall", "auc_low": "binary cls low",
+    }  # fmt: skip
+    assert found["slices"][0]["low_mev"] == 1e3
+    assert found["slices"][0]["scores"]["recall"] == 0.25
+    assert set(found["histograms"]) == {item.name for item in evaluation.histograms}
+    assert found["settings"] == {"seeds": 10, "quick": True, "fpd": {"min_samples": 10}}
+    assert {"calojax", "jax", "python", "device"} <= set(found["versions"])
+
+
+def test_every_key_of_metrics_is_a_published_name_once():
+    names = [metric.name for metric in METRICS.values()]
+    assert len(set(names)) == len(names)
+    assert set(report._TILES) <= set(METRICS)
+    # The scoreboard finds our scores by these names.
+    ours = {column for attribute, column in scoreboard.COLUMNS.items() if "_ms_" not in attribute}
+    assert ours - set(names) == {"Parameters generation"}
+
+
+def test_page_is_self_contained_and_well_formed(folder):
+    page = Page((folder / "report.html").read_text())
+    assert page.open == []
+    for tag, attributes in page.tags:
+        assert tag not in ("script", "link", "iframe", "object")
+        for name in ("src", "href", "action", "data"):
+            target = attributes.get(name)
+            assert target is None or target.startswith(("data:image/png;base64,", "#"))
+        assert "url(" not in (attributes.get("style") or "")
+    css = "".join(page.seen)
+    assert "@import" not in css
+    assert "url(" not in css
+    anchors = {a["href"][1:] for tag, a in page.tags if tag == "a"}
+    assert anchors == {a["id"] for _, a in page.tags if "id" in a}
+    assert len(anchors) == 9
+
+
+def test_page_shows_names_and_numbers_as_text(folder):
+    page = Page((folder / "report.html").read_text())
+    text = " ".join(page.seen)
+    assert f"{NASTY} against Geant4" in text
+    assert "Energies & <spectra> differ." in text
+    assert "This was a quick run" in text
+    assert "93.4 ± 2.1" in text  # FPD times 1e3
+    assert "0.500 ± 0.010" in text  # the floor
+    assert "not comparable" in text
+    assert scoreboard.SOURCE in text
+
+
+def test_every_picture_is_in_the_folder_and_on_the_page(folder):
+    names = {path.stem for path in (folder / "figures").iterdir()}
+    assert {
+        "histogram_e_total", "histogram_e_layer", "response", "profile_longitudinal",
+        "profile_radial", "mean_depth", "mean_layers_1000_10000_MeV", "single_space",
+        "single_layers_1", "correlation_layers", "correlation_showers", "pareto_auc_low",
+    } <= names  # fmt: skip
+    page = Page((folder / "report.html").read_text())
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert len(images) == len(names)
+    assert all(int(image["width"]) > 100 and image["alt"] for image in images)
+
+
+def test_nothing_half_written_is_left(folder):
+    files = [path.name for path in folder.rglob("*") if path.is_file()]
+    assert all(re.search(r"\.(png|json|html)$", name) for name in files)
+
+
+def test_a_failed_write_keeps_the_older_file(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.json"
+    path.write_text("older")
+
+    def refuse(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(report.os, "replace", refuse)
+    with pytest.raises(OSError, match="disk full"):
+        report._replace(path, b"newer")
+    assert path.read_text() == "older"
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_screen_shows_scores_floor_slices_and_board(evaluation, context):
+    text = report.screen(evaluation, context)
+    lines = text.splitlines()
+    row = next(line for line in lines if line.startswith("binary cls low "))
+    assert re.fullmatch(r"binary cls low +0\.6471 ± 0\.0051 +0\.500 ± 0\.010 +AUC .*", row)
+    assert any(re.fullmatch(r"FPD \* 1e3 +93\.4 ± 2\.1 +– +Frechet .*", line) for line in lines)
+    assert any("recall" in line and "higher is better" in line for line in lines)
+    assert any(re.fullmatch(r"recall +0\.25 +–", line) for line in lines)  # the empty slice
+    assert sum(line.startswith("* ") for line in lines) == 1
+    assert next(line for line in lines if line.startswith("* ")).startswith(f"* {NASTY}  ")
+    assert text.startswith("Warning: This was a quick run")
+
+
+def test_without_extras_the_report_is_shorter(tmp_path, evaluation):
+    bare = evaluation.__class__(**{
+        **vars(evaluation), "histograms": (), "layer_correlations": None, "floor": None,
+        "shower_correlations": None, "slices": (), "warnings": (), "settings": {},
+    })  # fmt: skip
+    (table,) = report.tables(bare)
+    assert table.header == ("Score", "Generated", "What it is")
+    page = Page(report.write(bare, tmp_path, dpi=40).read_text())
+    assert [p.stem for p in (tmp_path / "figures").iterdir()] == ["response"]
+    assert "warning" not in {attributes.get("class") for _, attributes in page.tags}
+
+
+def test_only_png_pictures_are_embedded():
+    with pytest.raises(ValueError, match="not a PNG"):
+        page.html("", "", [], [page.Section("a", (page.Picture("x", b"GIF89a", ""),))])
