@@ -73,3 +73,15 @@ def test_reconstruction_runs_over_a_source(model, variables, showers, one_device
     )
     np.testing.assert_array_equal(energies, source.energies)
     np.testing.assert_allclose(again.sum(1), showers.showers[:30].sum(1), rtol=1e-3)
+
+
+@pytest.mark.parametrize("batch_size", [8, 13])
+def test_simulated_showers_depend_on_neither_number_nor_batch(
+    tiny, energies, one_device, batch_size
+):
+    _, whole = collect(generation.simulate(tiny, energies, seed=4, mesh=one_device))
+    found, part = collect(
+        generation.simulate(tiny, energies[:15], seed=4, batch_size=batch_size, mesh=one_device)
+    )
+    np.testing.assert_array_equal(found, energies[:15])
+    np.testing.assert_allclose(part, whole[:15], rtol=1e-4, atol=1e-3)

@@ -1,5 +1,7 @@
 """Voxel heads: a density that integrates to one, and draws that follow it."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,17 +9,22 @@ import pytest
 import scipy.stats
 
 from calojax import rng, transforms
-from calojax.geometry import DETECTORS
+from calojax.geometry import DETECTORS, Layer
 from calojax.models import heads
 
 N = 40_000
+# A voxel beside one that is always hit, so that nothing is forced on it.
+TWO_VOXELS = dataclasses.replace(DETECTORS["tiny"], layers=(Layer(0, (0.0, 1.0, 2.0), 1, 1.0),))
+SURE = [50.0, 0.5, 0.0]
 
 
 def draw(out, lower, n=N):
     """``n`` draws of the compressed energies of one voxel, zeros for empty ones."""
     keys = rng.per_item(rng.root(0), np.arange(n))
-    out = jnp.broadcast_to(jnp.asarray(out, jnp.float32), (n, 1, 3))
-    fractions = heads.Density().fractions(keys, out, jnp.full((n, 1), lower, jnp.float32))
+    out = jnp.broadcast_to(jnp.asarray([out, SURE], jnp.float32), (n, 2, 3))
+    fractions = heads.Density().fractions(
+        keys, out, jnp.full((n, 2), lower, jnp.float32), TWO_VOXELS
+    )
     return np.asarray(transforms.arctanh_compress(fractions))[:, 0]
 
 
@@ -40,6 +47,20 @@ def test_draws_follow_the_truncated_normal(logit, mean, raw, lower):
     values = y[hit & (y < 0.95)]
     assert scipy.stats.kstest(values, expected.cdf).pvalue > 1e-3
     assert values.min() >= lower - 1e-6
+
+
+def test_layers_are_never_left_without_a_hit():
+    # Hits so rare that almost every layer would draw none: one voxel three times as likely.
+    n = 4000
+    out = jnp.array([[-9.0 + np.log(3.0), 0.3, 0.0], [-9.0, 0.3, 0.0]], jnp.float32)
+    keys = rng.per_item(rng.root(1), np.arange(n))
+    fractions = np.asarray(
+        heads.Density().fractions(
+            keys, jnp.broadcast_to(out, (n, 2, 3)), jnp.full((n, 2), 0.1), TWO_VOXELS
+        )
+    )
+    assert ((fractions > 0).sum(1) == 1).all()
+    assert (fractions[:, 0] > 0).mean() == pytest.approx(0.75, abs=4 * np.sqrt(0.75 * 0.25 / n))
 
 
 def test_density_integrates_to_one():
@@ -70,8 +91,10 @@ def test_point_head_is_the_talks_activation():
     out = transforms.arctanh_compress(fractions)[..., None]
     assert heads.Point().loss(out, fractions, lower) == pytest.approx(0)
     keys = rng.per_item(rng.root(0), np.arange(1))
-    np.testing.assert_allclose(heads.Point().fractions(keys, out, lower), fractions, rtol=1e-4)
-    below = heads.Point().fractions(keys, out - 1.0, lower)
+    np.testing.assert_allclose(
+        heads.Point().fractions(keys, out, lower, TWO_VOXELS), fractions, rtol=1e-4
+    )
+    below = heads.Point().fractions(keys, out - 1.0, lower, TWO_VOXELS)
     assert (below == 0).all()
 
 

@@ -197,7 +197,8 @@ def test_threshold_is_applied():
 @pytest.mark.parametrize("name", DETECTORS)
 def test_every_geometry(name):
     detector = DETECTORS[name]
-    energies, showers = next(simulation.generate(11, 40, detector, batch=40))
+    energies = np.asarray(simulation.draw_energies(keys(40), detector))
+    showers = np.asarray(simulation.simulate(keys(40), energies, detector))
     assert showers.shape == (40, detector.n_voxels)
     assert showers.dtype == energies.dtype == np.float32
     assert np.all(np.isfinite(showers))
@@ -216,19 +217,6 @@ def test_a_shower_does_not_depend_on_its_batch():
     for i in (0, 177, 399):
         alone = simulation.simulate(keys(400)[i : i + 1], energies[i : i + 1], DS2)
         np.testing.assert_allclose(alone[0], together[i], rtol=1e-4, atol=1e-3)
-
-
-def test_generate_depends_on_neither_number_nor_batch_and_compiles_once():
-    whole_energies, whole = next(simulation.generate(4, 40, TINY, batch=40))
-    compiled = simulation.simulate._cache_size()
-    parts = list(simulation.generate(4, 25, TINY, batch=9))
-    assert simulation.simulate._cache_size() == compiled + 1
-    assert [len(energies) for energies, _ in parts] == [9, 9, 7]
-    energies, showers = (np.concatenate(column) for column in zip(*parts, strict=True))
-    np.testing.assert_allclose(energies, whole_energies[:25], rtol=1e-6)
-    np.testing.assert_allclose(showers, whole[:25], rtol=1e-4, atol=1e-3)
-    assert not np.array_equal(next(simulation.generate(5, 40, TINY, batch=40))[1], whole)
-    assert list(simulation.generate(4, 0, TINY)) == []
 
 
 def test_float32_with_x64_enabled():

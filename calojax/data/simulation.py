@@ -20,7 +20,6 @@ Pions are a simple hadronic variant, good for exercising code and not for physic
 
 import functools
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -411,35 +410,3 @@ def draw_energies(keys: jax.Array, detector: Detector) -> jax.Array:
     low, high = detector.energy_range
     # The exponential of a logarithm may round to just outside the range.
     return jnp.clip(low * jnp.exp(uniform * math.log(high / low)), low, high)
-
-
-def generate(
-    seed: int, num: int, detector: Detector, *, batch: int = 1000
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Showers 0 to ``num`` - 1 of a seed, in order; a shower does not depend on num or batch.
-
-    One batch is computed while the caller works on the one before; all have one compiled shape.
-
-    Args:
-      seed: 0 to 2^32 - 1.
-      num: number of showers.
-      detector: the calorimeter and the particle.
-      batch: showers computed at once.
-
-    Yields:
-      Incident energies [m] and showers [m, v] in MeV, float32; m is ``batch`` but for the last.
-    """
-    root = rng.stream(rng.root(seed), "simulation")
-
-    def launch(first: int) -> tuple[jax.Array, jax.Array]:
-        keys = rng.per_item(root, np.arange(first, first + batch))
-        energies = draw_energies(keys, detector)
-        return energies, simulate(keys, energies, detector)
-
-    pending = launch(0) if num > 0 else None
-    for first in range(0, num, batch):
-        energies, showers = pending
-        if first + batch < num:
-            pending = launch(first + batch)
-        size = min(batch, num - first)
-        yield np.asarray(energies)[:size], np.asarray(showers)[:size]

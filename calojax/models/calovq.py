@@ -348,7 +348,7 @@ class CaloVQ:
         vectors = self._vectors(variables)[codes]
         out = self._decode(variables, vectors, self._condition(variables, energies, layer_energy))
         lower = heads.lower_edge(layer_energy, self.detector)
-        fractions = self.head.fractions(rng.streams(keys, "voxels"), out, lower)
+        fractions = self.head.fractions(rng.streams(keys, "voxels"), out, lower, self.detector)
         return transforms.join_layers(fractions, layer_energy, self.detector)
 
     def code_log_probs(

@@ -30,7 +30,9 @@ class Head(Protocol):
         """Misfit of out [b, v, numbers] to fractions [b, v] -> [b], a sum over voxels."""
         ...
 
-    def fractions(self, keys: jax.Array, out: jax.Array, lower: jax.Array) -> jax.Array:
+    def fractions(
+        self, keys: jax.Array, out: jax.Array, lower: jax.Array, detector: Detector
+    ) -> jax.Array:
         """Voxel fractions [b, v], not normalised, from one key a shower [b]."""
         ...
 
@@ -44,7 +46,9 @@ class Point:
         """Squared error in compressed space."""
         return jnp.sum((out[..., 0] - transforms.arctanh_compress(fractions)) ** 2, -1)
 
-    def fractions(self, keys: jax.Array, out: jax.Array, lower: jax.Array) -> jax.Array:
+    def fractions(
+        self, keys: jax.Array, out: jax.Array, lower: jax.Array, detector: Detector
+    ) -> jax.Array:
         """Expanded outputs, cut at zero; nothing is drawn."""
         return jnp.maximum(transforms.arctanh_expand(out[..., 0]), 0.0)
 
@@ -71,8 +75,14 @@ class Density:
         log_empty = jax.nn.log_sigmoid(-logit)
         return -jnp.sum(jnp.where(hit, log_hit + log_normal - log_kept, log_empty), -1)
 
-    def fractions(self, keys: jax.Array, out: jax.Array, lower: jax.Array) -> jax.Array:
-        """Draws hits and their fractions by inverting the truncated normal's distribution."""
+    def fractions(
+        self, keys: jax.Array, out: jax.Array, lower: jax.Array, detector: Detector
+    ) -> jax.Array:
+        """Draws hits and their fractions by inverting the truncated normal's distribution.
+
+        A layer that holds energy has a hit: where none is drawn, one voxel is, in proportion to
+        the rates of their hits.
+        """
         logit, mean, scale = self._split(out, lower)
         voxels = logit.shape[1:]
 
@@ -81,11 +91,15 @@ class Density:
             return jax.random.uniform(hit, voxels), jax.random.uniform(energy, voxels)
 
         uniform_hit, uniform = jax.vmap(numbers)(keys)
+        # Hits as first arrivals of Poisson processes before time 1: P(hit) = sigmoid(logit), and
+        # voxel i is the first of its layer with probability rate_i / sum of rates.
+        arrival = -jnp.log1p(-uniform_hit) / jax.nn.softplus(logit)
+        first = -transforms.over_voxels(transforms.layer_max(-arrival, detector), detector)
+        hit = (arrival < 1.0) | (arrival == first)
         # The upper tail from u (1 - Phi(a)) = Phi(-z) keeps its digits where Phi(a) is near 1.
         tail = jax.scipy.special.ndtr(-(lower - mean) / scale)
         z = -jax.scipy.special.ndtri(jnp.maximum(1.0 - uniform, 1e-7) * tail)
         y = jnp.maximum(mean + scale * z, lower)
-        hit = uniform_hit < jax.nn.sigmoid(logit)
         return jnp.where(hit, jnp.clip(transforms.arctanh_expand(y), 0.0, 1.0), 0.0)
 
     @staticmethod
