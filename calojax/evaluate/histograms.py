@@ -87,11 +87,14 @@ def statistics(
     S is expanded to second order in the fluctuations of p and q, taken as Gaussian. With
     g = dS/dp, h = dS/dq and the curvature D = diag(1 / (p + q)) along p - q::
 
-        variance = g' C_p g + h' C_q h + tr[(D (C_p + C_q))^2] / 2
+        first    = g' C_p g + h' C_q h
+        second   = tr[(D (C_p + C_q))^2] / 2
         floor    = tr[D (C_p + C_q)] / 2
 
-    The first order vanishes for equal distributions, where the second is that of a chi-squared:
-    for n and m independent entries in k bins the floor is (k - 1) (1/n + 1/m) / 4.
+    The first order vanishes for equal distributions; what the fluctuations of p and q make of it
+    there is 2 second on average. With that subtracted, variance = first - 2 second + second, and
+    not less than second alone. Then S is a chi-squared: for n and m independent entries in k bins
+    the floor is (k - 1) (1/n + 1/m) / 4 and the deviation that times sqrt(2 / (k - 1)).
 
     Args:
       p: fractions of one sample, [k].
@@ -104,9 +107,10 @@ def statistics(
     c_p, c_q = (c[np.ix_(filled, filled)] for c in (p_covariance, q_covariance))
     g = 0.5 * (p - q) * (p + 3 * q) / (p + q) ** 2
     h = 0.5 * (q - p) * (q + 3 * p) / (p + q) ** 2
-    second = (c_p + c_q) / (p + q)[:, None]
-    variance = g @ c_p @ g + h @ c_q @ h + 0.5 * np.sum(second * second.T)
-    return float(np.sqrt(max(variance, 0.0))), float(0.5 * np.trace(second))
+    curved = (c_p + c_q) / (p + q)[:, None]
+    first = g @ c_p @ g + h @ c_q @ h
+    second = 0.5 * np.sum(curved * curved.T)
+    return float(np.sqrt(max(first - second, second, 0.0))), float(0.5 * np.trace(curved))
 
 
 def compare(generated: Features, reference: Features, detector: Detector) -> list[Histogram]:

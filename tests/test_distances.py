@@ -1,0 +1,126 @@
+"""FPD and KPD: official numbers, closed forms, extrapolation."""
+
+import jax
+import numpy as np
+import official
+import pytest
+
+from calojax.errors import CalojaxError
+from calojax.evaluate import distances, features
+from calojax.evaluate.distances import Gaussian, Score
+
+
+@pytest.fixture(scope="module")
+def vectors():
+    return [
+        features.vector(features.stream(official.showers(f"ds1_photons_{side}")))
+        for side in ("reference", "generated")
+    ]
+
+
+@pytest.mark.parametrize("metric", ["fpd", "kpd"])
+def test_values_and_errors_are_the_official_ones(metric, vectors):
+    settings = dict(official.numbers()[metric])
+    value, error = settings.pop("value_error")
+    found = getattr(distances, metric)(*vectors, **settings)
+    np.testing.assert_allclose([found.value, found.error], [value, error], rtol=1e-4)
+
+
+def test_frechet_distance_of_shifted_gaussians_is_the_squared_shift():
+    rng = np.random.default_rng(0)
+    mixing = rng.normal(size=(6, 6))
+    covariance, shift = mixing @ mixing.T, rng.normal(size=6)
+    distance = distances.frechet_distance(
+        Gaussian(np.zeros(6), covariance), Gaussian(shift, covariance)
+    )
+    assert distance == pytest.approx(shift @ shift)
+
+
+def test_frechet_distance_of_independent_axes_is_that_of_their_deviations():
+    x, y = np.array([1.0, 2.0, 0.5]), np.array([3.0, 2.0, 0.1])
+    mean = np.zeros(3)
+    distance = distances.frechet_distance(
+        Gaussian(mean, np.diag(x**2)), Gaussian(mean, np.diag(y**2))
+    )
+    assert distance == pytest.approx(np.sum((x - y) ** 2))
+
+
+def test_frechet_distance_bears_singular_covariances():
+    x, y = np.diag([4.0, 0.0, 0.0]), np.diag([1.0, 1.0, 0.0])
+    assert distances.frechet_distance(
+        Gaussian(np.zeros(3), x), Gaussian(np.zeros(3), y)
+    ) == pytest.approx((2 - 1) ** 2 + 1)
+
+
+def test_fpd_of_equal_and_shifted_samples():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(10, 1, size=(2, 3000, 3))
+    sizes = {"min_samples": 500, "max_samples": 3000, "num_batches": 5}
+    scale = np.abs(x).max(axis=0)
+    same = distances.fpd(x, y, **sizes)
+    shifted = distances.fpd(x, y + 2, **sizes)
+    expected = np.sum((2 / scale) ** 2)
+    assert same.value < 2e-4
+    assert shifted.value == pytest.approx(expected, rel=0.1)
+    assert 0 < shifted.error < 0.05 * expected
+
+
+def test_squared_discrepancy_is_the_estimator_written_out():
+    rng = np.random.default_rng(0)
+    # More rows than a block, and no multiple of it.
+    x, y = rng.normal(size=(1203, 4)), rng.normal(0.1, 1, size=(1100, 4))
+
+    def kernel(a, b):
+        return (a @ b.T / 4 + 1) ** 4
+
+    xx, yy, n, m = kernel(x, x), kernel(y, y), len(x), len(y)
+    expected = (xx.sum() - np.trace(xx)) / (n * (n - 1))
+    expected += (yy.sum() - np.trace(yy)) / (m * (m - 1)) - 2 * kernel(x, y).mean()
+    with jax.enable_x64(True):
+        found = float(distances.squared_discrepancy(x, y))
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_kpd_tells_equal_from_shifted_samples():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(10, 1, size=(2, 2000, 3))
+    same, shifted = (distances.kpd(x, z, batch_size=500) for z in (y, y + 2))
+    assert abs(same.value) < 3 * same.error
+    assert shifted.value > 20 * shifted.error
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"), [((0.3, 2.0), 0.3), ((-0.1, 2.0), 0.0), ((0.3, -1.0), None)]
+)
+def test_intercept_of_the_line_that_bounds_allow(line, expected):
+    x = np.linspace(0.01, 0.1, 10)
+    y = line[0] + line[1] * x
+    found = distances._intercept(x, y)
+    assert found.value == pytest.approx(y.mean() if expected is None else expected)
+    if expected == line[0]:
+        assert found.error == pytest.approx(0, abs=1e-12)
+
+
+def test_intercept_error_is_that_of_least_squares():
+    x, noise = np.linspace(0.01, 0.1, 10), np.resize([0.01, -0.01], 10)
+    found = distances._intercept(x, 0.3 + 2 * x + noise)
+    coefficients, covariance = np.polyfit(x, 0.3 + 2 * x + noise, 1, cov=True)
+    assert found == pytest.approx(Score(coefficients[1], np.sqrt(covariance[1, 1])))
+
+
+@pytest.mark.parametrize(
+    ("n", "expected"), [(100_000, (10_000, 50_000, 10_000)), (3000, (1000, 3000, 1000))]
+)
+def test_settings_are_official_where_showers_suffice(n, expected):
+    settings = distances.settings_for(n)
+    found = (settings.min_samples, settings.max_samples, settings.kernel_samples)
+    assert found == expected
+
+
+@pytest.mark.parametrize("metric", [distances.fpd, distances.kpd])
+def test_bad_samples_are_refused_in_one_sentence(metric):
+    good = np.ones((10, 2))
+    with pytest.raises(CalojaxError, match="at least two showers, but the generated sample has 1"):
+        metric(good, good[:1])
+    with pytest.raises(CalojaxError, match="1 reference showers"):
+        metric(np.where(np.arange(20).reshape(10, 2) == 3, np.nan, good), good)

@@ -1,0 +1,202 @@
+"""Histograms: official separation powers, closed forms, errors against simulation, streaming."""
+
+import numpy as np
+import official
+import pytest
+
+from calojax.data.challenge import ShowerArrays
+from calojax.evaluate import features, histograms
+from calojax.geometry import detector
+
+SCALED = {"e_total", "e_layer", "voxel"}
+
+
+@pytest.fixture(scope="module")
+def photons():
+    sources = [official.showers(f"ds1_photons_{side}") for side in ("generated", "reference")]
+    return sources, [features.stream(source) for source in sources]
+
+
+def everything(generated, reference, **options) -> list[histograms.Histogram]:
+    both = features.stream(generated), features.stream(reference)
+    geometry = reference.detector
+    edges = histograms.voxel_edges(geometry, reference.showers.max())
+    spectra = [histograms.spectrum(source, edges, **options) for source in (generated, reference)]
+    return [*histograms.compare(*both, geometry), histograms.compare_voxels(*spectra)]
+
+
+def by_name(items) -> dict[str, histograms.Histogram]:
+    return {item.name: item for item in items}
+
+
+def test_separation_powers_are_the_official_ones(photons):
+    found = by_name(everything(*photons[0]))
+    # The official code gives NaN where an energy's showers are all out of range.
+    expected = {
+        name.replace("Voxel", "voxel"): value
+        for name, value in official.numbers()["separation_power"].items()
+        if np.isfinite(value)
+    }
+    assert set(expected) <= set(found)
+    assert len(expected) >= 44
+    for name, value in expected.items():
+        assert abs(found[name].separation - value) < 1e-9, name
+
+
+def test_densities_integrate_to_one(photons):
+    for item in everything(*photons[0], batch=33):
+        for density, counts in (
+            (item.generated, item.generated_counts),
+            (item.reference, item.reference_counts),
+        ):
+            assert np.sum(density * np.diff(item.edges)) == pytest.approx(float(counts.sum() > 0))
+
+
+@pytest.mark.parametrize(
+    ("p", "q", "expected"),
+    [
+        ([0.2, 0.8], [0.2, 0.8], 0.0),
+        ([1.0, 0.0], [0.0, 1.0], 1.0),
+        ([1.0, 0.0], [0.5, 0.5], 1 / 3),
+        ([0.0, 0.0], [0.5, 0.5], 0.5),
+    ],
+)
+def test_separation_power_closed_forms(p, q, expected):
+    assert histograms.separation_power(np.array(p), np.array(q)) == pytest.approx(expected)
+
+
+def test_floor_of_equal_distributions_is_that_of_a_chi_squared():
+    bins, n, m = 20, 4000, 1000
+    p = np.full(bins, 1 / bins)
+    covariances = (histograms.multinomial_covariance(p * count) for count in (n, m))
+    error, floor = histograms.statistics(p, p, *covariances)
+    assert floor == pytest.approx((bins - 1) * (1 / n + 1 / m) / 4)
+    assert error == pytest.approx(np.sqrt((bins - 1) / 8) * (1 / n + 1 / m))
+
+
+@pytest.mark.parametrize("tilt", [0.0, 0.3, 0.9])
+def test_errors_are_the_spread_of_repeated_samples(tilt):
+    rng = np.random.default_rng(1)
+    n, bins = 2000, 25
+    shape = np.linspace(1 - tilt, 1 + tilt, bins)
+    p, q = np.full(bins, 1 / bins), shape / shape.sum()
+    values, errors, floors = [], [], []
+    for _ in range(400):
+        x, y = rng.multinomial(n, p), rng.multinomial(n, q)
+        error, floor = histograms.statistics(
+            x / n, y / n, *(histograms.multinomial_covariance(counts) for counts in (x, y))
+        )
+        values.append(histograms.separation_power(x / n, y / n))
+        errors.append(error)
+        floors.append(floor)
+    # 400 samples know their spread to 4 %.
+    assert np.std(values) == pytest.approx(np.sqrt(np.mean(np.square(errors))), rel=0.15)
+    excess = np.mean(values) - histograms.separation_power(p, q)
+    assert excess == pytest.approx(np.mean(floors), rel=0.1)
+
+
+def test_two_samples_of_one_distribution_separate_at_the_level_of_their_error(showers, tiny):
+    # Split so that both halves have the same incident energies but for chance.
+    halves = [ShowerArrays(tiny, showers.energies[i::2], showers.showers[i::2]) for i in range(2)]
+    found = everything(*halves)
+    pulls = np.array([(item.separation - item.floor) / item.error for item in found if item.error])
+    assert np.abs(pulls).max() < 6
+    assert abs(pulls.mean()) < 0.5
+
+
+def test_a_shift_of_all_energies_moves_exactly_what_it_should(showers, tiny):
+    base = np.where(showers.showers > 0.5, showers.showers, 0).astype(np.float32)
+    shifted = ShowerArrays(tiny, showers.energies, base * np.float32(1.05))
+    means = histograms.means(everything(shifted, ShowerArrays(tiny, showers.energies, base)))
+    moved = {family for family, (value, _) in means.items() if value > 1e-5}
+    # Rounding of the product may carry a centre over an edge, but not many.
+    still = {family: value for family, (value, _) in means.items() if family not in SCALED}
+    assert moved >= SCALED
+    assert means["e_total"][0] > 0.02
+    assert means["sparsity"] == (0.0, pytest.approx(means["sparsity"][1]))
+    assert max(still.values()) < 1e-4
+
+
+def test_identical_samples_have_no_separation(showers, tiny):
+    source = ShowerArrays(tiny, showers.energies, showers.showers)
+    assert all(item.separation == 0 for item in everything(source, source))
+
+
+def test_a_layer_that_is_empty_in_one_sample_or_both(showers, tiny):
+    empty = showers.showers.reshape(-1, *tiny.grid).copy()
+    empty[:, 4] = 0
+    empty = ShowerArrays(tiny, showers.energies, empty.reshape(len(empty), -1))
+    full = ShowerArrays(tiny, showers.energies, showers.showers)
+    assert by_name(everything(empty, full))["E layer 4"].separation == pytest.approx(0.5)
+    both = by_name(everything(empty, empty))["E layer 4"]
+    assert both.separation == both.error == both.floor == 0
+    for item in everything(empty, full) + everything(full, empty):
+        assert np.isfinite([item.separation, item.error, item.floor]).all()
+
+
+def test_spectrum_counts_as_numpy_does_in_any_batches(showers, tiny):
+    source = ShowerArrays(tiny, showers.energies, showers.showers)
+    edges = histograms.voxel_edges(tiny, float(showers.showers.max()))
+    expected, _ = np.histogram(showers.showers.astype(np.float64).ravel(), edges)
+    found = [histograms.spectrum(source, edges, batch=batch) for batch in (37, 1000)]
+    for spectrum in found:
+        np.testing.assert_array_equal(spectrum.counts, expected)
+    np.testing.assert_allclose(found[0].covariance(), found[1].covariance(), rtol=1e-9)
+
+    mask = showers.energies > 1e4
+    chosen = histograms.Spectrum(edges, mask)
+    for start in range(0, len(mask), 100):
+        histograms.count_voxels([chosen], tiny, start, showers.showers[start : start + 100])
+    expected, _ = np.histogram(showers.showers[mask].astype(np.float64).ravel(), edges)
+    np.testing.assert_array_equal(chosen.counts, expected)
+
+
+def test_the_last_bin_includes_its_edge(tiny):
+    spectrum = histograms.Spectrum(np.array([1.0, 2.0, 4.0]))
+    showers = np.zeros((2, tiny.n_voxels), np.float32)
+    showers[0, :4] = [1.0, 2.0, 4.0, 4.5]
+    histograms.count_voxels([spectrum], tiny, 0, showers)
+    np.testing.assert_array_equal(spectrum.counts, [1, 2])
+
+
+def test_independent_voxels_have_a_multinomial_covariance(tiny):
+    rng = np.random.default_rng(0)
+    edges = np.geomspace(0.1, 1000.0, 6)
+    showers = np.zeros((300, tiny.n_voxels), np.float32)
+    showers[np.arange(300), rng.integers(tiny.n_voxels, size=300)] = np.exp(rng.normal(1, 2, 300))
+    spectrum = histograms.Spectrum(edges)
+    histograms.count_voxels([spectrum], tiny, 0, np.clip(showers, 0, 999))
+    inside = spectrum.counts.sum()
+    np.testing.assert_allclose(
+        spectrum.covariance(), histograms.multinomial_covariance(spectrum.counts), atol=1e-9
+    )
+    assert 250 < inside <= 300
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "ends"),
+    [
+        ("ds2", 362, {"EC Eta layer 7": 30, "Width r layer 0": 20, "EC r layer 44": 42}),
+        (
+            "ds1-pions",
+            61,
+            {"EC Phi layer 12": 500, "Width Eta layer 13": 400, "EC r layer 14": 1500,
+             "EC r layer 3": 500, "Width Phi layer 2": 100},
+        ),
+    ],
+)  # fmt: skip
+def test_official_names_and_ranges(name, count, ends):
+    geometry = detector(name)
+    energies = np.resize(geometry.energies or (1e4,), 15)
+    source = ShowerArrays(geometry, energies, np.full((15, geometry.n_voxels), 2.0, np.float32))
+    found = by_name(everything(source, source))
+    assert len(found) == count
+    for item, end in ends.items():
+        assert found[item].edges[-1] == end
+
+
+def test_response_bins_of_photons_narrow_with_energy(photons):
+    found = by_name(histograms.compare(*photons[1], detector("ds1-photons")))
+    wide, narrow = (found[f"Etot / Einc at E = {energy}"] for energy in ("2048.0", "4096.0"))
+    assert (wide.edges[0], wide.edges[-1], len(wide.edges)) == (0.4, 1.4, 21)
+    assert (narrow.edges[0], narrow.edges[-1], len(narrow.edges)) == (0.9, 1.1, 21)

@@ -1,0 +1,95 @@
+"""Precision, recall, density, coverage: official numbers, brute force, limits."""
+
+import numpy as np
+import official
+import pytest
+
+from calojax.data.challenge import ShowerArrays
+from calojax.errors import CalojaxError
+from calojax.evaluate import manifold
+from calojax.evaluate.manifold import Prdc
+
+
+def brute_force(reference, generated, k) -> Prdc:
+    def distances(x, y):
+        return np.linalg.norm(x[:, None] - y[None], axis=2)
+
+    radii = [np.sort(distances(x, x), axis=1)[:, k] for x in (reference, generated)]
+    between = distances(reference, generated)
+    held = between < radii[0][:, None]
+    return Prdc(
+        held.any(axis=0).mean(),
+        (between < radii[1]).any(axis=1).mean(),
+        held.sum(axis=0).mean() / k,
+        held.any(axis=1).mean(),
+    )
+
+
+def test_values_are_the_official_ones():
+    points = [
+        manifold.VoxelPoints(official.showers(f"ds1_photons_{side}"))
+        for side in ("reference", "generated")
+    ]
+    found, expected = manifold.prdc(*points), official.numbers()["prdc"]
+    for name, value in found._asdict().items():
+        assert value == pytest.approx(expected[name], abs=1e-3), name
+
+
+@pytest.mark.parametrize("block", [7, 64, None])
+@pytest.mark.parametrize("k", [1, 5])
+def test_blocks_give_what_the_whole_matrix_does(block, k):
+    rng = np.random.default_rng(0)
+    reference = rng.normal(size=(101, 3)).astype(np.float32)
+    generated = rng.normal(0.5, 1.3, size=(64, 3)).astype(np.float32)
+    found = manifold.prdc(reference, generated, k=k, block=block)
+    assert found == pytest.approx(brute_force(reference, generated, k))
+
+
+def test_identical_samples():
+    points = np.random.default_rng(0).normal(size=(200, 4))
+    found = manifold.prdc(points, points)
+    assert found.precision == found.recall == found.coverage == 1
+    assert found.density == pytest.approx(1.0, abs=0.05)
+
+
+def test_disjoint_samples():
+    points = np.random.default_rng(0).normal(size=(200, 4))
+    assert manifold.prdc(points, points + 100) == Prdc(0, 0, 0, 0)
+
+
+def test_a_dense_clump_has_precision_without_recall():
+    rng = np.random.default_rng(0)
+    reference, generated = rng.normal(size=(500, 2)), rng.normal(scale=0.01, size=(500, 2))
+    found = manifold.prdc(reference, generated)
+    assert found.precision == 1
+    assert found.recall < 0.05
+    assert found.coverage < 0.1
+
+
+def test_radii_of_a_line_of_points():
+    line = np.arange(10.0)[:, None]
+    np.testing.assert_allclose(manifold.squared_radii(line, k=1, block=4), 1.0)
+    third = np.array([9, 4, 4, 4, 4, 4, 4, 4, 4, 9.0])
+    np.testing.assert_allclose(manifold.squared_radii(line, k=3, block=4), third)
+
+
+def test_log_voxels_are_official_logarithms_but_for_a_constant(tiny):
+    showers = np.zeros((1, tiny.n_voxels), np.float32)
+    showers[0, :3] = [tiny.evaluation_threshold / 2, 0.1, 10.0]
+    found = manifold.log_voxels(showers, tiny)
+    np.testing.assert_allclose(found[0, :4], [0, 0, 2, 0], atol=1e-6)
+
+
+def test_points_are_read_in_slices(tiny, showers):
+    source = ShowerArrays(tiny, showers.energies, showers.showers)
+    points = manifold.VoxelPoints(source, count=50)
+    assert len(points) == 50
+    assert points[40:60].shape == (10, tiny.n_voxels)
+    expected = manifold.log_voxels(showers.showers[40:50], tiny)
+    np.testing.assert_array_equal(points[40:60], expected)
+
+
+def test_too_few_showers_are_refused():
+    points = np.ones((10, 2))
+    with pytest.raises(CalojaxError, match="more than 5 showers, but the generated sample has 5"):
+        manifold.prdc(points, points[:5])

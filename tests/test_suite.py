@@ -1,0 +1,186 @@
+"""The suite: which scores come out under which keys, slices, floors, and refusals."""
+
+import numpy as np
+import pytest
+
+from calojax.data.challenge import ShowerArrays
+from calojax.errors import CalojaxError
+from calojax.evaluate import classifiers, histograms, suite
+from calojax.evaluate.suite import METRICS, Options, Selection
+from calojax.geometry import detector
+
+SCORES = ("histograms", "fpd", "kpd", "prdc", "correlations")
+
+
+@pytest.fixture(scope="module")
+def samples(showers, tiny) -> tuple[ShowerArrays, ShowerArrays]:
+    """Two samples of 300 showers; the fixture's energies are shuffled."""
+    return tuple(
+        ShowerArrays(tiny, showers.energies[rows], showers.showers[rows])
+        for rows in (slice(0, 300), slice(300, 600))
+    )
+
+
+@pytest.fixture(scope="module")
+def evaluation(samples) -> suite.Evaluation:
+    edges = (1e3, 1e4, 1.1e5)
+    return suite.evaluate(*samples, Options(metrics=SCORES, slices=edges, floor=True, quick=True))
+
+
+def test_every_score_has_a_meaning_and_published_names_are_unique(evaluation):
+    keys = {key.removesuffix("_error") for key in evaluation.scores}
+    assert keys <= set(METRICS)
+    assert keys == {
+        *(f"separation_{f}" for f in ("e_total", "e_layer", "voxel", "ec_eta", "ec_phi", "ec_r")),
+        *(f"separation_{family}" for family in ("width_eta", "width_phi", "width_r", "sparsity")),
+        *("fpd", "kpd", "precision", "recall", "density", "coverage", "correlation_layers"),
+        *("correlation_layers_max", "correlation_neighbours", "correlation_showers"),
+    }
+    assert len({metric.name for metric in METRICS.values()}) == len(METRICS)
+    assert np.isfinite(list(evaluation.scores.values())).all()
+
+
+def test_published_column_names():
+    # Columns of the CaloChallenge's final tables that an evaluation of two files fills.
+    columns = {
+        *("KPD * 1e3", "FPD * 1e3", "precision", "recall", "density", "coverage", "sep E layer"),
+        *("sep E total", "sep cell", "sep EC eta", "sep EC phi", "sep EC r", "sep EC eta std"),
+        *("sep EC phi std", "sep EC r std", "sep sparsity", "PCC Layer Energies"),
+        *("binary cls low", "binary cls high", "binary cls cnn"),
+    }
+    assert columns <= {metric.name for metric in METRICS.values()}
+
+
+def test_means_over_layers_are_those_of_the_histograms(evaluation, tiny):
+    of_layers = [h.separation for h in evaluation.histograms if h.family == histograms.E_LAYER]
+    assert len(of_layers) == tiny.n_layers
+    assert evaluation.scores["separation_e_layer"] == pytest.approx(np.mean(of_layers))
+
+
+def test_equal_samples_score_as_their_floor_does(evaluation):
+    assert evaluation.warnings == ()
+    assert set(evaluation.floor) == set(evaluation.scores)
+    for key in ("precision", "coverage"):
+        assert evaluation.scores[key] == pytest.approx(evaluation.floor[key], abs=0.2)
+
+
+def test_slices_are_scored_as_their_showers_alone(evaluation, samples):
+    assert [(part.low, part.high) for part in evaluation.slices] == [(1e3, 1e4), (1e4, 1.1e5)]
+    assert sum(part.generated for part in evaluation.slices) == len(samples[0])
+    part = evaluation.slices[1]
+    window = Options(metrics=SCORES, slices=(), quick=True, energy_range=(1e4, 1.1e5))
+    alone = suite.evaluate(*samples, window)
+    assert part.scores == pytest.approx(dict(alone.scores))
+
+
+def test_classifiers_are_scored_whole_and_in_slices(samples, monkeypatch):
+    def predict(kind, generated, reference, settings, *, seeds, seed):
+        """Knows the truth above 10 GeV, and below guesses by nothing at all."""
+        energies = np.concatenate([generated.energies, reference.energies])
+        labels = np.repeat([0, 1], len(reference))
+        return [
+            classifiers.Predictions(energies, labels, np.where(energies > 1e4, labels, 0.5))
+            for _ in range(seeds)
+        ]
+
+    monkeypatch.setattr(classifiers, "predict", predict)
+    options = Options(metrics=("low-normed", "cnn"), seeds=3, slices=(1e3, 1e4, 1.1e5))
+    found = suite.evaluate(*samples, options)
+    assert set(found.scores) == {
+        f"{score}_{kind}{suffix}"
+        for score in ("auc", "jsd")
+        for kind in ("low_normed", "cnn")
+        for suffix in ("", "_error")
+    }
+    assert 0.6 < found.scores["auc_cnn"] < 0.95
+    assert [part.scores["auc_cnn"] for part in found.slices] == [0.5, 1.0]
+    assert found.settings["cnn"]["width"] == 2048
+    assert found.settings["cnn"]["seeds"] == 3
+
+
+def test_quick_says_so(evaluation):
+    assert evaluation.settings["quick"] is True
+    assert evaluation.settings["fpd"] == {"min_samples": 100, "max_samples": 300}
+
+
+def other_geometry(samples):
+    ds2 = detector("ds2")
+    reference = ShowerArrays(ds2, np.full(300, 1e4), np.zeros((300, ds2.n_voxels), np.float32))
+    return samples[0], reference
+
+
+def shorter(samples):
+    return samples[0], Selection(samples[1], np.arange(200))
+
+
+def other_energies(samples):
+    generated = samples[0]
+    return ShowerArrays(generated.detector, np.full(300, 2e5), generated.showers), samples[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "sentence"),
+    [
+        (other_geometry, {}, r"geometry tiny \(120 voxels\), the reference is of ds2"),
+        (shorter, {}, "There are 300 generated and 200 reference showers"),
+        (other_energies, {}, "The incident energies do not match"),
+        (tuple, {"metrics": ("fdp",)}, "There is no metric 'fdp'; choose among histograms, fpd"),
+        (tuple, {"slices": (1e4, 1e3)}, "Slices need increasing energies"),
+        (tuple, {"energy_range": (1e4, 1e3)}, "lower end first"),
+        (tuple, {"energy_range": (1e7, 1e8)}, "There are no generated showers in this energy"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_in_one_sentence(samples, change, options, sentence):
+    with pytest.raises(CalojaxError, match=sentence) as caught:
+        suite.evaluate(*change(samples), Options(**options))
+    assert str(caught.value).endswith(".")
+    assert "\n" not in str(caught.value)
+
+
+def test_samples_of_different_size_are_cut_on_request(samples):
+    options = Options(metrics=("correlations",), slices=(), truncate=True)
+    found = suite.evaluate(*shorter(samples), options)
+    assert len(found.generated.total) == len(found.reference.total) == 200
+
+
+def test_incident_energies_that_agree_differ_or_are_matched():
+    rng = np.random.default_rng(0)
+    first, second = np.exp(rng.uniform(0, 3, (2, 2000)))
+    assert suite.energy_warnings(first, second) == ()
+    assert suite.energy_warnings(first, rng.permutation(first)) == ()
+    (warning,) = suite.energy_warnings(first, np.exp(rng.uniform(0.3, 3, 2000)))
+    assert "Kolmogorov-Smirnov distance 0.1" in warning
+
+
+def test_kolmogorov_smirnov_is_uniform_for_equal_distributions():
+    rng = np.random.default_rng(0)
+    results = [suite.kolmogorov_smirnov(*rng.normal(size=(2, 300))) for _ in range(300)]
+    probabilities = np.sort([probability for _, probability in results])
+    np.testing.assert_allclose(probabilities, (np.arange(300) + 0.5) / 300, atol=0.12)
+    assert suite.kolmogorov_smirnov(np.zeros(4), np.ones(5))[0] == 1
+
+
+def test_default_slices():
+    electrons, photons = detector("ds2"), detector("ds1-photons")
+    energies = np.geomspace(1e3, 9e5, 3000)
+    assert suite.default_slices(energies, energies, electrons) == (1e3, 1e4, 1e5, 1e6)
+    few = np.geomspace(1e3, 1.2e4, 3000)  # the second decade is all but empty
+    low, middle, high = suite.default_slices(few, few, electrons)
+    assert (low, middle) == pytest.approx((1e3, np.sqrt(1.2e7)))
+    assert high > few.max()
+    discrete = np.repeat(photons.energies, 100)
+    assert suite.default_slices(discrete, discrete, photons) == (2.0**8, 2.0**13, 2.0**18, 2.0**23)
+    assert suite.default_slices(energies[::20], energies[::20], electrons) == ()
+
+
+def test_a_selection_is_the_source_of_its_rows(samples):
+    source = samples[0]
+    rows = np.array([3, 4, 10, 200])
+    chosen = Selection(source, rows)
+    assert len(chosen) == 4
+    np.testing.assert_array_equal(chosen.read(), source.showers[rows])
+    np.testing.assert_array_equal(chosen.read(1, 3), source.showers[rows[1:3]])
+    energies, showers = zip(*chosen.batches(3), strict=True)
+    np.testing.assert_array_equal(np.concatenate(showers), source.showers[rows])
+    np.testing.assert_array_equal(np.concatenate(energies), source.energies[rows])
+    assert chosen.read(2, 2).shape == (0, 120)
