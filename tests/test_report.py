@@ -169,6 +169,7 @@ def test_every_key_of_metrics_is_a_published_name_once():
     names = [metric.name for metric in METRICS.values()]
     assert len(set(names)) == len(names)
     assert set(report._TILES) <= set(METRICS)
+    assert set(report._ORDERS) <= set(METRICS) & set(scoreboard.COLUMNS)
     # The scoreboard finds our scores by these names.
     ours = {column for attribute, column in scoreboard.COLUMNS.items() if "_ms_" not in attribute}
     assert ours - set(names) == {"Parameters generation"}

@@ -33,6 +33,10 @@ _BOARD = ("fpd", "kpd", "auc_low", "auc_high", "auc_cnn", "separation_e_layer", 
           "cpu_ms_1", "gpu_ms_1", "gpu_ms_100")  # fmt: skip
 
 
+# What they are sorted by: the first of these that was computed.
+_ORDERS = ("auc_low", "auc_high", "fpd", "separation_e_layer", "kpd")
+
+
 @dataclasses.dataclass(frozen=True)
 class Context:
     """What an evaluation does not know of itself.
@@ -216,7 +220,10 @@ def _score_table(evaluation: Evaluation, context: Context) -> Table:
         "CaloChallenge's tables. Lower is better unless said."
     )
     if floor is not None:
-        caption += " The floor is one half of the reference against the other."
+        caption += (
+            " The floor is one half of the reference against the other: what chance alone adds to "
+            "a score is about twice as much there as in the column beside it."
+        )
     header = ("Score", context.name, *floors, "What it is")
     return Table(caption, header, tuple(rows), prose=frozenset({len(header) - 1}))
 
@@ -241,15 +248,22 @@ def _board(evaluation: Evaluation, context: Context) -> list[scoreboard.Row]:
         for key, metric in METRICS.items()
         if key in evaluation.scores
     }
-    return scoreboard.against(context.name, {**values, **context.times}, context.published)
+    scores = {**values, **context.times}
+    return scoreboard.against(context.name, scores, context.published, sort=_order(evaluation))
+
+
+def _order(evaluation: Evaluation) -> str:
+    """The score that sorts the published models: the best known of those that were computed."""
+    return next((key for key in _ORDERS if key in evaluation.scores), _ORDERS[0])
 
 
 def _board_table(evaluation: Evaluation, context: Context) -> Table:
     rows = _board(evaluation, context)
     columns = [c for c in _BOARD if any(getattr(row, c) is not None for row in rows)]
     return Table(
-        f"{context.name} (marked) among the CaloChallenge's models, best AUC of the voxel "
-        f"classifier first; times in ms per shower. {scoreboard.CAVEAT}",
+        f"{context.name} (marked) among the CaloChallenge's models, sorted by "
+        f"'{METRICS[_order(evaluation)].name}', best first; times in ms per shower. "
+        f"{scoreboard.CAVEAT}",
         ("Model", *(scoreboard.COLUMNS[column] for column in columns)),
         tuple((row.model, *(_plain(getattr(row, column)) for column in columns)) for row in rows),
         frozenset(index for index, row in enumerate(rows) if not row.published),
