@@ -29,8 +29,8 @@ _LENGTH = 100.0
 # the fewest showers in a block, without which loops lose what the cache gains (measured).
 _CACHED_VOXELS = 2**15
 _CACHED_SHOWERS = 4
-# Voxels in a batch, 32 MiB of float32: large enough to hide a dispatch, small beside any memory.
-_BATCH_VOXELS = 2**23
+# Voxels in a batch, 8 MiB of float32: enough to hide a dispatch, and within CPUs' last cache.
+_BATCH_VOXELS = 2**21
 
 
 class Features(NamedTuple):
@@ -148,7 +148,7 @@ def stream(
 
     Args:
       source: the showers.
-      batch: showers at a time; by default as many as fill 32 MiB.
+      batch: showers at a time; by default as many as fill 8 MiB.
       hook: is called with (index of the first shower, showers [b, v] in MeV as read) for every
         batch, while the device computes: for sums over voxels in the same pass.
     """
@@ -184,7 +184,7 @@ def stream(
 
 
 def batch_size(detector: Detector) -> int:
-    """Showers that fill 32 MiB of float32."""
+    """Showers that fill 8 MiB of float32."""
     return max(1, _BATCH_VOXELS // detector.n_voxels)
 
 

@@ -149,6 +149,8 @@ class Spectrum:
         self.edges = edges
         self.counts = np.zeros(bins, np.int64)
         self._events = events
+        # The last bin includes its upper edge.
+        self._upper_edges = np.append(edges[:-1], np.nextafter(edges[-1], np.inf))
         self._products = np.zeros((bins, bins))
 
     def add(self, start: int, size: int, shower: np.ndarray, energies: np.ndarray) -> None:
@@ -160,15 +162,13 @@ class Spectrum:
           shower: which shower of the batch a voxel belongs to, [m].
           energies: energies of the voxels in MeV, [m] float64.
         """
-        bins = len(self.counts)
         if self._events is not None:
             chosen = self._events[start : start + size][shower]
             shower, energies = shower[chosen], energies[chosen]
-        position = np.searchsorted(self.edges, energies, side="right") - 1
-        position[energies == self.edges[-1]] = bins - 1
-        inside = (position >= 0) & (position < bins)
-        flat = shower[inside] * bins + position[inside]
-        counts = np.bincount(flat, minlength=size * bins).reshape(size, bins)
+        # 0 below all bins, 1 to k within, k + 1 above: no masks.
+        columns = len(self.counts) + 2
+        cell = shower * columns + np.searchsorted(self._upper_edges, energies, side="right")
+        counts = np.bincount(cell, minlength=size * columns).reshape(size, columns)[:, 1:-1]
         self.counts += counts.sum(axis=0)
         counts = counts.astype(np.float64)
         self._products += counts.T @ counts
