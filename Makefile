@@ -15,18 +15,21 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
-# Real Geant4 showers that come with the project -> a trained model -> showers -> pictures.
+# Real Geant4 showers that come with the project -> a trained model -> showers -> pictures; beside it
+# showers of the parametric generator, judged against the same Geant4 showers.
 demo: setup
 	rm -rf $(DEMO)
 	mkdir -p $(DEMO)
-	$(BIN)/calojax check examples/geant4_ds2.hdf5
-	$(BIN)/python train.py calovq-demo --data examples/geant4_ds2.hdf5 --out $(DEMO)/run
-	$(BIN)/python sample.py $(DEMO)/run --energies examples/geant4_ds2.hdf5 --out $(DEMO)/showers.hdf5
-	$(BIN)/calojax evaluate $(DEMO)/showers.hdf5 examples/geant4_ds2.hdf5 --out $(DEMO)/evaluation
-	@echo "Look at $(DEMO)/evaluation/report.html and $(DEMO)/run/loss.png"
+	$(BIN)/calojax check examples/geant4_ds2_train.hdf5
+	$(BIN)/python train.py calovq-demo --data examples/geant4_ds2_train.hdf5 --out $(DEMO)/run --cache $(DEMO)/cache
+	$(BIN)/python sample.py $(DEMO)/run --energies examples/geant4_ds2_test.hdf5 --out $(DEMO)/showers.hdf5
+	$(BIN)/calojax evaluate $(DEMO)/showers.hdf5 examples/geant4_ds2_test.hdf5 --out $(DEMO)/evaluation --metrics histograms correlations --name Calo-VQ
+	$(BIN)/calojax simulate --geometry ds2 --energies examples/geant4_ds2_test.hdf5 --out $(DEMO)/generator.hdf5
+	$(BIN)/calojax check $(DEMO)/generator.hdf5
+	@echo "Pictures: $(DEMO)/evaluation/report.html, $(DEMO)/evaluation/figures/ and $(DEMO)/run/loss.png"
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 lint: setup
 	$(BIN)/ruff check .

@@ -15,6 +15,7 @@ from calojax import mesh as meshes
 from calojax import rng
 from calojax.data import simulation
 from calojax.data.challenge import ShowerSource
+from calojax.errors import CalojaxError
 from calojax.geometry import Detector
 from calojax.models.base import Model, Variables
 
@@ -42,6 +43,9 @@ def generate(
       first: global index of the first shower.
       batch_size: showers a batch, rounded up to a multiple of the devices; the last is padded.
       mesh: devices (default: all).
+
+    Raises:
+      CalojaxError: if the batch is empty.
     """
 
     def inputs(rows: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -109,6 +113,8 @@ def _run(
     mesh: Mesh | None,
 ) -> Batches:
     """Runs (variables, keys, *inputs) -> showers over the rows 0..num-1 in padded batches."""
+    if batch_size < 1:
+        raise CalojaxError(f"A batch of {batch_size} showers is none; ask for at least 1.")
     mesh = meshes.make() if mesh is None else mesh
     whole, parts = meshes.replicated(mesh), meshes.sharded(mesh)
     size = meshes.round_up(min(batch_size, num), mesh)

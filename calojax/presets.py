@@ -72,6 +72,18 @@ PRESETS: Mapping[str, Preset] = {
         "ds3",
         _calovq(hidden=(512, 512), steps=(20_000, 20_000, 10_000), rotate=True),
     ),
+    "calovq-demo": Preset(
+        "Calo-VQ, fully connected, dataset 2, small: two minutes on two CPU cores",
+        "ds2",
+        _calovq(
+            hidden=(256, 256),
+            steps=(600, 1000, 400),
+            batch_size=128,
+            rotate=True,
+            codebook_size=128,
+            width=128,
+        ),
+    ),
     "calovq-tiny": Preset(
         "Calo-VQ, fully connected, for a 120-voxel test geometry: seconds on a CPU",
         "tiny",

@@ -3,9 +3,11 @@
 import os
 import tempfile
 
-# Before JAX starts: tests of data parallelism need several devices.
+# Before JAX starts. Tests of data parallelism need several devices; and tests compile far longer
+# than they compute, so code is not optimised.
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # The same small programs are compiled again and again, here and in child processes.

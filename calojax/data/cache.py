@@ -14,10 +14,10 @@ import uuid
 from collections.abc import Sequence
 
 import numpy as np
-from tqdm import tqdm
 
 from calojax.data.challenge import ShowerArrays, ShowerSource
 from calojax.errors import CalojaxError
+from calojax.progress import progress_bar
 
 _SHOWERS = "showers.npy"
 _ENERGIES = "energies.npy"
@@ -128,7 +128,7 @@ def _convert(source: ShowerSource, place: pathlib.Path) -> None:
     # Written, not mapped: on a full disk a write fails, but a map kills the process.
     with (
         (place / _SHOWERS).open("wb") as file,
-        tqdm(total=len(source), desc="caching", unit=" showers") as bar,
+        progress_bar("caching", len(source)) as bar,
     ):
         header = {
             "descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)),

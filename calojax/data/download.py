@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 import calojax
 from calojax.errors import CalojaxError
+from calojax.progress import progress_bar
 
 Dataset = Literal["1-photons", "1-pions", "2", "3"]
 
@@ -259,9 +260,7 @@ def _copy(
     response: http.client.HTTPResponse, out: BinaryIO, start: int, total: int | None, title: str
 ) -> None:
     """Appends the response's bytes to ``out`` under a bar with rate and time left."""
-    with tqdm(
-        desc=title, initial=start, total=total, unit="B", unit_scale=True, unit_divisor=1000
-    ) as bar:
+    with progress_bar(title, total, done=start, unit="B") as bar:
         for block in _received(response):
             out.write(block)
             bar.update(len(block))

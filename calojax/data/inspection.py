@@ -11,12 +11,12 @@ from typing import Literal
 
 import h5py
 import numpy as np
-from tqdm import tqdm
 
 from calojax.data import challenge
 from calojax.errors import CalojaxError
 from calojax.geometry import Detector
 from calojax.geometry.builtin import SAMPLING_FRACTION
+from calojax.progress import progress_bar
 
 Severity = Literal["error", "warning"]
 
@@ -222,7 +222,7 @@ def _scan(showers: h5py.Dataset, detector: Detector | None, title: str) -> _Scan
     bad: dict[str, tuple[int, int]] = {}
     seen: dict[bytes, int] = {}
     repeated = []
-    with tqdm(total=count, desc=title, unit=" showers", delay=2, leave=False) as bar:
+    with progress_bar(title, count, delay=2, leave=False) as bar:
         for first, block in challenge.blocks_of(showers):
             sample.append(block[index[(index >= first) & (index < first + len(block))] - first])
             with np.errstate(invalid="ignore"):

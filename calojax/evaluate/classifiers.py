@@ -15,7 +15,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 
 from calojax import mesh as meshes
 from calojax import rng
@@ -24,6 +23,7 @@ from calojax.errors import CalojaxError
 from calojax.evaluate import calibration, ensemble, features
 from calojax.geometry import Detector
 from calojax.nn.classifier import DenseClassifier, ResNetClassifier
+from calojax.progress import progress_bar
 
 Kind = Literal["low", "low-normed", "high", "cnn"]
 
@@ -360,9 +360,8 @@ def _train(
     at_once = 1 if kind == "cnn" else recipe.members_at_once(rows)
     groups = np.array_split(np.arange(seeds), -(-seeds // at_once))
     keys = rng.per_item(rng.root(seed), np.arange(seeds))
-    with tqdm.tqdm(
-        total=len(groups) * settings.epochs, desc=f"classifier {kind}", unit="epoch", disable=None
-    ) as bar:
+    epochs = len(groups) * settings.epochs
+    with progress_bar(f"classifier {kind}", epochs, unit="epoch") as bar:
 
         def report(accuracy: np.ndarray) -> None:
             bar.set_postfix(accuracy=f"{accuracy.mean():.4f}", refresh=False)

@@ -193,7 +193,7 @@ def evaluate(
         be read.
     """
     _check_options(options)
-    generated, reference = _comparable(generated, reference, options)
+    generated, reference = comparable(generated, reference, options)
     warnings = energy_warnings(generated.energies, reference.energies)
     edges = options.slices
     if edges is None:
@@ -350,7 +350,7 @@ def _check_options(options: Options) -> None:
         )
 
 
-def _comparable(
+def comparable(
     generated: ShowerSource, reference: ShowerSource, options: Options
 ) -> tuple[ShowerSource, ShowerSource]:
     """Both samples, cut to what is to be compared.

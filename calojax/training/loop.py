@@ -12,6 +12,7 @@ from calojax import mesh as meshes
 from calojax.checkpoint import Checkpoints, Progress
 from calojax.errors import CalojaxError
 from calojax.models.base import Model, Stage, Variables
+from calojax.progress import progress_bar
 from calojax.training import batches, metrics, step
 from calojax.training.batches import Dataset, Split
 
@@ -118,7 +119,7 @@ class _Recorder:
         self._waiting: list[dict[str, jax.Array]] = []
         self._clock = time.perf_counter()
         size = stage.schedule.batch_size
-        self._bar = metrics.progress(stage.name, stage.schedule.steps * size, done=done * size)
+        self._bar = progress_bar(stage.name, stage.schedule.steps * size, done=done * size)
 
     def __enter__(self) -> "_Recorder":
         return self

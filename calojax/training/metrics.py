@@ -1,13 +1,10 @@
-"""Where training writes its numbers: a JSON line each, a progress bar, TensorBoard if installed."""
+"""Where training writes its numbers: a JSON line each, and TensorBoard if installed."""
 
 import importlib.util
 import json
 import os
 import pathlib
-import sys
 from typing import Any
-
-from tqdm import tqdm
 
 
 class MetricsFile:
@@ -55,18 +52,3 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return records
-
-
-def progress(label: str, total: int, *, done: int = 0, unit: str = "shower") -> tqdm:
-    """A progress bar with rate and time left; a line every 15 s where no one watches."""
-    watched = sys.stderr.isatty()
-    return tqdm(
-        total=total,
-        initial=done,
-        desc=label,
-        unit=unit,
-        unit_scale=True,
-        dynamic_ncols=watched,
-        mininterval=0.2 if watched else 15.0,
-        maxinterval=0.2 if watched else 15.0,
-    )

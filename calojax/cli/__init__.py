@@ -1,0 +1,51 @@
+"""The command line: ``calojax COMMAND``, one module a command, imported when it is called."""
+
+import importlib
+import signal
+import sys
+from collections.abc import Sequence
+
+import calojax
+from calojax.errors import CalojaxError
+
+COMMANDS = {
+    "train": "train a model on shower files",
+    "sample": "write showers of a trained model",
+    "evaluate": "judge showers against a full simulation",
+    "simulate": "write showers of a parametric generator, as training data",
+    "check": "tell what a shower file is and what is wrong with it",
+    "download": "fetch the CaloChallenge's data sets",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a command; a `CalojaxError` becomes one sentence and exit status 1."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return
+    name, rest = arguments[0], arguments[1:]
+    if name == "--version":
+        print(calojax.__version__)
+        return
+    if name not in COMMANDS:
+        print(f"{_overview()}\n\nerror: there is no command {name!r}.", file=sys.stderr)
+        sys.exit(2)
+    # As an exception, SIGTERM lets files that are being written be removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        importlib.import_module(f"calojax.cli.{name}").main(rest)
+    except CalojaxError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("error: stopped; nothing half-written is left behind.", file=sys.stderr)
+        sys.exit(130)
+
+
+def _overview() -> str:
+    lines = [f"  {name:10} {purpose}" for name, purpose in COMMANDS.items()]
+    return (
+        "usage: calojax COMMAND [--help] ...\n\n"
+        "Fast generative simulation of calorimeter showers.\n\ncommands:\n" + "\n".join(lines)
+    )

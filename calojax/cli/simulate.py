@@ -1,0 +1,43 @@
+"""``calojax simulate``: writes showers of the parametric generator."""
+
+import pathlib
+from collections.abc import Sequence
+
+import tyro
+
+from calojax import generation
+from calojax.cli.sample import write
+from calojax.geometry import find_detector
+from calojax.incident import incident_energies
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs the command."""
+    tyro.cli(simulate, prog="calojax simulate", args=arguments)
+
+
+def simulate(
+    out: pathlib.Path,
+    num: int | None = None,
+    geometry: str = "ds2",
+    energies: str | None = None,
+    seed: int = 0,
+    batch: int = 1000,
+) -> None:
+    """Writes showers of a parametric generator (GFLASH, hep-ex/0001020): data without Geant4.
+
+    Args:
+      out: HDF5 file to write; appears when it is complete.
+      num: how many showers; an energy file may leave it out.
+      geometry: built-in geometry, or a binning file ending in .xml.
+      energies: a list such as 50GeV,100GeV (in turn), log-uniform:1GeV:1TeV, or an HDF5 file;
+        default: the spectrum of the CaloChallenge's data set.
+      seed: of all random numbers; shower i is the same for any --num.
+      batch: showers computed at a time.
+    """
+    detector = find_detector(geometry)
+    wanted = incident_energies(energies, detector, num=num, seed=seed)
+    batches = generation.simulate(detector, wanted, seed=seed, batch_size=batch)
+    provenance = {"model": "gflash", "seed": seed}
+    write(out, detector, len(wanted), provenance, batches, label="simulate")
+    print(f"{out}: {len(wanted)} showers of geometry {detector.name}")

@@ -1,0 +1,82 @@
+"""``calojax train``: trains the model of a preset."""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+
+from calojax import models
+from calojax.data.cache import open_cached
+from calojax.data.challenge import open_showers
+from calojax.geometry import find_detector
+from calojax.models.calovq import CaloVQConfig
+from calojax.presets import PRESETS
+from calojax.training import metrics
+from calojax.training.batches import Dataset
+from calojax.training.run import METRICS_FILE, Options, train
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Trains a model.
+
+    Attributes:
+      data: CaloChallenge HDF5 files to train on (energies in MeV).
+      out: folder of the run: checkpoints, metrics.jsonl, loss curves.
+      resume: continue the run in that folder from its newest checkpoint.
+      stages: train only these stages of a finished run afresh, and those that need them.
+      geometry: built-in geometry, or a binning file ending in .xml.
+      cache: folder for the uncompressed copy of the data (default: ~/.cache/calojax).
+      options: how the run is trained.
+      model: settings of the model.
+    """
+
+    data: tuple[pathlib.Path, ...]
+    out: pathlib.Path
+    resume: bool = False
+    stages: tuple[str, ...] = ()
+    geometry: str = ""
+    cache: pathlib.Path | None = None
+    options: Annotated[Options, tyro.conf.arg(name="")] = Options()
+    model: Annotated[CaloVQConfig, tyro.conf.arg(name="")] = CaloVQConfig()
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs the command."""
+    presets = {
+        name: (
+            preset.description,
+            Train(tyro.MISSING, tyro.MISSING, geometry=preset.geometry, model=preset.model),
+        )
+        for name, preset in PRESETS.items()
+    }
+    asked = tyro.extras.overridable_config_cli(presets, prog="calojax train", args=arguments)
+    detector = find_detector(asked.geometry)
+    source = open_showers(asked.data, detector)
+    cached = open_cached(source, asked.data, asked.cache)
+    asked.out.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    train(
+        models.build(asked.model, detector),
+        Dataset(cached.energies, cached.showers),
+        asked.out,
+        asked.options,
+        resume=asked.resume,
+        again=asked.stages,
+    )
+    print(f"trained in {time.perf_counter() - start:.0f} s")
+    _draw_losses(asked.out)
+    print(f"next: calojax sample {asked.out} --num 1000 --out showers.hdf5")
+
+
+def _draw_losses(run: pathlib.Path) -> None:
+    try:
+        from calojax import plot
+    except ImportError:
+        print("no loss curves: install calojax[plots] for pictures")
+        return
+    plot.save(plot.loss_curves(metrics.read(run / METRICS_FILE)), run / "loss.png")
+    print(f"loss curves: {run / 'loss.png'}")

@@ -1,0 +1,1 @@
+"""Neural building blocks: they see shapes, never geometries or data."""

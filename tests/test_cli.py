@@ -1,0 +1,190 @@
+"""The command line as users meet it: the whole path, and one sentence for whatever goes wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import h5py
+import numpy as np
+import pytest
+
+from calojax import checkpoint
+from calojax.cli import COMMANDS, main
+
+TRAIN = (
+    "train calovq-tiny --out {out} --data {data} --cache {cache} "
+    "--checkpoint-every 3 --log-every 2 "
+    "--autoencoder.schedule.steps 12 --energies.schedule.steps 12 --prior.schedule.steps 12"
+)
+
+
+def calojax(line: str, **names) -> int:
+    """Runs a command in this process; its exit status."""
+    try:
+        main(line.format(**names).split())
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0
+
+
+def command(line: str, **names) -> list[str]:
+    return [sys.executable, "-m", "calojax", *line.format(**names).split()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("cli")
+
+
+@pytest.fixture(scope="module")
+def data(folder):
+    path = folder / "data.hdf5"
+    assert calojax("simulate --geometry tiny --num 400 --seed 1 --out {path}", path=path) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(folder, data):
+    out = folder / "run"
+    assert calojax(TRAIN, out=out, data=data, cache=folder / "cache") == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def sampled(folder, data, run):
+    path = folder / "sampled.hdf5"
+    assert (
+        calojax("sample {run} --energies {data} --out {path}", run=run, data=data, path=path) == 0
+    )
+    return path
+
+
+def test_a_run_leaves_metrics_pictures_and_a_checkpoint(run):
+    assert (run / "loss.png").stat().st_size > 5000
+    assert len((run / "metrics.jsonl").read_text().splitlines()) > 15
+    assert checkpoint.load(run).progress.total == 36
+
+
+def test_samples_are_challenge_files_with_provenance(sampled, data):
+    with h5py.File(sampled) as file, h5py.File(data) as reference:
+        assert file["showers"].shape == (400, 120)
+        assert file["showers"].dtype == np.float32
+        energies = file["incident_energies"][:]
+        assert energies.shape == (400, 1)
+        np.testing.assert_array_equal(energies, reference["incident_energies"][:])
+        attributes = dict(file.attrs)
+    assert attributes["model"] == "calovq"
+    assert attributes["geometry"] == "tiny"
+    assert attributes["seed"] == 0
+    assert attributes["checkpoint_step"] == 36
+    assert "calojax_version" in attributes
+
+
+def test_samples_are_reproducible(sampled, data, run, folder):
+    again = folder / "again.hdf5"
+    line = "sample {run} --energies {data} --num 130 --batch 50 --out {path}"
+    assert calojax(line, run=run, data=data, path=again) == 0
+    with h5py.File(sampled) as a, h5py.File(again) as b:
+        np.testing.assert_allclose(a["showers"][:130], b["showers"][:], rtol=1e-4, atol=1e-4)
+
+
+def test_evaluation_writes_scores_and_page(sampled, data, folder, capsys):
+    out = folder / "evaluation"
+    line = "evaluate {sampled} {data} --out {out} --metrics histograms correlations"
+    assert calojax(line, sampled=sampled, data=data, out=out) == 0
+    scores = json.loads((out / "metrics.json").read_text())["scores"]
+    assert 0 <= scores["separation_e_total"] <= 1
+    assert (out / "report.html").stat().st_size > 100_000
+    assert "sep E total" in capsys.readouterr().out
+
+
+def test_runs_are_evaluated_without_a_file_between(run, data, folder):
+    for option in ("run", "reconstruction"):
+        out = folder / f"evaluated-{option}"
+        line = "evaluate --{option} {run} {data} --out {out} --metrics histograms"
+        assert calojax(line, option=option, run=run, data=data, out=out) == 0
+        scores = json.loads((out / "metrics.json").read_text())["scores"]
+        assert {p.name for p in out.iterdir()} == {"metrics.json", "report.html", "figures"}
+        if option == "reconstruction":
+            # Layer energies are kept, so the total is the reference's own.
+            assert scores["separation_e_total"] < 1e-3
+
+
+def test_check_tells_what_a_file_is(data, capsys):
+    assert calojax("check {data}", data=data) == 0
+    assert "geometry tiny" in capsys.readouterr().out
+
+
+def test_help_of_every_command(capsys):
+    assert calojax("--help") == 0
+    overview = capsys.readouterr().out
+    for name in COMMANDS:
+        assert name in overview
+        assert calojax(f"{name} --help") == 0
+        assert "usage" in capsys.readouterr().out
+    assert calojax("train calovq-tiny --help") == 0
+    assert "MeV" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("sample {folder}/nothing --num 5 --out x.hdf5", "is not a run of calojax"),
+        ("sample {run} --out x.hdf5", "--num"),
+        ("sample {run} --num 5 --out {folder}/no/where/x.hdf5", "cannot be written"),
+        ("sample {run} --num 5 --energies 5 --out x.hdf5", "'5' is not"),
+        ("sample {run} --num 5 --batch 0 --out x.hdf5", "batch"),
+        ("simulate --geometry ds9 --num 5 --out x.hdf5", "no built-in geometry 'ds9'"),
+        ("evaluate {data} --out {folder}/e", "got 1 files"),
+        ("evaluate --run {run} {data} --out {folder}/e --timing {data}", "generation.py"),
+        ("train calovq-ds2-mlp --data {data} --out {folder}/r", "tiny"),
+        ("train calovq-tiny --data {data} --out {run}", "already holds a run"),
+        ("train calovq-tiny --data {folder}/none.hdf5 --out {folder}/r", "none.hdf5"),
+    ],
+)
+def test_mistakes_get_one_sentence(line, words, run, data, folder, capsys):
+    assert calojax(line, run=run, data=data, folder=folder) == 1
+    captured = capsys.readouterr().err.strip().splitlines()
+    assert captured[-1].startswith("error: ")
+    assert words in captured[-1]
+    assert not list(folder.rglob("*.partial"))
+
+
+def test_unknown_commands(capsys):
+    assert calojax("fly") == 2
+    assert "no command 'fly'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_training_survives_being_stopped(how, run, data, folder):
+    out = folder / f"stopped-{how}"
+    line = TRAIN.format(out=out, data=data, cache=folder / "cache")
+    process = subprocess.Popen(
+        command(line), env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(out.glob("checkpoints/[0-9]*/_CHECKPOINT_METADATA")):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(how)
+    errors = process.communicate(timeout=120)[1]
+    if how == signal.SIGTERM and process.returncode:
+        assert process.returncode == 1
+        assert "continue with --resume" in errors
+    assert calojax(f"{line} --resume") == 0
+    whole, resumed = checkpoint.load(run), checkpoint.load(out)
+    assert resumed.progress == whole.progress
+    for a, b in zip(_leaves(whole.variables), _leaves(resumed.variables), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def _leaves(tree):
+    return (
+        [leaf for value in tree.values() for leaf in _leaves(value)]
+        if isinstance(tree, dict)
+        else [tree]
+    )
