@@ -7,19 +7,19 @@ import re
 import numpy as np
 import pytest
 
+from calojax import report
 from calojax.data.challenge import ShowerArrays
 from calojax.evaluate import (
     correlations,
     features,
     histograms,
-    page,
     quantity,
-    report,
     scoreboard,
 )
 from calojax.evaluate.suite import METRICS, Evaluation, Slice
-from calojax.evaluate.table import Table
 from calojax.geometry import detector
+from calojax.report import page, writer
+from calojax.report.table import Table
 
 TINY = detector("tiny")
 NASTY = "my <script>alert(\"1\")</script> & 'run'"
@@ -172,8 +172,8 @@ def test_metrics_file_has_stable_keys(folder, evaluation):
 def test_every_key_of_metrics_is_a_published_name_once():
     names = [metric.name for metric in METRICS.values()]
     assert len(set(names)) == len(names)
-    assert set(report._TILES) <= set(METRICS)
-    assert set(report._ORDERS) <= set(METRICS) & set(scoreboard.COLUMNS)
+    assert set(writer._TILES) <= set(METRICS)
+    assert set(writer._ORDERS) <= set(METRICS) & set(scoreboard.COLUMNS)
     # The scoreboard finds our scores by these names.
     ours = {column for attribute, column in scoreboard.COLUMNS.items() if "_ms_" not in attribute}
     assert ours - set(names) == {"Parameters generation"}
@@ -233,9 +233,9 @@ def test_a_failed_write_keeps_the_older_file(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(report.os, "replace", refuse)
+    monkeypatch.setattr(writer.os, "replace", refuse)
     with pytest.raises(OSError, match="disk full"):
-        report._replace(path, b"newer")
+        writer._replace(path, b"newer")
     assert path.read_text() == "older"
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
 

@@ -10,11 +10,11 @@ from typing import Literal
 
 import tyro
 
-from calojax import checkpoint, generation
+from calojax import checkpoint, generation, report
 from calojax.cli.sample import warn_outside, write
 from calojax.data.challenge import ShowerFile, ShowerSource, open_showers
 from calojax.errors import CalojaxError
-from calojax.evaluate import report, scoreboard, suite
+from calojax.evaluate import scoreboard, suite
 from calojax.evaluate.suite import CHOICES, Options
 from calojax.geometry import find_detector
 from calojax.incident import parse_energy

@@ -11,8 +11,8 @@ from calojax.evaluate.averages import Averages, Pair
 from calojax.evaluate.correlations import SHOWER_QUANTITIES, Correlations
 from calojax.evaluate.features import Features
 from calojax.evaluate.histograms import Histogram
-from calojax.evaluate.page import Picture
 from calojax.geometry import Detector
+from calojax.report.page import Picture
 
 _FAMILIES = {
     "e_layer": "Layer energy",

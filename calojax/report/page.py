@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from html import escape
 
-from calojax.evaluate.table import Table
+from calojax.report.table import Table
 
 
 @dataclasses.dataclass(frozen=True)

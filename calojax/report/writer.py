@@ -15,11 +15,12 @@ import jax
 import numpy as np
 
 import calojax
-from calojax.evaluate import averages, page, quantity, scoreboard
+from calojax.evaluate import averages, quantity, scoreboard
 from calojax.evaluate.features import ShowerSource
-from calojax.evaluate.page import Picture, Section, Tile
 from calojax.evaluate.suite import METRICS, Evaluation
-from calojax.evaluate.table import Table
+from calojax.report import page
+from calojax.report.page import Picture, Section, Tile
+from calojax.report.table import Table
 
 FORMAT = 1
 """Version of the layout of metrics.json; raised when a key changes its meaning."""
@@ -180,7 +181,7 @@ def _sections(
     dpi: int,
 ) -> Iterator[Section]:
     # Here and not above: tables and metrics.json need no matplotlib.
-    from calojax.evaluate import gallery
+    from calojax.report import gallery
 
     scores, *others = tables(evaluation, context)
     board = others.pop() if context.published else None
