@@ -1,11 +1,13 @@
 """Does the evaluation agree with the official one, and how fast is it?
 
     python benchmarks/evaluation.py parity --reference FOLDER
+    python benchmarks/evaluation.py classifiers --reference FOLDER
     python benchmarks/evaluation.py speed --geometry ds2 --showers 3000 [--official FOLDER/code]
 
 ``parity`` reads ``FOLDER/official.json``, which holds for pairs of files beside it what the code of
 the CaloChallenge, JetNet and prdc say of them, and prints our numbers beside those; the exit status
-is 1 if one is out of tolerance. ``speed`` prints JSON lines of showers per second for features and
+is 1 if one is out of tolerance. ``classifiers`` does the same for AUCs, of networks as wide as the
+official numbers had. ``speed`` prints JSON lines of showers per second for features and
 histograms; with a checkout of github.com/CaloChallenge/homepage the official code is timed in the
 same process, on the same arrays, without making pictures.
 """
@@ -14,7 +16,6 @@ import contextlib
 import dataclasses
 import io
 import json
-import os
 import pathlib
 import statistics
 import sys
@@ -24,14 +25,13 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from environment import environment
 
-import calojax
 from calojax.data.challenge import ShowerArrays, open_showers
-from calojax.evaluate import correlations, distances, features, histograms, manifold
+from calojax.evaluate import classifiers, correlations, distances, features, histograms, manifold
 from calojax.geometry import Detector, detector
 
 # Beginnings of file names in a folder of reference numbers.
@@ -54,6 +54,28 @@ class Parity:
 
     reference: pathlib.Path
     fpd: bool = True
+
+
+# AUC after calibration by the official code on ds2_c against ds2_a: width 512, 50 epochs, split
+# 60/20/20, seeds 0-2.
+_OFFICIAL_AUC = {"high": (0.545, 0.566, 0.567), "low": (0.653, 0.645, 0.644)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifiers:
+    """AUCs of the classifiers beside the official ones, on ds2_c against ds2_a.
+
+    Attributes:
+      reference: folder with ds2_a.hdf5 and ds2_c.hdf5.
+      kinds: which classifiers.
+      seeds: trainings of each.
+      seed: of all of them together.
+    """
+
+    reference: pathlib.Path
+    kinds: tuple[str, ...] = ("high", "low")
+    seeds: int = 6
+    seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +133,35 @@ def parity(options: Parity) -> int:
             failed += not row.passes
     print(f"\n{failed} out of tolerance" if failed else "\nall within tolerance")
     return 1 if failed else 0
+
+
+def classifier_parity(options: Classifiers) -> int:
+    """Prints a JSON line for each classifier; returns the exit status."""
+    samples = [open_showers(options.reference / f"ds2_{name}.hdf5") for name in "ca"]
+    status = 0
+    for kind in options.kinds:
+        start = time.perf_counter()
+        found = classifiers.train_and_score(
+            kind,
+            *samples,
+            seeds=options.seeds,
+            seed=options.seed,
+            settings=classifiers.ClassifierSettings(width=512),
+        )
+        official = statistics.mean(_OFFICIAL_AUC[kind])
+        row = {
+            "benchmark": "classifier parity",
+            "kind": kind,
+            "auc": round(found.auc, 4),
+            "spread": round(found.auc_error, 4),
+            "seeds": options.seeds,
+            "official_auc": round(official, 4),
+            "difference": round(found.auc - official, 4),
+            "seconds": round(time.perf_counter() - start),
+        }
+        print(json.dumps(row | environment()), flush=True)
+        status |= abs(found.auc - official) > 0.01
+    return status
 
 
 def _rows(pair: str, numbers: dict[str, Any], options: Parity) -> Iterator[Row]:
@@ -210,17 +261,11 @@ def speed(options: Speed) -> int:
     geometry = detector(options.geometry)
     samples = [_sample(geometry, options, seed) for seed in (0, 1)]
     batch = options.batch or features.batch_size(geometry)
-    device = jax.devices()[0]
     common = {
         "geometry": options.geometry,
         "showers": sum(map(len, samples)),
         "batch": batch,
-        "device": device.device_kind,
-        "platform": device.platform,
-        "cores": os.cpu_count(),
-        "jax": jax.__version__,
-        "numpy": np.__version__,
-        "calojax": calojax.__version__,
+        **environment(),
     }
 
     def report(what: str, run: Callable[[], Any]) -> float:
@@ -333,5 +378,8 @@ def _official_histograms(module: types.SimpleNamespace, geometry: Detector, samp
 
 
 if __name__ == "__main__":
-    chosen = tyro.extras.subcommand_cli_from_dict({"parity": Parity, "speed": Speed})
-    sys.exit(parity(chosen) if isinstance(chosen, Parity) else speed(chosen))
+    chosen = tyro.extras.subcommand_cli_from_dict(
+        {"parity": Parity, "classifiers": Classifiers, "speed": Speed}
+    )
+    runners = {Parity: parity, Classifiers: classifier_parity, Speed: speed}
+    sys.exit(runners[type(chosen)](chosen))

@@ -16,8 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 import tyro
+from environment import environment
 
-import calojax
 from calojax import checkpoint, models, rng
 from calojax.incident import incident_energies
 
@@ -37,18 +37,6 @@ class Benchmark:
     batch: tuple[int, ...] = (1, 100, 10_000)
     repeats: int = 10
     seconds: float = 60.0
-
-
-def environment() -> dict[str, Any]:
-    """The machine and the versions that a figure depends on."""
-    device = jax.devices()[0]
-    return {
-        "device": device.device_kind,
-        "platform": device.platform,
-        "devices": jax.device_count(),
-        "jax": jax.__version__,
-        "calojax": calojax.__version__,
-    }
 
 
 def measure(

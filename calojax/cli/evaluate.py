@@ -14,7 +14,7 @@ from calojax import checkpoint, generation, report
 from calojax.cli.sample import warn_outside, write
 from calojax.data.challenge import ShowerFile, ShowerSource, open_showers
 from calojax.errors import CalojaxError
-from calojax.evaluate import scoreboard, suite
+from calojax.evaluate import classifiers, scoreboard, suite
 from calojax.evaluate.suite import CHOICES, Options
 from calojax.geometry import find_detector
 from calojax.incident import parse_energy
@@ -39,6 +39,8 @@ class Evaluate:
       floor: also score one half of the reference against the other.
       energy_range: evaluate only incident energies between these, such as 10GeV 100GeV.
       slices: boundaries of slices of incident energy (default: decades that hold enough).
+      rivals: further generated files: which of them all Geant4's showers look most like, by a
+        multi-class classifier (those of low, low-normed, high, cnn in --metrics, else high).
       against: stand among published models: a results file, or "published" for the
         CaloChallenge's tables.
       timing: JSON lines of benchmarks/generation.py, for the picture of quality against time.
@@ -64,6 +66,7 @@ class Evaluate:
     floor: bool = False
     energy_range: tuple[str, str] | None = None
     slices: tuple[str, ...] | None = None
+    rivals: tuple[pathlib.Path, ...] = ()
     against: str | None = None
     timing: pathlib.Path | None = None
     geometry: str | None = None
@@ -95,25 +98,32 @@ def main(arguments: Sequence[str]) -> None:
     )
     detector = find_detector(asked.geometry) if asked.geometry else None
     reference = open_showers(asked.files[-1], detector)
+    # Before the long work, so that a mistake is told at once.
+    times = _times(asked.timing)
+    published = _published(asked.against, reference.detector.name)
+    for path in asked.rivals:
+        open_showers(path, reference.detector)
     with contextlib.ExitStack() as stack:
         if run:
             folder = stack.enter_context(_working_folder(asked.out))
             generated = _showers_of_run(run, reference, asked, folder)
         else:
             generated = open_showers(asked.files[0], detector)
+        generated, reference = suite.comparable(generated, reference, options)
+        name = asked.name or (run or asked.files[0]).stem
+        evaluation = suite.score(generated, reference, options)
         context = report.Context(
-            name=asked.name or (run or asked.files[0]).stem,
+            name=name,
             inputs={
                 "generated": str(run or asked.files[0]),
                 "reconstruction": bool(asked.reconstruction),
                 "reference": str(asked.files[-1]),
             },
             settings=dataclasses.asdict(options),
-            times=_times(asked.timing),
-            published=_published(asked.against, reference.detector.name),
+            times=times,
+            published=published,
+            multiclass=_multiclass({name: generated}, reference, asked, options),
         )
-        generated, reference = suite.comparable(generated, reference, options)
-        evaluation = suite.evaluate(generated, reference, options)
         print(report.screen(evaluation, context))
         try:
             page = report.write(
@@ -155,6 +165,24 @@ def _showers_of_run(
     path = folder / "showers.hdf5"
     write(path, reference.detector, len(reference), {}, batches, label=label)
     return ShowerFile(path, reference.detector)
+
+
+def _multiclass(
+    samples: dict[str, ShowerSource], reference: ShowerSource, asked: Evaluate, options: Options
+) -> tuple[classifiers.MulticlassScore, ...]:
+    if not asked.rivals:
+        return ()
+    for path in asked.rivals:
+        name = path.stem if path.stem not in samples else str(path)
+        rival = open_showers(path, reference.detector)
+        samples[name], _ = suite.comparable(rival, reference, options)
+    kinds = [kind for kind in suite.CLASSIFIERS if kind in options.metrics] or ["high"]
+    return tuple(
+        classifiers.multiclass(
+            samples, reference, kind=kind, seeds=asked.seeds, quick=asked.quick, seed=asked.seed
+        )
+        for kind in kinds
+    )
 
 
 def _times(path: pathlib.Path | None) -> dict[str, float]:

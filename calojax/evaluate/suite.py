@@ -192,8 +192,11 @@ def evaluate(
       CalojaxError: if the samples cannot be compared, an option makes no sense, or a shower cannot
         be read.
     """
-    _check_options(options)
-    generated, reference = comparable(generated, reference, options)
+    return score(*comparable(generated, reference, options), options)
+
+
+def score(generated: ShowerSource, reference: ShowerSource, options: Options) -> Evaluation:
+    """Scores samples that `comparable` gave; see `evaluate`."""
     warnings = energy_warnings(generated.energies, reference.energies)
     edges = options.slices
     if edges is None:
@@ -356,8 +359,10 @@ def comparable(
     """Both samples, cut to what is to be compared.
 
     Raises:
-      CalojaxError: if they differ in geometry or number, or nothing is left of one.
+      CalojaxError: if they differ in geometry or number, nothing is left of one, or an option makes
+        no sense.
     """
+    _check_options(options)
     ours, theirs = generated.detector, reference.detector
     if ours.layers != theirs.layers:
         raise CalojaxError(

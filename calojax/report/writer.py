@@ -16,6 +16,7 @@ import numpy as np
 
 import calojax
 from calojax.evaluate import averages, quantity, scoreboard
+from calojax.evaluate.classifiers import MulticlassScore
 from calojax.evaluate.features import ShowerSource
 from calojax.evaluate.suite import METRICS, Evaluation
 from calojax.report import page
@@ -48,6 +49,7 @@ class Context:
       settings: how: seeds, sizes, whether it was a quick run.
       times: ms per shower by published column, such as ``time GPU 100``.
       published: rows to stand among; none leaves the part out.
+      multiclass: which of several generated samples the reference looks like, by classifier.
     """
 
     name: str = "Generated"
@@ -55,6 +57,7 @@ class Context:
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     times: Mapping[str, float] = dataclasses.field(default_factory=dict)
     published: Sequence[scoreboard.Row] = ()
+    multiclass: Sequence[MulticlassScore] = ()
 
 
 def metrics(evaluation: Evaluation, context: Context = Context()) -> dict[str, Any]:
@@ -92,6 +95,7 @@ def metrics(evaluation: Evaluation, context: Context = Context()) -> dict[str, A
             for item in evaluation.histograms
         },
         "times_ms": dict(context.times),
+        "multiclass": [dataclasses.asdict(score) for score in context.multiclass],
         "inputs": dict(context.inputs),
         "settings": _settings(evaluation, context),
         "versions": versions(),
@@ -116,6 +120,7 @@ def tables(evaluation: Evaluation, context: Context = Context()) -> list[Table]:
     found = [_score_table(evaluation, context)]
     if any(part.scores for part in evaluation.slices):
         found.append(_slice_table(evaluation))
+    found += [_multiclass_table(score, context) for score in context.multiclass]
     if context.published:
         found.append(_board_table(evaluation, context))
     return found
@@ -268,6 +273,28 @@ def _board_table(evaluation: Evaluation, context: Context) -> Table:
         ("Model", *(scoreboard.COLUMNS[column] for column in columns)),
         tuple((row.model, *(_plain(getattr(row, column)) for column in columns)) for row in rows),
         frozenset(index for index, row in enumerate(rows) if not row.published),
+    )
+
+
+def _multiclass_table(score: MulticlassScore, context: Context) -> Table:
+    names = tuple(score.log_posterior)
+    rows = [
+        (
+            name,
+            f"{score.log_posterior[name]:.3f} ± {score.log_posterior_error[name]:.3f}",
+            *(f"{value:.3f}" for value in score.cross_check[index]),
+        )
+        for index, name in enumerate(names)
+    ]
+    rows.sort(key=lambda row: -score.log_posterior[row[0]])
+    return Table(
+        f"Which sample Geant4's showers are most likely taken for, by a classifier between the "
+        f"samples ('{score.kind}'): mean log-posterior, higher is better; {score.uniform:.3f} if "
+        "they were all alike. The columns behind it are the same for each sample's own showers "
+        "(rows): the classifier works where the diagonal is highest.",
+        ("Sample", "multi cls", *(f"taken for {name}" for name in names)),
+        tuple(rows),
+        frozenset(index for index, row in enumerate(rows) if row[0] == context.name),
     )
 
 
