@@ -1,5 +1,7 @@
 """The suite: which scores come out under which keys, slices, floors, and refusals."""
 
+import pathlib
+
 import numpy as np
 import pytest
 
@@ -193,3 +195,10 @@ def test_a_selection_is_the_source_of_its_rows(samples):
     np.testing.assert_array_equal(np.concatenate(showers), source.showers[rows])
     np.testing.assert_array_equal(np.concatenate(energies), source.energies[rows])
     assert chosen.read(2, 2).shape == (0, 120)
+
+
+def test_every_key_is_documented():
+    text = (pathlib.Path(__file__).parents[1] / "docs" / "evaluation.md").read_text()
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    documented = {row[0].strip("| `"): row[1].strip() for row in rows}
+    assert documented == {key: metric.name for key, metric in suite.METRICS.items()}
