@@ -1,6 +1,7 @@
 """The command line: ``calojax COMMAND``, one module a command, imported when it is called."""
 
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -20,7 +21,21 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command; a `CalojaxError` becomes one sentence and exit status 1."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _run(list(sys.argv[1:] if arguments is None else arguments))
+    except CalojaxError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("error: stopped; nothing half-written is left behind.", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    except BrokenPipeError:
+        # Who read our output (a pager, head) has gone; Python's flush at exit must not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def _run(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
         return
@@ -33,14 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     # As an exception, SIGTERM lets files that are being written be removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        importlib.import_module(f"calojax.cli.{name}").main(rest)
-    except CalojaxError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("error: stopped; nothing half-written is left behind.", file=sys.stderr)
-        sys.exit(130)
+    importlib.import_module(f"calojax.cli.{name}").main(rest)
 
 
 def _overview() -> str:
