@@ -1,89 +1,237 @@
-"""Sequences: teacher forcing against stepping, causality, and draws against probabilities."""
+"""Priors over codes: teacher forcing against stepping, causality, draws, their place in Calo-VQ.
+
+What is asked of every prior runs for all of them; what is peculiar to one has a file of its own.
+"""
+
+import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import tiny_config
 
-from calojax import rng
+from calojax import models, rng
+from calojax.errors import CalojaxError
+from calojax.models.calovq import PriorConfig
 from calojax.nn import sequence
+from calojax.nn.gru import GRU
+from calojax.nn.masked import Masked
+from calojax.nn.positions import Cylinder, Line
+from calojax.nn.sequence import Autoregressive
+from calojax.nn.transformer import Transformer
+from calojax.training import step
 
 
-@pytest.fixture(scope="module")
-def cell():
-    return sequence.GRU(size=5, length=6, width=8, embedding=4)
+def transformer(size, positions, *, causal, dtype=jnp.float32):
+    return Transformer(size, positions, layers=2, heads=2, width=16, causal=causal, dtype=dtype)
 
 
-@pytest.fixture(scope="module")
-def context():
-    return jax.random.normal(jax.random.key(0), (3, 2))
+# Five codes in six places.
+CELLS = {
+    "gru": GRU(size=5, length=6, width=8, embedding=4),
+    "transformer": transformer(5, Line(6), causal=True),
+    "transformer-cylinder": transformer(5, Cylinder(1, 3, 2), causal=True),
+}
+PRIORS = {name: Autoregressive(cell) for name, cell in CELLS.items()} | {
+    "masked": Masked(transformer(5, Line(6), causal=False), passes=3),
+    "masked-cylinder": Masked(transformer(5, Cylinder(1, 3, 2), causal=False), passes=3),
+}
+CODES = jax.random.randint(jax.random.key(2), (3, 6), 0, 5)
+CONTEXT = jax.random.normal(jax.random.key(0), (3, 2))
 
 
-@pytest.fixture(scope="module")
-def variables(cell, context):
-    return cell.init(jax.random.key(1), context)
+@functools.cache
+def variables_of(prior):
+    """Far enough from the start that codes differ in probability."""
+    variables = jax.jit(prior.init)(jax.random.key(1), CONTEXT)
+    return jax.tree.map(
+        lambda x: x + 0.3 * np.random.default_rng(x.size).normal(size=x.shape).astype(np.float32),
+        variables,
+    )
 
 
-def test_teacher_forced_equals_stepped(cell, variables, context):
-    codes = jax.random.randint(jax.random.key(2), (3, 6), 0, 5)
-    forced = sequence.log_probs(cell, variables, codes, context)
-    carry = cell.apply(variables, context, method="start")
+def keys_of(number):
+    return rng.per_item(rng.root(0), np.arange(number))
+
+
+cells = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+priors = pytest.mark.parametrize("prior", PRIORS.values(), ids=PRIORS)
+
+
+@cells
+def test_teacher_forced_equals_stepped(cell):
+    prior = Autoregressive(cell)
+    variables = variables_of(prior)
+    forced = prior.log_probs(variables, CODES, CONTEXT)
+    carry = cell.apply(variables, CONTEXT, method="start")
     token = jnp.full(3, 5)
+    take = jax.jit(functools.partial(cell.apply, method="step"))
     for t in range(6):
-        carry, logits = cell.apply(variables, carry, token, jnp.asarray(t), context, method="step")
-        token = codes[:, t]
+        carry, logits = take(variables, carry, token, jnp.asarray(t), CONTEXT)
+        token = CODES[:, t]
         stepped = jax.nn.log_softmax(logits)[jnp.arange(3), token]
-        np.testing.assert_allclose(forced[:, t], stepped, rtol=1e-5)
+        np.testing.assert_allclose(forced[:, t], stepped, rtol=1e-5, atol=1e-5)
 
 
-def test_probabilities_of_all_sequences_sum_to_one():
-    cell = sequence.GRU(size=3, length=4, width=8, embedding=4)
-    context = jnp.ones((1, 2))
-    variables = cell.init(jax.random.key(1), context)
-    every = jnp.stack(jnp.meshgrid(*[jnp.arange(3)] * 4, indexing="ij"), -1).reshape(-1, 4)
-    log_p = sequence.log_probs(cell, variables, every, jnp.ones((81, 2))).sum(-1)
-    assert jnp.exp(log_p).sum() == pytest.approx(1, rel=1e-5)
+@cells
+def test_probabilities_of_all_sequences_sum_to_one(cell):
+    prior = Autoregressive(cell)
+    every = jnp.stack(jnp.meshgrid(*[jnp.arange(5)] * 6, indexing="ij"), -1).reshape(-1, 6)
+    context = jnp.broadcast_to(CONTEXT[0], (len(every), 2))
+    log_p = jax.jit(prior.log_probs)(variables_of(prior), every, context).sum(-1)
+    assert jnp.exp(log_p).sum() == pytest.approx(1, rel=1e-4)
 
 
-def test_a_code_does_not_see_itself_or_later_ones(cell, variables, context):
-    codes = jax.random.randint(jax.random.key(2), (3, 6), 0, 5)
-    before = sequence.log_probs(cell, variables, codes, context)
-    changed = codes.at[:, 4].set((codes[:, 4] + 1) % 5)
-    after = sequence.log_probs(cell, variables, changed, context)
+@cells
+def test_no_gradient_from_later_positions(cell):
+    variables = variables_of(Autoregressive(cell))
+    name = "positions" if isinstance(cell, GRU) else "places"
+
+    def logits(embedding):
+        params = variables["params"] | {name: {"embedding": embedding}}
+        tokens = jnp.concatenate([jnp.full((3, 1), 5), CODES[:, :-1]], axis=1)
+        return cell.apply({"params": params}, tokens, CONTEXT, method="logits")[0, :, 0]
+
+    embedding = variables["params"][name]["embedding"]
+    seen = (jax.jit(jax.jacrev(logits))(embedding) != 0).any(-1)
+    np.testing.assert_array_equal(seen, np.tril(np.ones((6, 6), bool)))
+
+
+@cells
+def test_a_code_does_not_see_itself_or_later_ones(cell):
+    prior = Autoregressive(cell)
+    before = prior.log_probs(variables_of(prior), CODES, CONTEXT)
+    changed = CODES.at[:, 4].set((CODES[:, 4] + 1) % 5)
+    after = prior.log_probs(variables_of(prior), changed, CONTEXT)
     np.testing.assert_array_equal(before[:, :4], after[:, :4])
     assert (before[:, 5] != after[:, 5]).all()
 
 
-def test_context_changes_every_position(cell, variables, context):
-    codes = jnp.zeros((3, 6), int)
-    other = sequence.log_probs(cell, variables, codes, context + 1)
-    assert (sequence.log_probs(cell, variables, codes, context) != other).all()
+@cells
+def test_context_changes_every_position(cell):
+    prior = Autoregressive(cell)
+    here = prior.log_probs(variables_of(prior), CODES, CONTEXT)
+    assert (here != prior.log_probs(variables_of(prior), CODES, CONTEXT + 1)).all()
 
 
-def test_draws_follow_the_probabilities():
-    cell = sequence.GRU(size=3, length=2, width=8, embedding=4)
-    variables = cell.init(jax.random.key(1), jnp.ones((1, 2)))
+@cells
+def test_draws_follow_the_probabilities(cell):
+    prior = Autoregressive(cell)
     n = 20_000
-    keys = rng.per_item(rng.root(0), np.arange(n))
-    drawn = sequence.draw(cell, variables, keys, jnp.ones((n, 2)))
-    frequency = jnp.zeros((3, 3)).at[drawn[:, 0], drawn[:, 1]].add(1 / n)
-    every = jnp.stack(jnp.meshgrid(jnp.arange(3), jnp.arange(3), indexing="ij"), -1)
-    log_p = sequence.log_probs(cell, variables, every.reshape(9, 2), jnp.ones((9, 2))).sum(-1)
-    # Four standard deviations of a binomial of p <= 1/2.
-    np.testing.assert_allclose(frequency.reshape(-1), jnp.exp(log_p), atol=4 * 0.5 / n**0.5)
+    context = jnp.broadcast_to(CONTEXT[0], (n, 2))
+    drawn = jax.jit(prior.draw)(variables_of(prior), keys_of(n), context)
+    # All codes drawn, against what the prior says of the codes that were drawn before.
+    logits = jax.jit(functools.partial(cell.apply, method="logits"))
+    tokens = jnp.concatenate([jnp.full((n, 1), 5), drawn[:, :-1]], axis=1)
+    expected = jax.nn.softmax(logits(variables_of(prior), tokens, context)).mean(0)
+    frequency = jax.nn.one_hot(drawn, 5).mean(0)
+    # Five standard deviations of a binomial of p <= 1/2.
+    np.testing.assert_allclose(frequency, expected, atol=5 * 0.5 / n**0.5)
+    # Not uniform: the test would see a wrong distribution.
+    assert expected.max() > 0.3
 
 
-def test_a_sequence_drawn_alone_equals_the_same_in_a_batch(cell, variables):
-    keys = rng.per_item(rng.root(0), np.arange(16))
+@priors
+def test_a_sequence_drawn_alone_equals_the_same_in_a_batch(prior):
+    keys = keys_of(16)
     context = jax.random.normal(jax.random.key(5), (16, 2))
-    together = sequence.draw(cell, variables, keys, context)
-    alone = sequence.draw(cell, variables, keys[9:10], context[9:10])
+    draw = jax.jit(prior.draw)
+    together = draw(variables_of(prior), keys, context)
+    alone = draw(variables_of(prior), keys[9:10], context[9:10])
     np.testing.assert_array_equal(together[9:10], alone)
+    assert together.dtype == jnp.int32
+    assert len(np.unique(together, axis=0)) > 8
 
 
-def test_low_temperature_takes_the_most_probable(cell, variables, context):
-    keys = rng.per_item(rng.root(0), np.arange(3))
-    codes = sequence.draw(cell, variables, keys, context, temperature=1e-6)
-    carry = cell.apply(variables, context, method="start")
-    _, logits = cell.apply(variables, carry, jnp.full(3, 5), jnp.asarray(0), context, method="step")
-    np.testing.assert_array_equal(codes[:, 0], logits.argmax(-1))
+@priors
+def test_low_temperature_forgets_the_key(prior):
+    draw = jax.jit(prior.draw)
+    context = jnp.broadcast_to(CONTEXT[0], (8, 2))
+    cold = draw(variables_of(prior), keys_of(8), context, temperature=1e-6)
+    if isinstance(prior, Autoregressive):
+        np.testing.assert_array_equal(cold, jnp.broadcast_to(cold[:1], cold.shape))
+        carry = prior.cell.apply(variables_of(prior), context, method="start")
+        arguments = carry, jnp.full(8, 5), jnp.asarray(0), context
+        _, logits = prior.cell.apply(variables_of(prior), *arguments, method="step")
+        np.testing.assert_array_equal(cold[:, 0], logits.argmax(-1))
+    else:
+        # The order of filling is still random; whatever is filled last is its conditional's mode.
+        whole = dataclasses.replace(prior, passes=6)
+        cold = jax.jit(whole.draw)(variables_of(prior), keys_of(8), context, temperature=1e-6)
+        hot = jax.jit(whole.draw)(variables_of(prior), keys_of(8), context, temperature=1e6)
+        assert len(np.unique(cold, axis=0)) < len(np.unique(hot, axis=0)) == 8
+
+
+@priors
+def test_loss_is_a_number_for_each_sequence_and_has_gradients_everywhere(prior):
+    def loss(variables):
+        return prior.loss(variables, keys_of(3), CODES, CONTEXT)
+
+    variables = variables_of(prior)
+    assert jax.jit(loss)(variables).shape == (3,)
+    gradients = jax.jit(jax.grad(lambda variables: loss(variables).sum()))(variables)
+    assert all(np.any(x) for x in jax.tree.leaves(gradients))
+
+
+@priors
+def test_a_new_prior_knows_nothing(prior):
+    loss = prior.loss(prior.init(jax.random.key(1), CONTEXT), keys_of(3), CODES, CONTEXT)
+    assert loss.mean() == pytest.approx(np.log(5), rel=0.3)
+
+
+def test_codes_at_quantiles():
+    p = jnp.array([0.25, 0.0, 0.5, 0.25, 0.0])
+    u = jnp.array([0.0, 0.249, 0.251, 0.749, 0.751, 1 - 2**-23])
+    drawn = sequence.choose(u, jnp.broadcast_to(jnp.log(p), (6, 5)))
+    np.testing.assert_array_equal(drawn, [0, 0, 2, 2, 3, 3])
+
+
+# --- inside Calo-VQ -------------------------------------------------------------------------------
+
+KINDS = ("gru", "transformer", "masked")
+
+
+def with_prior(**settings):
+    config = tiny_config()
+    return dataclasses.replace(config, prior=dataclasses.replace(config.prior, **settings))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_trains_and_samples(kind, tiny, variables, batch, one_device):
+    model = models.build(with_prior(kind=kind, layers=1, heads=2, passes=3), tiny)
+    assert models.from_json(models.to_json(model)) == model
+    prior = model._prior.init(jax.random.key(0), jnp.zeros((1, 8)))["params"]
+    now = variables | {"params": variables["params"] | {"prior": prior}}
+    now = jax.tree.map(jnp.copy, now)  # Steps are donated their variables.
+    stage = model.stages[-1]
+    train_step = step.make(model, stage, 0, one_device)
+    state = step.start(now, stage)
+    losses = []
+    for _ in range(8):
+        state, metrics = train_step(state, batch)
+        losses.append(float(metrics["loss"]))
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+    layer_energy = np.ones((64, 10), np.float32)
+    sample = jax.jit(model.sample_codes)
+    arguments = keys_of(64), batch["energies"], layer_energy
+    codes = sample(state.variables, *arguments)
+    assert codes.shape == (64, 4)
+    assert codes.min() >= 0
+    assert codes.max() < 16
+    np.testing.assert_array_equal(codes[7:8], sample(state.variables, *(x[7:8] for x in arguments)))
+
+
+def test_only_priors_with_a_likelihood_tell_it(tiny, variables, batch):
+    model = models.build(with_prior(kind="masked", heads=2), tiny)
+    with pytest.raises(CalojaxError, match="'masked' gives codes no probability"):
+        model.code_log_probs(variables, np.zeros((64, 4), int), np.zeros((64, 22)))
+
+
+def test_settings_that_do_not_fit():
+    with pytest.raises(CalojaxError, match="width 16 is not a multiple of twice its 3 heads"):
+        PriorConfig(kind="transformer", width=16, heads=3)
+    with pytest.raises(CalojaxError, match="at least one pass, not 0"):
+        PriorConfig(kind="masked", passes=0)
+    assert PriorConfig(width=30).kind == "gru"

@@ -5,7 +5,7 @@ released code and paper (arXiv:2405.06605) differ in places. Three stages are tr
 
 - ``autoencoder``: a VQ-VAE turns the voxels, normalised per layer, into 16 codes and back;
 - ``energies``: a conditional VAE for the layer energies and the visible fraction;
-- ``prior``: a recurrent network for p(codes | incident energy).
+- ``prior``: a network for p(codes | incident energy).
 
     E_inc --> energies --> layer energies --+
       |                                     v
@@ -23,12 +23,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from calojax import rng, transforms
+from calojax.errors import CalojaxError
 from calojax.geometry import Detector
 from calojax.models import heads
 from calojax.models.base import Batch, Outcome, Schedule, Stage, Variables
 from calojax.models.energies import EnergyVAE, LayerEnergies
-from calojax.nn import quantizer, sequence
+from calojax.nn import positions, quantizer, sequence
+from calojax.nn.gru import GRU
+from calojax.nn.masked import Masked
 from calojax.nn.mlp import MLP
+from calojax.nn.transformer import Transformer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,21 +85,44 @@ class EnergiesConfig:
     schedule: Schedule = Schedule(batch_size=512)
 
 
+PriorKind = Literal["gru", "transformer", "masked"]
+
+
 @dataclasses.dataclass(frozen=True)
 class PriorConfig:
-    """The recurrent prior over codes.
+    """The prior over codes.
 
     Attributes:
-      width: size of the recurrent state.
-      embedding: size of code and position embeddings.
+      kind: recurrent ("gru"), causal "transformer", or a transformer that fills in codes in
+        parallel ("masked").
+      width: size of the recurrent state, or of the transformer's stream.
+      embedding: size of the GRU's code and position embeddings.
       context: size of the embedded condition.
+      layers: blocks of the transformer.
+      heads: heads of its attention; twice their number divides the width.
+      passes: runs of the "masked" network for a shower.
+      dtype: of the transformer's computation; bfloat16 is for accelerators.
       schedule: of the optimiser.
     """
 
+    kind: PriorKind = "gru"
     width: int = 256
     embedding: int = 64
     context: int = 64
+    layers: int = 3
+    heads: int = 4
+    passes: int = 10
+    dtype: Literal["float32", "bfloat16"] = "float32"
     schedule: Schedule = Schedule()
+
+    def __post_init__(self):
+        if self.kind != "gru" and self.width % (2 * self.heads):
+            raise CalojaxError(
+                f"The prior's width {self.width} is not a multiple of twice its {self.heads} heads;"
+                " change one of them."
+            )
+        if self.kind == "masked" and self.passes < 1:
+            raise CalojaxError(f"The prior needs at least one pass, not {self.passes}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,10 +185,23 @@ class CaloVQ:
         return MLP((c.context,), c.context)
 
     @functools.cached_property
-    def _prior(self) -> sequence.GRU:
-        c = self.config.autoencoder
+    def _prior(self) -> sequence.Prior:
+        size = self.config.autoencoder.codebook_size
         p = self.config.prior
-        return sequence.GRU(c.codebook_size, c.length, p.width, p.embedding)
+        if p.kind == "gru":
+            return sequence.Autoregressive(
+                GRU(size, self._code_positions.length, p.width, p.embedding)
+            )
+        causal = p.kind == "transformer"
+        network = Transformer(
+            size, self._code_positions, p.layers, p.heads, p.width, causal, jnp.dtype(p.dtype)
+        )
+        return sequence.Autoregressive(network) if causal else Masked(network, p.passes)
+
+    @property
+    def _code_positions(self) -> positions.Positions:
+        """Where the codes are, for priors that ask."""
+        return positions.Line(self.config.autoencoder.length)
 
     @property
     def head(self) -> heads.Head:
@@ -272,8 +312,12 @@ class CaloVQ:
         fractions, layer_energy = self._split(showers)
         codes = self._encode(variables, fractions, energies, layer_energy)
         condition = self._condition(variables, energies, layer_energy)
-        log_p = self.code_log_probs(variables, jax.lax.stop_gradient(codes), condition)
-        loss = -log_p.mean()
+        loss = self._prior.loss(
+            {"params": variables["params"]["prior"]},
+            rng.per_item(rng.stream(key, "prior"), jnp.arange(len(codes))),
+            jax.lax.stop_gradient(codes),
+            self._prior_context(variables, condition),
+        ).mean()
         return loss, Outcome({"loss": loss}, variables["state"])
 
     def summarise(self, metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -329,8 +373,7 @@ class CaloVQ:
     ) -> jax.Array:
         """Codes [b, t] from the prior."""
         context = self._prior_context(variables, self._condition(variables, energies, layer_energy))
-        return sequence.draw(
-            self._prior,
+        return self._prior.draw(
             {"params": variables["params"]["prior"]},
             rng.streams(keys, "prior"),
             context,
@@ -354,10 +397,19 @@ class CaloVQ:
     def code_log_probs(
         self, variables: Variables, codes: jax.Array, condition: jax.Array
     ) -> jax.Array:
-        """Log-probability of each of codes [b, t] in nats, given those before it -> [b, t]."""
+        """Log-probability of each of codes [b, t] in nats, given those before it -> [b, t].
+
+        Raises:
+          CalojaxError: if the prior has no likelihood, which "masked" has not.
+        """
+        if not isinstance(self._prior, sequence.Autoregressive):
+            raise CalojaxError(
+                f"A prior of kind {self.config.prior.kind!r} gives codes no probability; train one "
+                "of kind 'gru' or 'transformer'."
+            )
         context = self._prior_context(variables, condition)
         prior = {"params": variables["params"]["prior"]}
-        return sequence.log_probs(self._prior, prior, codes, context)
+        return self._prior.log_probs(prior, codes, context)
 
     # --- pieces -----------------------------------------------------------------------------------
 

@@ -1,106 +1,137 @@
-"""Autoregressive sequences of codes: one cell, run with given codes or with codes it draws.
+"""Priors over sequences of codes: what all have in common, and those that go code by code.
 
-A cell is a linen module with ``start(context) -> carry`` and ``step(carry, token, position,
-context) -> (carry, logits)``. `log_probs` and `draw` run the same ``step`` under `lax.scan`, so
-teacher-forced and stepped probabilities agree by construction.
+A `Prior` describes codes [b, t] in 0..k-1 given a context [b, c]: it has a training loss and draws,
+with one key for each sequence. Here is `Autoregressive`, with `calojax.nn.gru.GRU` or a causal
+`calojax.nn.transformer.Transformer` as its cell; `calojax.nn.masked.Masked` fills in codes in
+parallel. Variables are the linen variables of the network inside.
 """
 
+import dataclasses
 from typing import Any, Protocol
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+Variables = Any
 Carry = Any
 
 
-class Cell(Protocol):
-    """What `log_probs` and `draw` ask of a sequence model."""
+class Prior(Protocol):
+    """See the module's docstring."""
 
-    def apply(self, variables: Any, *args: Any, method: str) -> Any:
-        """Runs ``start`` or ``step`` with the given parameters."""
+    def init(self, key: jax.Array, context: jax.Array) -> Variables:
+        """Random variables for contexts [b, c]."""
+        ...
+
+    def loss(
+        self, variables: Variables, keys: jax.Array, codes: jax.Array, context: jax.Array
+    ) -> jax.Array:
+        """Nats a code: keys [b], codes [b, t], context [b, c] -> [b].
+
+        Either -log p(codes) / t or, on average over keys, an upper bound of it.
+        """
+        ...
+
+    def draw(
+        self, variables: Variables, keys: jax.Array, context: jax.Array, *, temperature: float = 1.0
+    ) -> jax.Array:
+        """Codes int32 [b, t] from one key for each sequence [b] and context [b, c].
+
+        Logits are divided by the temperature; 1 is the distribution that was learnt.
+        """
         ...
 
 
-class GRU(nn.Module):
-    """Gated recurrent unit over codes, conditioned on a context vector at every step.
+class Cell(Protocol):
+    """What `Autoregressive` asks of a linen module.
 
-    Cho et al. 2014 (arXiv:1406.1078). Tokens are codes 0..k-1 and k for "before the first".
+    Tokens are codes 0..k-1, and k for "before the first". Methods, through ``apply``:
+
+    - ``start(context) -> carry``, before the first code;
+    - ``step(carry, token [b], position [], context) -> (carry, logits [b, k])``;
+    - ``logits(tokens [b, t], context) -> [b, t, k]``, all steps at once.
 
     Attributes:
       size: number of codes k.
       length: number of positions t.
-      width: size of the recurrent state.
-      embedding: size of the code and position embeddings.
     """
 
     size: int
     length: int
-    width: int
-    embedding: int
 
-    def setup(self):
-        self.tokens = nn.Embed(self.size + 1, self.embedding)
-        self.positions = nn.Embed(self.length, self.embedding)
-        self.initial = nn.Dense(self.width)
-        self.input = nn.Dense(self.width)
-        self.cell = nn.GRUCell(self.width)
-        self.output = nn.Dense(self.size)
+    def init(self, key: jax.Array, context: jax.Array) -> Variables:
+        """Random variables."""
+        ...
 
-    def start(self, context: jax.Array) -> Carry:
-        """Recurrent state before the first code: context [b, c] -> [b, width]."""
-        return nn.tanh(self.initial(context))
-
-    def step(
-        self, carry: Carry, token: jax.Array, position: jax.Array, context: jax.Array
-    ) -> tuple[Carry, jax.Array]:
-        """One step: token [b], position [], context [b, c] -> (carry, logits [b, k])."""
-        embedded = self.tokens(token) + self.positions(position)
-        x = nn.silu(self.input(jnp.concatenate([embedded, context], -1)))
-        carry, x = self.cell(carry, x)
-        return carry, self.output(x)
-
-    def __call__(self, context: jax.Array) -> jax.Array:
-        """Touches every parameter, for ``init``: context [b, c] -> logits [b, k]."""
-        token = jnp.full(len(context), self.size)
-        return self.step(self.start(context), token, jnp.zeros((), int), context)[1]
+    def apply(self, variables: Variables, *args: Any, method: str) -> Any:
+        """Runs a method with the given variables."""
+        ...
 
 
-def log_probs(cell: GRU, variables: Any, codes: jax.Array, context: jax.Array) -> jax.Array:
-    """log p(code_t | codes before t, context): codes [b, t], context [b, c] -> [b, t]."""
-    first = jnp.full_like(codes[:, :1], cell.size)
-    tokens = jnp.concatenate([first, codes[:, :-1]], axis=1)
+@dataclasses.dataclass(frozen=True)
+class Autoregressive:
+    """p(codes | context) as the product of p(code | codes before, context); a `Prior`.
 
-    def step(carry, inputs):
-        token, target, position = inputs
-        carry, logits = cell.apply(variables, carry, token, position, context, method="step")
-        log_p = jax.nn.log_softmax(logits)
-        return carry, jnp.take_along_axis(log_p, target[:, None], axis=-1)[:, 0]
+    Attributes:
+      cell: the network that gives a code's distribution.
+    """
 
-    carry = cell.apply(variables, context, method="start")
-    _, out = jax.lax.scan(step, carry, (tokens.T, codes.T, jnp.arange(codes.shape[1])))
-    return out.T
+    cell: Cell
+
+    def init(self, key: jax.Array, context: jax.Array) -> Variables:
+        """See `Prior`."""
+        return self.cell.init(key, context)
+
+    def loss(
+        self, variables: Variables, keys: jax.Array, codes: jax.Array, context: jax.Array
+    ) -> jax.Array:
+        """Negative log-likelihood; the keys are not needed."""
+        return -self.log_probs(variables, codes, context).mean(-1)
+
+    def log_probs(self, variables: Variables, codes: jax.Array, context: jax.Array) -> jax.Array:
+        """log p(code_t | codes before t, context) in nats: codes [b, t] -> [b, t]."""
+        first = jnp.full_like(codes[:, :1], self.cell.size)
+        tokens = jnp.concatenate([first, codes[:, :-1]], axis=1)
+        return log_prob(self.cell.apply(variables, tokens, context, method="logits"), codes)
+
+    def draw(
+        self, variables: Variables, keys: jax.Array, context: jax.Array, *, temperature: float = 1.0
+    ) -> jax.Array:
+        """See `Prior`."""
+
+        def step(state, inputs):
+            carry, token = state
+            position, u = inputs
+            carry, logits = self.cell.apply(
+                variables, carry, token, position, context, method="step"
+            )
+            token = choose(u, logits / temperature)
+            return (carry, token), token
+
+        length = self.cell.length
+        carry = self.cell.apply(variables, context, method="start")
+        first = jnp.full(len(context), self.cell.size, jnp.int32)
+        inputs = jnp.arange(length), uniforms(keys, length).T
+        return jax.lax.scan(step, (carry, first), inputs)[1].T
 
 
-def draw(
-    cell: GRU,
-    variables: Any,
-    keys: jax.Array,
-    context: jax.Array,
-    *,
-    temperature: float = 1.0,
-) -> jax.Array:
-    """Draws codes [b, t] with one key for each sequence: keys [b], context [b, c]."""
+def log_prob(logits: jax.Array, codes: jax.Array) -> jax.Array:
+    """Log-probability of codes [...] under softmax(logits [..., k])."""
+    chosen = jnp.take_along_axis(logits, codes[..., None], axis=-1)[..., 0]
+    return chosen - jax.nn.logsumexp(logits, axis=-1)
 
-    def step(state, position):
-        carry, token = state
-        carry, logits = cell.apply(variables, carry, token, position, context, method="step")
-        position_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, position)
-        token = jax.vmap(jax.random.categorical)(position_keys, logits / temperature)
-        token = token.astype(jnp.int32)
-        return (carry, token), token
 
-    carry = cell.apply(variables, context, method="start")
-    first = jnp.full(len(context), cell.size, jnp.int32)
-    _, codes = jax.lax.scan(step, (carry, first), jnp.arange(cell.length))
-    return codes.T
+def uniforms(keys: jax.Array, length: int) -> jax.Array:
+    """Numbers in [0, 1) for `choose`: keys [b] -> [b, length]."""
+    return jax.vmap(lambda key: jax.random.uniform(key, (length,), jnp.float32))(keys)
+
+
+def choose(u: jax.Array, logits: jax.Array) -> jax.Array:
+    """The code at quantile u [...] of softmax(logits [..., k]) -> int32 [...].
+
+    One random number a code instead of Gumbel noise for each of k. The largest u is 1 - 2^-23, so
+    u x total is below the total after rounding too, and the code is below k; where p is zero the
+    cumulative sum does not rise, and the code is never chosen.
+    """
+    cumulative = jnp.cumsum(jax.nn.softmax(logits), axis=-1)
+    return jnp.sum(cumulative <= u[..., None] * cumulative[..., -1:], axis=-1, dtype=jnp.int32)

@@ -1,0 +1,115 @@
+"""Where codes are: coordinates, and the angles by which rotary attention turns queries and keys.
+
+Attention turns pair i of a query by angle a_i(position) and of a key likewise, so their product
+depends on the difference of the angles alone (Su et al. 2021, arXiv:2104.09864). Along a line the
+angle is frequency x coordinate. Around a cylinder it is an integer times 2 pi alpha / n_alpha: the
+seam is like any other place, and a rotation of the shower changes no difference.
+"""
+
+import dataclasses
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Positions(Protocol):
+    """An arrangement of t codes; frozen and hashable."""
+
+    @property
+    def length(self) -> int:
+        """Number of positions t."""
+        ...
+
+    @property
+    def rings(self) -> np.ndarray:
+        """Positions that a rotation maps onto each other share a number: int [t]."""
+        ...
+
+    def angles(self, pairs: int) -> np.ndarray:
+        """Angles in radians of each pair of components: float64 [t, pairs]."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """Codes in a row.
+
+    Attributes:
+      length: number of positions.
+    """
+
+    length: int
+
+    @property
+    def rings(self) -> np.ndarray:
+        """Every position for itself."""
+        return np.arange(self.length)
+
+    def angles(self, pairs: int) -> np.ndarray:
+        """See `Positions`."""
+        return np.arange(self.length)[:, None] * _frequencies(self.length, pairs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cylinder:
+    """Codes on a grid (z, alpha, r), r fastest, as voxels are.
+
+    Attributes:
+      z: number of positions along z.
+      alpha: number around.
+      r: number outward.
+    """
+
+    z: int
+    alpha: int
+    r: int
+
+    @property
+    def length(self) -> int:
+        """Number of positions z x alpha x r."""
+        return self.z * self.alpha * self.r
+
+    @property
+    def coordinates(self) -> np.ndarray:
+        """(z, alpha, r) of every position: int [t, 3]."""
+        return np.stack(np.unravel_index(np.arange(self.length), (self.z, self.alpha, self.r)), -1)
+
+    @property
+    def rings(self) -> np.ndarray:
+        """One number for each (z, r)."""
+        z, _, r = self.coordinates.T
+        return z * self.r + r
+
+    def angles(self, pairs: int) -> np.ndarray:
+        """See `Positions`; axes longer than one share the pairs evenly."""
+        z, alpha, r = self.coordinates.T
+        extents = {"alpha": self.alpha, "z": self.z, "r": self.r}
+        axes = [axis for axis, extent in extents.items() if extent > 1]
+        if not axes:
+            return np.zeros((self.length, pairs))
+        columns = []
+        for axis, share in zip(axes, np.array_split(range(pairs), len(axes)), strict=True):
+            if axis == "alpha":
+                # Multiples m and n_alpha - m tell the same: 1..n_alpha / 2, and from 1 again. The
+                # product is reduced as an integer, so that equal differences are equal floats.
+                multiples = 1 + np.arange(len(share)) % (self.alpha // 2)
+                turns = alpha[:, None] * multiples % self.alpha
+                columns.append(2 * np.pi / self.alpha * turns)
+            else:
+                along = z if axis == "z" else r
+                columns.append(along[:, None] * _frequencies(extents[axis], len(share)))
+        return np.concatenate(columns, axis=1)
+
+
+def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
+    """Turns pairs (i, i + d/2) of x [b, t, h, d] by angles [t, d/2], in float32."""
+    cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
+    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1).astype(x.dtype)
+
+
+def _frequencies(extent: int, number: int) -> np.ndarray:
+    """Radians a step [number], geometric from 1 (neighbours) to 1 / extent (both ends)."""
+    return float(extent) ** -np.linspace(0, 1, number)

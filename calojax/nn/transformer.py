@@ -1,0 +1,207 @@
+"""Transformers over codes: causal with a key/value cache, or seeing all positions at once."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from calojax.nn.positions import Positions, rotate
+
+
+class Cache(NamedTuple):
+    """Keys and values of one block for positions 0..t-1; zeros where no code has been.
+
+    Attributes:
+      keys: [b, t, h, d].
+      values: [b, t, h, d].
+    """
+
+    keys: jax.Array
+    values: jax.Array
+
+
+class Angles(NamedTuple):
+    """Rotations of t slots.
+
+    Attributes:
+      query: of the place that a slot predicts, [t, d/2].
+      key: of the place of the code that a slot holds, [t, d/2].
+    """
+
+    query: jax.Array
+    key: jax.Array
+
+
+class Block(nn.Module):
+    """Attention and a GELU MLP, each beside a shortcut and behind a normalisation ("pre-LN").
+
+    Attributes:
+      width: of the stream.
+      heads: of the attention.
+      causal: whether a slot sees only itself and those before it.
+      dtype: of the computation; parameters are float32.
+    """
+
+    width: int
+    heads: int
+    causal: bool
+    dtype: jnp.dtype
+
+    def setup(self):
+        self.attention_norm = nn.LayerNorm(dtype=self.dtype)
+        self.projection = nn.Dense(3 * self.width, dtype=self.dtype)
+        self.attention_output = nn.Dense(self.width, dtype=self.dtype)
+        self.mlp_norm = nn.LayerNorm(dtype=self.dtype)
+        self.mlp_input = nn.Dense(4 * self.width, dtype=self.dtype)
+        self.mlp_output = nn.Dense(self.width, dtype=self.dtype)
+
+    def __call__(self, x: jax.Array, angles: Angles) -> jax.Array:
+        """All slots: [b, t, width] -> [b, t, width]."""
+        query, key, value = self._project(x, angles)
+        mixed = jax.nn.dot_product_attention(query, key, value, is_causal=self.causal)
+        return self._finish(x, mixed)
+
+    def step(
+        self, x: jax.Array, angles: Angles, cache: Cache, position: jax.Array
+    ) -> tuple[jax.Array, Cache]:
+        """The slot at a position [], after those in the cache: [b, 1, width] -> [b, 1, width]."""
+        query, key, value = self._project(x, angles)
+        at = (0, position, 0, 0)
+        cache = Cache(
+            jax.lax.dynamic_update_slice(cache.keys, key, at),
+            jax.lax.dynamic_update_slice(cache.values, value, at),
+        )
+        return self._finish(x, _attend(query, cache, position)), cache
+
+    def _project(self, x, angles):
+        projected = self.projection(self.attention_norm(x))
+        query, key, value = jnp.split(projected.reshape(*x.shape[:2], 3 * self.heads, -1), 3, 2)
+        return rotate(query, angles.query), rotate(key, angles.key), value
+
+    def _finish(self, x, mixed):
+        x = x + self.attention_output(mixed.reshape(x.shape))
+        return x + self.mlp_output(nn.gelu(self.mlp_input(self.mlp_norm(x))))
+
+
+class Transformer(nn.Module):
+    """A transformer over codes, conditioned on a context vector at every position.
+
+    Vaswani et al. 2017 (arXiv:1706.03762). Tokens are codes 0..k-1 and k for "before the first"
+    (causal: slot i holds code i - 1 and predicts code i; a cell of
+    `calojax.nn.sequence.Autoregressive`) or "not known" (otherwise: slot i holds and predicts
+    code i; a network of `calojax.nn.masked.Masked`).
+
+    Besides rotary attention, which knows only differences, every position adds an embedding: one of
+    its own if causal, because the order singles out positions; else one for its ring, so that a
+    rotation of the known codes rotates what is predicted.
+
+    Attributes:
+      size: number of codes k.
+      positions: where the codes are.
+      layers: number of blocks.
+      heads: heads of the attention; twice their number divides the width.
+      width: of the stream.
+      causal: whether a code sees only those before it.
+      dtype: of the computation (bfloat16 is for accelerators); parameters and logits are float32.
+    """
+
+    size: int
+    positions: Positions
+    layers: int
+    heads: int
+    width: int
+    causal: bool
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        self.tokens = nn.Embed(self.size + 1, self.width, dtype=self.dtype)
+        self.places = nn.Embed(int(self._place.max()) + 1, self.width, dtype=self.dtype)
+        self.condition = nn.Dense(self.width, dtype=self.dtype)
+        self.blocks = [
+            Block(self.width, self.heads, self.causal, self.dtype) for _ in range(self.layers)
+        ]
+        self.norm = nn.LayerNorm(dtype=self.dtype)
+        # Small, so that training starts near the uniform distribution.
+        self.output = nn.Dense(
+            self.size, dtype=jnp.float32, kernel_init=nn.initializers.normal(0.02)
+        )
+
+    @property
+    def length(self) -> int:
+        """Number of positions t."""
+        return self.positions.length
+
+    def logits(self, tokens: jax.Array, context: jax.Array) -> jax.Array:
+        """Whole sequences: tokens [b, t], context [b, c] -> logits [b, t, k]."""
+        return self._head(self._stream(tokens, context))
+
+    def logits_at(self, tokens: jax.Array, context: jax.Array, chosen: jax.Array) -> jax.Array:
+        """`logits` of chosen positions [b, n] alone -> [b, n, k]; those beyond t are the last."""
+        x = self._stream(tokens, context)
+        return self._head(jnp.take_along_axis(x, chosen[..., None], axis=1, mode="clip"))
+
+    def start(self, context: jax.Array) -> tuple[Cache, ...]:
+        """Empty caches of the blocks, for context [b, c]."""
+        shape = (len(context), self.length, self.heads, self.width // self.heads)
+        return tuple(
+            Cache(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
+            for _ in range(self.layers)
+        )
+
+    def step(
+        self,
+        caches: tuple[Cache, ...],
+        token: jax.Array,
+        position: jax.Array,
+        context: jax.Array,
+    ) -> tuple[tuple[Cache, ...], jax.Array]:
+        """One step: token [b], position [], context [b, c] -> (caches, logits [b, k])."""
+        x = self._embed(token[:, None], jnp.asarray(self._place)[position][None], context)
+        angles = Angles(*(a[position][None] for a in self._angles()))
+        after = []
+        for block, cache in zip(self.blocks, caches, strict=True):
+            x, cache = block.step(x, angles, cache, position)
+            after.append(cache)
+        return tuple(after), self._head(x)[:, 0]
+
+    def __call__(self, context: jax.Array) -> jax.Array:
+        """Touches every parameter, for ``init``: context [b, c] -> logits [b, t, k]."""
+        return self.logits(jnp.full((len(context), self.length), self.size), context)
+
+    @property
+    def _place(self) -> np.ndarray:
+        """Which embedding a position adds: int [t]."""
+        return np.arange(self.length) if self.causal else self.positions.rings
+
+    def _angles(self) -> Angles:
+        angles = self.positions.angles(self.width // self.heads // 2)
+        # The code before a slot is not always its neighbour: rows end. The first slot holds none.
+        key = np.concatenate([angles[:1], angles[:-1]]) if self.causal else angles
+        return Angles(jnp.asarray(angles, jnp.float32), jnp.asarray(key, jnp.float32))
+
+    def _embed(self, tokens, places, context):
+        return self.tokens(tokens) + self.places(places) + self.condition(context)[:, None]
+
+    def _stream(self, tokens, context):
+        x = self._embed(tokens, jnp.asarray(self._place), context)
+        for block in self.blocks:
+            x = block(x, self._angles())
+        return x
+
+    def _head(self, x):
+        return self.output(self.norm(x).astype(jnp.float32))
+
+
+def _attend(query: jax.Array, cache: Cache, position: jax.Array) -> jax.Array:
+    """Attention of one query [b, 1, h, d] to the cache up to a position [] -> [b, 1, h, d].
+
+    Products and sums instead of a matrix product: XLA fuses them into one pass over the cache,
+    whereas for a matrix product it would first copy the cache into another layout, every step
+    (three times as slow on CPU).
+    """
+    scores = jnp.sum(query.astype(jnp.float32) * cache.keys, axis=-1) / query.shape[-1] ** 0.5
+    seen = jnp.arange(cache.keys.shape[1])[:, None] <= position
+    weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=1)
+    return jnp.sum(weights[..., None] * cache.values, axis=1, keepdims=True).astype(query.dtype)
