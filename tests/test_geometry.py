@@ -142,6 +142,13 @@ def test_unknown_names():
         find_detector("missing.xml")
 
 
+def test_impossible_media_name_the_attribute(tmp_path):
+    path = tmp_path / "bad.xml"
+    path.write_text(f'<Bins><Bin pid="22" name="photon" radiation_length="0">{_GOOD}</Bin></Bins>')
+    with pytest.raises(CalojaxError, match=r"bad\.xml: medium: radiation_length must be positive"):
+        find_detector(str(path))
+
+
 @pytest.mark.parametrize(
     "change",
     [{"r_edges": (0.0,)}, {"r_edges": (0.0, 2.0, 1.0)}, {"n_alpha": 0}, {"thickness": 0.0}],

@@ -75,6 +75,13 @@ class Medium:
     resolution: float
     response: float
 
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            if not getattr(self, field.name) > 0:
+                raise ValueError(
+                    f"medium: {field.name} must be positive, got {getattr(self, field.name)}"
+                )
+
 
 @dataclasses.dataclass(frozen=True)
 class VoxelMap:
