@@ -1,0 +1,351 @@
+"""Convolution on the cylinder: its borders, its adjoint, and what turning the input does.
+
+Arrays hold small integers, whose sums and products are exact in float32: equal means equal.
+"""
+
+import functools
+import itertools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from calojax.nn import cylinder
+
+
+def integers(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(seed).integers(-3, 4, shape).astype(np.float32)
+
+
+def compiled(function, **options):
+    return jax.jit(functools.partial(function, **options))
+
+
+# --- a reference that does what the definition says, bin by bin -----------------------------------
+
+
+def windows_of(n: int, k: int, s: int, padding: str) -> list[int]:
+    """First bins of the windows."""
+    if padding == "valid":
+        return list(range(0, n - k + 1, s))
+    return list(range(-max((k - s) // 2, 0), n - max((k - s) // 2, 0), s))
+
+
+def connections(shape, kernel, strides, z_padding, r_padding, across_axis):
+    """(window, place in the kernel, bin) wherever a window sees a bin."""
+    strides = (strides,) * len(shape) if isinstance(strides, int) else strides
+    paddings = (z_padding, "same", r_padding)
+    starts = [windows_of(*a) for a in zip(shape, kernel, strides, paddings, strict=False)]
+    for window in itertools.product(*(range(len(start)) for start in starts)):
+        for place in itertools.product(*map(range, kernel)):
+            where = [a[w] + p for a, w, p in zip(starts, window, place, strict=True)]
+            if len(shape) == 3 and across_axis and where[2] < 0:
+                where[1], where[2] = where[1] + shape[1] // 2, -1 - where[2]
+            where[1] %= shape[1]
+            if all(0 <= i < n for i, n in zip(where, shape, strict=True)):
+                yield window, place, tuple(where)
+
+
+# Bins, kernel and options: both forms, odd and even kernels, strides that divide and do not, grids
+# smaller than the kernel.
+CATALOGUE = {
+    "2d": ((5, 4), (3, 3), {}),
+    "2d even": ((5, 6), (4, 2), {}),
+    "2d valid": ((6, 5), (3, 3), {"z_padding": "valid"}),
+    "2d stride of the paper": ((7, 4), (5, 3), {"strides": (3, 1)}),
+    "2d stride": ((6, 6), (3, 4), {"strides": 2}),
+    "2d stride does not divide": ((7, 5), (4, 3), {"strides": (3, 2)}),
+    "2d stride does not divide, valid": ((8, 7), (3, 2), {"strides": 3, "z_padding": "valid"}),
+    "2d kernel shorter than stride": ((7, 7), (1, 2), {"strides": 3}),
+    "2d kernel longer than circle": ((3, 2), (3, 7), {}),
+    "2d one bin of alpha": ((4, 1), (3, 3), {}),
+    "3d": ((3, 4, 3), (3, 3, 3), {}),
+    "3d across": ((3, 4, 3), (3, 3, 3), {"across_axis": True}),
+    "3d even across": ((4, 6, 4), (2, 4, 4), {"across_axis": True}),
+    "3d far across": ((2, 4, 2), (1, 3, 7), {"across_axis": True}),
+    "3d stride": ((6, 4, 5), (3, 4, 3), {"strides": (3, 2, 2)}),
+    "3d stride across": ((5, 4, 5), (3, 2, 5), {"strides": (2, 2, 2), "across_axis": True}),
+    "3d stride three across": ((4, 6, 7), (2, 5, 6), {"strides": 3, "across_axis": True}),
+    "3d no stride divides, across": (
+        (5, 4, 4),
+        (4, 5, 5),
+        {"strides": (2, 3, 3), "across_axis": True},
+    ),
+    "3d valid z across": ((5, 4, 3), (2, 3, 3), {"z_padding": "valid", "across_axis": True}),
+    "3d all valid": (
+        (8, 4, 9),
+        (3, 4, 3),
+        {"strides": (3, 2, 2), "z_padding": "valid", "r_padding": "valid"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_convolution_and_adjoint_are_those_of_the_definition(name):
+    shape, size, options = CATALOGUE[name]
+    x = integers(0, (2, *shape, 3))
+    kernel = integers(1, (*size, 3, 2))
+    result = np.asarray(compiled(cylinder.conv, **options)(x, kernel))
+    y = integers(2, result.shape)
+    back = compiled(cylinder.conv_transpose, shape=shape, **options)(y, kernel)
+
+    given = {"strides": 1, "z_padding": "same", "r_padding": "same", "across_axis": False}
+    expected, expected_back = np.zeros_like(result), np.zeros_like(x)
+    for window, place, where in connections(shape, size, **given | options):
+        expected[:, *window] += x[:, *where] @ kernel[place]
+        expected_back[:, *where] += y[:, *window] @ kernel[place].T
+    np.testing.assert_array_equal(result, expected)
+    np.testing.assert_array_equal(back, expected_back)
+    assert np.vdot(result, y) == np.vdot(x, back)
+
+
+# --- borders --------------------------------------------------------------------------------------
+
+
+def first_of(size: int) -> np.ndarray:
+    """A kernel over r that sees the first bin of its window only."""
+    kernel = np.zeros((1, 1, size, 1, 1), np.float32)
+    kernel[0, 0, 0] = 1.0
+    return kernel
+
+
+@pytest.mark.parametrize(
+    ("size", "across_axis", "inner", "outer"),
+    [
+        # Bin (z, alpha, r) holds 100 z + 10 alpha + r + 1. The neighbour below: of r = 0 it is
+        # r = 0 at alpha + pi, of r = 1 it is r = 0.
+        (3, True, [[21, 31, 1, 11], [121, 131, 101, 111]], [[1, 11, 21, 31], [101, 111, 121, 131]]),
+        (3, False, [[0] * 4, [0] * 4], [[1, 11, 21, 31], [101, 111, 121, 131]]),
+        # Two below: r = 1 and r = 0 at alpha + pi.
+        (5, True, [[22, 32, 2, 12], [122, 132, 102, 112]], [[21, 31, 1, 11], [121, 131, 101, 111]]),
+        # Three below r = 0 lies beyond the outer edge on the other side.
+        (7, True, [[0] * 4, [0] * 4], [[22, 32, 2, 12], [122, 132, 102, 112]]),
+    ],
+)
+def test_neighbours_across_the_axis_by_hand(size, across_axis, inner, outer):
+    z, alpha, r = np.indices((2, 4, 2))
+    x = (100.0 * z + 10.0 * alpha + r + 1.0).astype(np.float32)[None, ..., None]
+    y = cylinder.conv(x, first_of(size), across_axis=across_axis)[0, ..., 0]
+    np.testing.assert_array_equal(y[:, :, 0], inner)
+    np.testing.assert_array_equal(y[:, :, 1], outer)
+
+
+@pytest.mark.parametrize("across_axis", [False, True])
+def test_padding_shows_each_border(across_axis):
+    x = np.arange(1, 17, dtype=np.float32).reshape(1, 2, 4, 2, 1)
+    padded = cylinder.pad(x, [(1, 1), (1, 2), (1, 1)], across_axis=across_axis)
+    padded = np.asarray(padded)[0, ..., 0]
+    assert padded.shape == (4, 7, 4)
+    assert not padded[[0, -1]].any()
+    assert not padded[:, :, -1].any()
+    # alpha = 3, 0, 1, 2, 3, 0, 1 of z = 0, r = 0.
+    np.testing.assert_array_equal(padded[1, :, 1], [7, 1, 3, 5, 7, 1, 3])
+    beyond = [3, 5, 7, 1, 3, 5, 7] if across_axis else [0] * 7
+    np.testing.assert_array_equal(padded[1, :, 0], beyond)
+
+
+def test_z_is_not_circular_and_alpha_is():
+    ones = np.ones((3, 3, 3, 1, 1), np.float32)
+    x = np.zeros((1, 5, 6, 4, 1), np.float32)
+    x[0, 0, 0, 3] = 1.0
+    y = np.asarray(cylinder.conv(x, ones))[0, ..., 0]
+    z, alpha, r = (set(index.tolist()) for index in y.nonzero())
+    assert (z, alpha, r) == ({0, 1}, {5, 0, 1}, {2, 3})
+
+
+TURNED = {
+    "2d": ((4, 6), (3, 3), {}),
+    "2d stride": ((4, 6), (3, 4), {"strides": (1, 2)}),
+    "3d across": ((3, 6, 3), (3, 2, 3), {"across_axis": True}),
+    "3d stride across": ((4, 6, 5), (3, 3, 3), {"strides": (2, 3, 2), "across_axis": True}),
+}
+
+
+@pytest.mark.parametrize("name", TURNED)
+def test_turning_the_input_turns_the_output(name):
+    shape, size, options = TURNED[name]
+    stride = options.get("strides", (1, 1))[1]
+    kernel = integers(1, (*size, 2, 3))
+    conv = compiled(cylinder.conv, **options)
+    transpose = compiled(cylinder.conv_transpose, shape=shape, **options)
+    x = integers(0, (1, *shape, 2))
+    y = integers(2, conv(x, kernel).shape)
+    for turn in range(1, y.shape[2]):
+        turned = conv(np.roll(x, turn * stride, axis=2), kernel)
+        np.testing.assert_array_equal(turned, np.roll(conv(x, kernel), turn, axis=2))
+        turned = transpose(np.roll(y, turn, axis=2), kernel)
+        np.testing.assert_array_equal(turned, np.roll(transpose(y, kernel), turn * stride, axis=2))
+
+
+@pytest.mark.parametrize("name", TURNED)
+def test_no_seam_where_nothing_depends_on_alpha(name):
+    shape, size, options = TURNED[name]
+    x = np.broadcast_to(integers(0, (1, shape[0], 1, *shape[2:], 2)), (1, *shape, 2))
+    y = np.asarray(compiled(cylinder.conv, **options)(x, integers(1, (*size, 2, 3))))
+    assert np.ptp(y, axis=2).max() == 0
+    assert np.ptp(y, axis=1).max() > 0
+
+
+# --- gradients ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["2d stride does not divide", "3d stride across", "3d no stride divides, across"]
+)
+def test_gradients_are_the_other_factors_of_a_trilinear_form(name):
+    shape, size, options = CATALOGUE[name]
+    x, kernel = integers(0, (1, *shape, 2)), integers(1, (*size, 2, 2))
+    other = integers(3, kernel.shape)
+    conv = compiled(cylinder.conv, **options)
+    transpose = compiled(cylinder.conv_transpose, shape=shape, **options)
+    y = integers(2, conv(x, kernel).shape)
+
+    def forward(x, kernel):
+        return jnp.vdot(cylinder.conv(x, kernel, **options), y)
+
+    def backward(y, kernel):
+        return jnp.vdot(x, cylinder.conv_transpose(y, kernel, shape=shape, **options))
+
+    by_x, by_kernel = jax.jit(jax.grad(forward, (0, 1)))(x, kernel)
+    by_y, by_kernel_of_transpose = jax.jit(jax.grad(backward, (0, 1)))(y, kernel)
+    np.testing.assert_array_equal(by_x, transpose(y, kernel))
+    np.testing.assert_array_equal(by_y, conv(x, kernel))
+    np.testing.assert_array_equal(by_kernel, by_kernel_of_transpose)
+    assert np.vdot(by_kernel, other) == np.vdot(conv(x, other), y)
+
+
+# --- resampling -----------------------------------------------------------------------------------
+
+SIZES = [(4, 8), (8, 16), (8, 12), (5, 9), (6, 9), (5, 8), (34, 50), (22, 34)]
+
+
+def wave(n: int, frequency: int) -> np.ndarray:
+    angle = 2 * np.pi * np.arange(n) / n
+    return (1.5 + np.cos(frequency * angle) - 0.5 * np.sin(frequency * angle)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("n", "m"), SIZES + [(m, n) for n, m in SIZES])
+def test_resampling_keeps_waves_that_both_grids_hold(n, m):
+    for frequency in range((min(n, m) + 1) // 2):
+        x = wave(n, frequency)[None, None, :, None, None]
+        y = cylinder.resample_alpha(x, m)
+        np.testing.assert_allclose(y[0, 0, :, 0, 0], wave(m, frequency), atol=1e-5)
+
+
+@pytest.mark.parametrize(("n", "m"), SIZES)
+def test_resampling_up_and_down_again_changes_nothing(n, m):
+    x = integers(0, (2, 3, n, 2))
+    finer = cylinder.resample_alpha(x, m)
+    np.testing.assert_allclose(finer.mean(2), x.mean(2), atol=1e-5)
+    np.testing.assert_allclose(cylinder.resample_alpha(finer, n), x, atol=1e-5)
+    y = integers(1, (2, 3, m, 2))
+    coarser = cylinder.resample_alpha(y, n)
+    np.testing.assert_allclose(coarser.mean(2), y.mean(2), atol=1e-5)
+
+
+def test_resampling_commutes_with_turns_and_drops_what_is_too_fine():
+    x = integers(0, (1, 2, 16, 3))
+    coarse = cylinder.resample_alpha(x, 8)
+    turned = cylinder.resample_alpha(np.roll(x, 2, axis=2), 8)
+    np.testing.assert_allclose(turned, np.roll(coarse, 1, axis=2), atol=1e-5)
+    too_fine = (wave(16, 5) - 1.5)[None, None, :, None]
+    np.testing.assert_allclose(cylinder.resample_alpha(too_fine, 8), 0.0, atol=1e-5)
+    np.testing.assert_array_equal(cylinder.resample_alpha(x, 16).round(4), x)
+
+
+# --- modules --------------------------------------------------------------------------------------
+
+# Calo-VQ on dataset 2 (arXiv:2405.06605, released configuration): features, kernel, options.
+ENCODER = (
+    (16, (3, 3), {}),
+    (32, (5, 3), {"strides": (3, 1)}),
+    (64, (3, 3), {}),
+    (128, (3, 3), {}),
+    (256, (3, 3), {"z_padding": "valid"}),
+    (128, (1, 1), {}),
+)
+DECODER = (
+    (256, (3, 3), {"z_padding": "valid"}),
+    (128, (3, 3), {}),
+    (64, (3, 3), {}),
+    (32, (5, 3), {"strides": (3, 1)}),
+    (16, (3, 3), {}),
+    (9, (1, 1), {}),
+)
+
+
+@pytest.mark.parametrize(
+    ("layer", "layers", "bins", "channels", "result", "count"),
+    [
+        (cylinder.Conv, ENCODER, (57, 4), 10, (17, 4, 128), 429_584),
+        (cylinder.ConvTranspose, DECODER, (17, 4), 129, (57, 4, 9), 701_833),
+    ],
+)
+def test_bins_and_parameters_of_the_released_networks(layer, layers, bins, channels, result, count):
+    network = nn.Sequential([layer(*given, **options) for *given, options in layers])
+    x = jax.ShapeDtypeStruct((1, *bins, channels), jnp.float32)
+    y, variables = jax.eval_shape(network.init_with_output, jax.random.key(0), x)
+    assert y.shape == (1, *result)
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == count
+
+
+@pytest.mark.parametrize("layer", [cylinder.Conv, cylinder.ConvTranspose])
+@pytest.mark.parametrize("kernel", [(3, 2), (3, 2, 3)])
+def test_initial_weights_are_xavier_uniform(layer, kernel):
+    x = jnp.ones((1, *(4, 6, 2)[: len(kernel)], 8))
+    variables = layer(12, kernel).init(jax.random.key(0), x)["params"]
+    limit = np.sqrt(6 / (np.prod(kernel) * (8 + 12)))
+    assert 0.95 * limit < jnp.abs(variables["weights"]).max() <= limit
+    assert not variables["bias"].any()
+
+
+def test_layers_are_the_functions_with_a_bias():
+    options = {"strides": (2, 2, 3), "z_padding": "valid", "across_axis": True}
+    x = integers(0, (2, 7, 4, 5, 3))
+    down = cylinder.Conv(4, (3, 3, 4), **options)
+    params = {"weights": integers(1, (3, 3, 4, 3, 4)), "bias": integers(2, (4,))}
+    y = down.apply({"params": params}, x)
+    expected = cylinder.conv(x, params["weights"], **options) + params["bias"]
+    np.testing.assert_array_equal(y, expected)
+
+    up = cylinder.ConvTranspose(3, (3, 3, 4), **options)
+    params["bias"] = integers(3, (3,))
+    assert up.apply({"params": params}, y).shape == (2, 7, 4, 6, 3)
+    exact = up.clone(shape=(8, 3, 5), across_axis=False)
+    options = {**options, "across_axis": False, "shape": (8, 3, 5)}
+    expected = cylinder.conv_transpose(y, params["weights"], **options) + params["bias"]
+    np.testing.assert_array_equal(exact.apply({"params": params}, y), expected)
+
+
+@pytest.mark.parametrize("layer", [cylinder.Conv, cylinder.ConvTranspose])
+def test_layers_compute_in_the_type_asked_for(layer):
+    module = layer(4, (3, 3), dtype=jnp.bfloat16)
+    x = jax.ShapeDtypeStruct((1, 4, 4, 2), jnp.float32)
+    y, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), x)
+    assert y.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel", "options", "message"),
+    [
+        ((4, 5, 3), (3, 3, 3), {"across_axis": True}, "5 bins of alpha .* even number"),
+        ((4, 4), (3, 3), {"across_axis": True}, "no axis r"),
+        ((4, 4), (3, 3), {"r_padding": "valid"}, "no axis r"),
+        ((2, 4), (3, 3), {"z_padding": "valid"}, "2 bins are too few"),
+        ((4, 4), (3, 3), {"z_padding": "circular"}, "'circular' is neither"),
+        ((4, 4), (3, 3, 3), {}, "does not fit"),
+        ((4, 4, 4), (3, 3, 3), {"strides": (2, 2)}, "not one for each of 3"),
+    ],
+)
+def test_what_does_not_fit_is_said(shape, kernel, options, message):
+    with pytest.raises(ValueError, match=message):
+        cylinder.conv(jnp.ones((1, *shape, 2)), jnp.ones((*kernel, 2, 2)), **options)
+
+
+def test_transpose_to_a_shape_with_other_windows_is_refused():
+    y, kernel = jnp.ones((1, 3, 4, 2)), jnp.ones((3, 3, 2, 2))
+    with pytest.raises(ValueError, match=r"\(3, 4\) do not fold out to \(8, 4\): give \(4, 4\)"):
+        cylinder.conv_transpose(y, kernel, shape=(8, 4), strides=(2, 1))
