@@ -1,5 +1,7 @@
 """Transformers over codes: the cache against none, and how rotary attention sees a cylinder."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,9 +40,9 @@ def draw_without_cache(cell, variables, keys, context):
     return lax.scan(step, tokens, jnp.arange(cell.length))[0][:, 1:]
 
 
-@pytest.mark.parametrize("positions", [Line(24), GRID], ids=["line", "cylinder"])
-def test_with_a_cache_as_without(positions):
-    cell = network(positions, causal=True)
+@pytest.mark.parametrize(("positions", "stretch"), [(Line(24), 24), (GRID, 10)], ids=str)
+def test_with_a_cache_as_without(positions, stretch):
+    cell = network(positions, causal=True).clone(stretch=stretch)
     variables = start(cell)
     keys = rng.per_item(rng.root(0), np.arange(3))
     cached = jax.jit(Autoregressive(cell).draw)(variables, keys, CONTEXT)
@@ -51,16 +53,17 @@ def test_with_a_cache_as_without(positions):
 def test_cache_holds_what_has_been_and_zeros():
     cell = network(causal=True)
     variables = start(cell)
+    step = jax.jit(functools.partial(cell.apply, method="step"))
     caches = cell.apply(variables, CONTEXT, method="start")
-    for t in range(5):
-        arguments = caches, jnp.full(3, t), jnp.asarray(t), CONTEXT
-        caches, _ = cell.apply(variables, *arguments, method="step")
+    for t, room in enumerate([2, 2, 4, 4, 24]):
+        caches = cell.apply(variables, caches, room, method="grow")
+        caches, _ = step(variables, caches, jnp.full(3, t), jnp.asarray(t), CONTEXT)
+    assert len(caches) == 2
     for cache in caches:
         for buffer in cache:
             assert buffer.shape == (3, 24, 2, 12)
-            assert (buffer[:, :5] != 0).all(-1).any()
-            assert (buffer[:, :5] != 0).any((2, 3)).all()
-            assert not buffer[:, 5:].any()
+            assert (np.asarray(buffer[:, :5]) != 0).any((2, 3)).all()
+            assert not np.any(buffer[:, 5:])
 
 
 def scores(positions, pairs=6):
@@ -131,8 +134,10 @@ def test_logits_of_chosen_positions():
     variables = start(module)
     tokens = jax.random.randint(jax.random.key(2), (3, 24), 0, 8)
     chosen = jnp.array([[0, 5], [23, 1], [7, 24]])
-    whole = module.apply(variables, tokens, CONTEXT, method="logits")
-    some = module.apply(variables, tokens, CONTEXT, chosen, method="logits_at")
+    whole = jax.jit(functools.partial(module.apply, method="logits"))(variables, tokens, CONTEXT)
+    some = jax.jit(functools.partial(module.apply, method="logits_at"))(
+        variables, tokens, CONTEXT, chosen
+    )
     expected = whole[jnp.arange(3)[:, None], jnp.minimum(chosen, 23)]
     np.testing.assert_allclose(some, expected, atol=1e-5)
 
@@ -144,13 +149,21 @@ def test_bfloat16_computes_in_it_and_answers_in_float32():
         jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), variables, start(rough))
     )
     codes = jax.random.randint(jax.random.key(2), (3, 24), 0, 7)
-    log_p = [Autoregressive(cell).log_probs(variables, codes, CONTEXT) for cell in (exact, rough)]
+    log_p = [
+        jax.jit(Autoregressive(cell).log_probs)(variables, codes, CONTEXT)
+        for cell in (exact, rough)
+    ]
     assert log_p[1].dtype == jnp.float32
     difference = jnp.abs(log_p[1] - log_p[0])
     assert 0 < difference.max() < 0.2
-    caches = rough.apply(variables, CONTEXT, method="start")
-    arguments = caches, jnp.zeros(3, int), jnp.asarray(0), CONTEXT
-    caches, logits = rough.apply(variables, *arguments, method="step")
+
+    def first(variables):
+        caches = rough.apply(variables, CONTEXT, method="start")
+        caches = rough.apply(variables, caches, 24, method="grow")
+        arguments = caches, jnp.zeros(3, int), jnp.asarray(0), CONTEXT
+        return rough.apply(variables, *arguments, method="step")
+
+    caches, logits = jax.eval_shape(first, variables)
     assert caches[0].keys.dtype == jnp.bfloat16
     assert logits.dtype == jnp.float32
 
@@ -161,9 +174,12 @@ def test_double_precision_elsewhere_changes_nothing():
     keys = rng.per_item(rng.root(0), np.arange(3))
     prior = Autoregressive(module)
     variables = start(module)
-    single = prior.draw(variables, keys, CONTEXT), prior.log_probs(variables, codes, CONTEXT)
+    single = jax.jit(prior.draw)(variables, keys, CONTEXT)
+    forced = jax.jit(prior.log_probs)(variables, codes, CONTEXT)
     with jax.enable_x64(True):
-        double = prior.draw(variables, keys, CONTEXT), prior.log_probs(variables, codes, CONTEXT)
-    np.testing.assert_array_equal(single[0], double[0])
-    np.testing.assert_allclose(single[1], double[1], atol=1e-5)
-    assert double[0].dtype == jnp.int32
+        double = jax.jit(prior.draw)(variables, keys, CONTEXT)
+        np.testing.assert_allclose(
+            forced, jax.jit(prior.log_probs)(variables, codes, CONTEXT), atol=1e-5
+        )
+    np.testing.assert_array_equal(single, double)
+    assert double.dtype == jnp.int32

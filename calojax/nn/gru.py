@@ -34,6 +34,15 @@ class GRU(nn.Module):
         """Recurrent state before the first code: context [b, c] -> [b, width]."""
         return nn.tanh(self.initial(context))
 
+    def grow(self, carry: jax.Array, length: int) -> jax.Array:
+        """The state as it is: it has the same size at every position."""
+        return carry
+
+    @property
+    def stretch(self) -> int:
+        """All positions."""
+        return self.length
+
     def step(
         self, carry: jax.Array, token: jax.Array, position: jax.Array, context: jax.Array
     ) -> tuple[jax.Array, jax.Array]:

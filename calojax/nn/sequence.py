@@ -7,10 +7,12 @@ parallel. Variables are the linen variables of the network inside.
 """
 
 import dataclasses
+import itertools
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Variables = Any
 Carry = Any
@@ -48,16 +50,19 @@ class Cell(Protocol):
     Tokens are codes 0..k-1, and k for "before the first". Methods, through ``apply``:
 
     - ``start(context) -> carry``, before the first code;
+    - ``grow(carry, length) -> carry``, with room for steps at positions below ``length``;
     - ``step(carry, token [b], position [], context) -> (carry, logits [b, k])``;
     - ``logits(tokens [b, t], context) -> [b, t, k]``, all steps at once.
 
     Attributes:
       size: number of codes k.
       length: number of positions t.
+      stretch: positions to make room for at a time, at most.
     """
 
     size: int
     length: int
+    stretch: int
 
     def init(self, key: jax.Array, context: jax.Array) -> Variables:
         """Random variables."""
@@ -110,9 +115,16 @@ class Autoregressive:
 
         length = self.cell.length
         carry = self.cell.apply(variables, context, method="start")
-        first = jnp.full(len(context), self.cell.size, jnp.int32)
+        token = jnp.full(len(context), self.cell.size, jnp.int32)
         inputs = jnp.arange(length), uniforms(keys, length).T
-        return jax.lax.scan(step, (carry, first), inputs)[1].T
+        ends = np.linspace(0, length, -(-length // self.cell.stretch) + 1).astype(int)
+        codes = []
+        for start, end in itertools.pairwise(ends.tolist()):
+            carry = self.cell.apply(variables, carry, end, method="grow")
+            piece = jax.tree.map(lambda x, start=start, end=end: x[start:end], inputs)
+            (carry, token), drawn = jax.lax.scan(step, (carry, token), piece)
+            codes.append(drawn)
+        return jnp.concatenate(codes).T
 
 
 def log_prob(logits: jax.Array, codes: jax.Array) -> jax.Array:
