@@ -225,6 +225,7 @@ def test_only_priors_with_a_likelihood_tell_it(tiny, variables, batch):
 def test_settings_that_do_not_fit():
     with pytest.raises(CalojaxError, match="width 16 is not a multiple of twice its 3 heads"):
         PriorConfig(kind="transformer", width=16, heads=3)
-    with pytest.raises(CalojaxError, match="at least one pass, not 0"):
-        PriorConfig(kind="masked", passes=0)
+    for name in ("layers", "heads", "passes"):
+        with pytest.raises(CalojaxError, match=f"{name} are 0; take 1 or more"):
+            PriorConfig(**{name: 0})
     assert PriorConfig(width=30).kind == "gru"

@@ -116,13 +116,14 @@ class PriorConfig:
     schedule: Schedule = Schedule()
 
     def __post_init__(self):
+        for name in ("layers", "heads", "passes"):
+            if getattr(self, name) < 1:
+                raise CalojaxError(f"The prior's {name} are {getattr(self, name)}; take 1 or more.")
         if self.kind != "gru" and self.width % (2 * self.heads):
             raise CalojaxError(
                 f"The prior's width {self.width} is not a multiple of twice its {self.heads} heads;"
                 " change one of them."
             )
-        if self.kind == "masked" and self.passes < 1:
-            raise CalojaxError(f"The prior needs at least one pass, not {self.passes}.")
 
 
 @dataclasses.dataclass(frozen=True)
