@@ -223,8 +223,8 @@ class _Layer(nn.Module):
     def _promoted(self, x: jax.Array, channels: tuple[int, int]) -> list[jax.Array]:
         """Input, weights [*kernel, *channels] and bias [features], in one dtype."""
         xavier = nn.initializers.xavier_uniform()
-        weights = self.param("weights", xavier, (*self.kernel, *channels))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        weights = self.param("weights", xavier, (*self.kernel, *channels), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         return nn.dtypes.promote_dtype(x, weights, bias, dtype=self.dtype)
 
 
