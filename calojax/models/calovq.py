@@ -252,7 +252,7 @@ class CaloVQ:
         """The loss of a stage; metrics carry the names of the papers' terms."""
         showers, energies = batch["showers"], batch["energies"]
         if training and self.config.autoencoder.rotate:
-            # Rotations change neither layer energies nor what the prior's codes describe.
+            # A turned shower is as likely as the shower: every stage sees both.
             table = transforms.rotation_table(self.detector)
             showers = transforms.random_rotations(rng.stream(key, "rotation"), showers, table)
         losses = {
