@@ -5,7 +5,7 @@
 Two decoders for dataset 2 (45 x 16 x 9 voxels), one with r as an axis as in the Calo-VQ talk and
 one with r among the channels as in the paper, and the talk's encoder, each with the same weights in
 several layouts; forward, and forward and backward. Before a layout is timed its showers are
-compared with those of `calojax.nn.cylinder`, which is the layout "blocks". One JSON line a figure,
+compared with those of `calojax.nn.cylinder`, which is the layout "package". One JSON line a figure,
 on standard output.
 """
 
@@ -93,7 +93,7 @@ PAPER = (
 # --- transposes -----------------------------------------------------------------------------------
 
 
-def blocks(y: jax.Array, kernel: jax.Array, layer: Layer) -> jax.Array:
+def package(y: jax.Array, kernel: jax.Array, layer: Layer) -> jax.Array:
     """What the package does."""
     return cylinder.conv_transpose(y, kernel, shape=layer.shape, **layer.options)
 
@@ -130,14 +130,15 @@ def shifted(y: jax.Array, kernel: jax.Array, layer: Layer) -> jax.Array:
     return _unpad(x, layer, first=1)
 
 
-def r_in_channels(y: jax.Array, kernel: jax.Array, layer: Layer) -> jax.Array:
-    """A kernel over (z, alpha) between all bins of r, most of whose weights are zero."""
-    overlap = _overlap(y.shape[3], layer)
-    kernel = jnp.einsum("zajcf,rjs->zarcsf", kernel, overlap.astype(y.dtype))
-    kernel = kernel.reshape(*kernel.shape[:2], math.prod(kernel.shape[2:4]), -1)
-    y = y.reshape(*y.shape[:3], -1)
-    x = cylinder.conv_transpose(y, kernel, shape=layer.shape[:2], **_without_r(layer))
-    return x.reshape(len(x), *layer.shape, layer.channels)
+def r_in_batch(y: jax.Array, kernel: jax.Array, layer: Layer) -> jax.Array:
+    """Blocks over (z, alpha) for every bin of r, with the windows that see it as channels."""
+    overlap = _overlap(y.shape[3], layer).astype(y.dtype)
+    seen = jnp.einsum("bzasf,rjs->brzajf", y, overlap)
+    seen = seen.reshape(-1, *seen.shape[2:4], math.prod(seen.shape[4:]))
+    kernel = jnp.moveaxis(kernel, 2, 3)
+    kernel = kernel.reshape(*kernel.shape[:3], -1)
+    x = cylinder.conv_transpose(seen, kernel, shape=layer.shape[:2], **_without_r(layer))
+    return jnp.moveaxis(x.reshape(len(y), layer.shape[2], *x.shape[1:]), 1, 3)
 
 
 def channels_first(y: jax.Array, kernel: jax.Array, layer: Layer) -> jax.Array:
@@ -182,7 +183,7 @@ def _by_blocks(y: jax.Array, kernel: jax.Array, layer: Layer, *, first: int) -> 
 # --- convolutions ---------------------------------------------------------------------------------
 
 
-def conv_blocks(x: jax.Array, kernel: jax.Array, layer: Layer) -> jax.Array:
+def package_conv(x: jax.Array, kernel: jax.Array, layer: Layer) -> jax.Array:
     """What the package does."""
     return cylinder.conv(x, kernel, **layer.options)
 
@@ -270,12 +271,12 @@ def encoder(
     return x
 
 
-BOTH = (blocks, channels_last, channels_first, transposed, stuffed, shifted)
+BOTH = (package, channels_last, channels_first, transposed, stuffed, shifted)
 # The network, the bins and channels that it begins with, its layers and layouts.
 NETWORKS = {
-    "talk decoder": (decoder, (13, 8, 4, 40), TALK, (*BOTH, r_in_channels)),
+    "talk decoder": (decoder, (13, 8, 4, 40), TALK, (*BOTH, r_in_batch)),
     "paper decoder": (decoder, (17, 4, 129), PAPER, BOTH),
-    "talk encoder": (encoder, (45, 16, 9, 28), TALK, (conv_blocks, strided)),
+    "talk encoder": (encoder, (45, 16, 9, 28), TALK, (package_conv, strided)),
 }
 
 

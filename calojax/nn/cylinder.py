@@ -7,11 +7,15 @@ which: everything here works on both.
 
 A convolution on the cylinder is one without borders on an array that was padded first: circularly
 in alpha, with zeros in z and beyond the outer r, and at the axis with zeros or with the neighbours
-across it, that is the innermost bins of r turned by half a turn. Strides are taken by blocks
-("space to depth"): the s bins that a step of s passes are put side by side as channels, and a
-kernel filled up with zeros to whole blocks moves over them by one. The sums are the same, but the
-transposes and gradients of strided convolutions stuff their input with zeros, which XLA on a CPU
-handles many times more slowly (`benchmarks/convolution.py` times these and other layouts).
+across it, that is the innermost bins of r turned by half a turn. Two things are not what they seem,
+since they are several times as fast (`benchmarks/convolution.py` times them and other layouts):
+
+- A kernel over r becomes one over (z, alpha) between all bins of r as channels, most of whose
+  weights are zero; those for zeros beyond the edges of r are left out. Many products with zero in
+  one large matrix cost less than few in small ones.
+- Strides are taken by blocks ("space to depth"): the s bins that a step of s passes are put side by
+  side as channels, and a kernel filled up with zeros to whole blocks moves over them by one. The
+  transposes and gradients of strided convolutions would stuff their input with zeros instead.
 """
 
 from collections.abc import Sequence
@@ -114,8 +118,15 @@ def conv(
       ValueError: if shapes and options do not fit together.
     """
     axes = _axes(x, x.shape[1:-1], kernel, strides, z_padding, r_padding, across_axis)
-    x = pad(x, [(axis.low, axis.high) for axis in axes], across_axis=across_axis)
-    return _slide(_to_blocks(x, axes), _block_kernel(kernel, axes))
+    z, alpha, *r = axes
+    seen = _seen(axes, across_axis)
+    widths = [(z.low, z.high), (alpha.low, alpha.high), (seen, 0)]
+    x = pad(x, widths[: len(axes)], across_axis=across_axis)
+    if not r:
+        return _slide(_to_blocks(x, z, alpha), _block_kernel(kernel, z, alpha))
+    x, kernel = x.reshape(*x.shape[:_R], -1), _among_channels(kernel, *r, seen)
+    y = _slide(_to_blocks(x, z, alpha), _block_kernel(kernel, z, alpha))
+    return y.reshape(*y.shape[:_R], r[0].windows, -1)
 
 
 def conv_transpose(
@@ -150,29 +161,17 @@ def conv_transpose(
     if y.shape[1:-1] != expected:
         raise ValueError(f"bins {y.shape[1:-1]} do not fold out to {shape}: give {expected}")
 
-    # Block m of the padded result sums over windows m, m - 1, ...: a convolution with the kernel
-    # turned round. Blocks that would only be cut off are not computed: on every axis those from
-    # `first` to `last` are. What padding took from elsewhere is then folded back to there.
-    first = [axis.low // axis.stride for axis in axes]
-    last = [(axis.low + axis.size - 1) // axis.stride for axis in axes]
-    if across_axis:
-        first[2:] = [0]
-    whole = axes[1].size % axes[1].stride == 0
-    if whole:
-        # The windows close to a circle as the bins do: any full turn of blocks will do.
-        last[1] = first[1] + axes[1].windows - 1
-    else:
-        first[1], last[1] = 0, axes[1].windows + axes[1].blocks - 2
-    widths = [
-        (axis.blocks - 1 - a, b - axis.windows + 1)
-        for axis, a, b in zip(axes, first, last, strict=True)
-    ]
-    if whole:
-        y, widths[1] = _wrap(y, *widths[1]), (0, 0)
-    turned = jnp.flip(_block_kernel(kernel, axes), axis=range(len(axes))).swapaxes(-1, -2)
-    x = _from_blocks(_slide(_zeros(y, widths), turned), axes)
-    starts = [axis.stride * a - axis.low for axis, a in zip(axes, first, strict=True)]
-    return _fold(x, starts, shape, across_axis=across_axis)
+    z, alpha, *r = axes
+    if not r:
+        return _conv_transpose(y, kernel, z, alpha)
+    seen = _seen(axes, across_axis)
+    y, kernel = y.reshape(*y.shape[:_R], -1), _among_channels(kernel, *r, seen)
+    x = _conv_transpose(y, kernel, z, alpha)
+    x = x.reshape(*x.shape[:_R], seen + r[0].size, -1)
+    if not seen:
+        return x
+    back = _half_turn(x[:, :, :, :seen])
+    return x[:, :, :, seen:] + _zeros(back, [(0, 0), (0, 0), (0, r[0].size - seen)])
 
 
 def resample_alpha(x: jax.Array, n_alpha: int) -> jax.Array:
@@ -329,53 +328,83 @@ def _per_axis(strides: Strides, n: int) -> tuple[int, ...]:
     return strides
 
 
-def _to_blocks(x: jax.Array, axes: Sequence[_Axis]) -> jax.Array:
-    """Puts the bins of a block side by side: [b, m s, ..., c] -> [b, m, ..., s ... c]."""
-    n = len(axes)
-    split = [
-        part
-        for axis, size in zip(axes, x.shape[1:-1], strict=True)
-        for part in (size // axis.stride, axis.stride)
-    ]
-    x = x.reshape(len(x), *split, x.shape[-1])
-    x = x.transpose(0, *range(1, 2 * n, 2), *range(2, 2 * n + 1, 2), 2 * n + 1)
-    return x.reshape(*x.shape[: n + 1], -1)
+def _to_blocks(x: jax.Array, z: _Axis, alpha: _Axis) -> jax.Array:
+    """Puts the bins of a block side by side: [b, m s, n t, c] -> [b, m, n, s t c]."""
+    s, t = z.stride, alpha.stride
+    b, size_z, size_alpha, c = x.shape
+    x = x.reshape(b, size_z // s, s, size_alpha // t, t, c).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(*x.shape[:3], s * t * c)
 
 
-def _from_blocks(x: jax.Array, axes: Sequence[_Axis]) -> jax.Array:
-    """Inverse of `_to_blocks`: [b, m, ..., s ... c] -> [b, m s, ..., c]."""
-    n = len(axes)
-    counts, steps = x.shape[1:-1], [axis.stride for axis in axes]
-    x = x.reshape(len(x), *counts, *steps, -1)
-    pairs = [place for axis in range(1, n + 1) for place in (axis, n + axis)]
-    x = x.transpose(0, *pairs, 2 * n + 1)
-    return x.reshape(len(x), *(m * s for m, s in zip(counts, steps, strict=True)), -1)
+def _from_blocks(x: jax.Array, z: _Axis, alpha: _Axis) -> jax.Array:
+    """Inverse of `_to_blocks`: [b, m, n, s t c] -> [b, m s, n t, c]."""
+    s, t = z.stride, alpha.stride
+    b, m, n, _ = x.shape
+    x = x.reshape(b, m, n, s, t, -1).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, m * s, n * t, -1)
 
 
-def _block_kernel(kernel: jax.Array, axes: Sequence[_Axis]) -> jax.Array:
-    """Fills a kernel up to whole blocks: [k, ..., c, f] -> [blocks, ..., s ... c, f]."""
-    fill = [(0, axis.blocks * axis.stride - axis.kernel) for axis in axes]
+def _block_kernel(kernel: jax.Array, z: _Axis, alpha: _Axis) -> jax.Array:
+    """Fills a kernel up to whole blocks: [k_z, k_alpha, c, f] -> [p, q, s t c, f]."""
+    *_, c, features = kernel.shape
+    fill = [(0, axis.blocks * axis.stride - axis.kernel) for axis in (z, alpha)]
     kernel = jnp.pad(kernel, [*fill, (0, 0), (0, 0)])
-    blocks = _to_blocks(kernel.reshape(1, *kernel.shape[:-2], -1), axes)
-    return blocks.reshape(*blocks.shape[1:-1], -1, kernel.shape[-1])
+    blocks = _to_blocks(kernel.reshape(1, *kernel.shape[:2], c * features), z, alpha)
+    return blocks.reshape(*blocks.shape[1:3], -1, features)
 
 
 def _slide(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Correlation by steps of one, without borders.
+    """Correlation by steps of one, without borders."""
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=numbers)
 
-    An axis r goes to the batch and the bins of r that a window sees to the channels: XLA's
-    convolutions over two axes are faster than those over three, forward and above all backward.
+
+def _conv_transpose(y: jax.Array, kernel: jax.Array, z: _Axis, alpha: _Axis) -> jax.Array:
+    """The adjoint over (z, alpha): [b, z', alpha', f], [k_z, k_alpha, c, f] -> [b, z, alpha, c]."""
+    # Block m of the padded result sums over windows m, m - 1, ...: a convolution with the kernel
+    # turned round. Blocks that would only be cut off are not computed: on both axes those from
+    # `first` to `last` are.
+    first = [axis.low // axis.stride for axis in (z, alpha)]
+    last = [(axis.low + axis.size - 1) // axis.stride for axis in (z, alpha)]
+    whole = alpha.size % alpha.stride == 0
+    if whole:
+        # The windows close to a circle as the bins do: any full turn of blocks will do.
+        last[1] = first[1] + alpha.windows - 1
+    else:
+        first[1], last[1] = 0, alpha.windows + alpha.blocks - 2
+    widths = [
+        (axis.blocks - 1 - a, b - axis.windows + 1)
+        for axis, a, b in zip((z, alpha), first, last, strict=True)
+    ]
+    if whole:
+        y, widths[1] = _wrap(y, *widths[1]), (0, 0)
+    turned = jnp.flip(_block_kernel(kernel, z, alpha), axis=(0, 1)).swapaxes(-1, -2)
+    x = _from_blocks(_slide(_zeros(y, widths), turned), z, alpha)
+
+    start = first[0] * z.stride - z.low
+    x = _zeros(x, [(start, z.size - start - x.shape[1]), (0, 0)])
+    return _fold(x, first[1] * alpha.stride - alpha.low, alpha.size)
+
+
+# --- r among the channels -------------------------------------------------------------------------
+
+
+def _seen(axes: Sequence[_Axis], across_axis: bool) -> int:
+    """Bins of r that windows see across the axis."""
+    return min(axes[_R - 1].low, axes[_R - 1].size) if across_axis else 0
+
+
+def _among_channels(kernel: jax.Array, r: _Axis, seen: int) -> jax.Array:
+    """A kernel over r as one between bins and windows: [.., k, c, f] -> [.., bins c, windows f].
+
+    The bins are ``seen`` across the axis and then those of the array.
     """
-    if x.ndim == 4:
-        numbers = ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=numbers)
-    seen = kernel.shape[2]
-    windows = x.shape[_R] - seen + 1
-    x = jnp.moveaxis(x, _R, 1)
-    x = jnp.concatenate([x[:, j : j + windows] for j in range(seen)], axis=-1)
-    flat = x.reshape(-1, *x.shape[2:])
-    y = _slide(flat, kernel.reshape(*kernel.shape[:2], flat.shape[-1], -1))
-    return jnp.moveaxis(y.reshape(*x.shape[:2], *y.shape[1:]), 1, _R)
+    bins = np.arange(-seen, r.size)[:, None, None]
+    places, windows = np.arange(r.kernel)[:, None], np.arange(r.windows)
+    sees = jnp.asarray(bins == windows * r.stride - r.low + places, kernel.dtype)
+    # Highest precision, because weights are to be copied, not rounded.
+    kernel = jnp.einsum("zajcf,ijw->zaicwf", kernel, sees, precision=jax.lax.Precision.HIGHEST)
+    return kernel.reshape(*kernel.shape[:2], len(bins) * kernel.shape[3], -1)
 
 
 # --- borders --------------------------------------------------------------------------------------
@@ -405,28 +434,10 @@ def _half_turn(x: jax.Array) -> jax.Array:
     return jnp.flip(jnp.roll(x, n_alpha // 2, axis=_ALPHA), axis=_R)
 
 
-def _fold(
-    x: jax.Array, starts: Sequence[int], shape: tuple[int, ...], *, across_axis: bool
-) -> jax.Array:
-    """The adjoint of `pad`: brings bins back to where they were taken from.
-
-    Args:
-      x: bins from ``starts`` on [b, ...]; zeros from where they end.
-      starts: first bins, 0 or negative.
-      shape: bins to keep; in z and r those beyond were zeros, in alpha they are other turns.
-      across_axis: bins in front of r = 0 are added across the axis; otherwise they were zeros.
-    """
-    n_alpha, before = shape[1], starts[1] % shape[1]
+def _fold(x: jax.Array, start: int, n_alpha: int) -> jax.Array:
+    """The adjoint of `_wrap`: brings bins of alpha from ``start`` on home to 0 ... n_alpha - 1."""
+    before = start % n_alpha
     turns = -(-(before + x.shape[_ALPHA]) // n_alpha)
     behind = turns * n_alpha - before - x.shape[_ALPHA]
-    x = _zeros(x, [(0, 0), (before, behind), (0, 0)][: len(shape)])
-    x = x.reshape(*x.shape[:_ALPHA], turns, n_alpha, *x.shape[_ALPHA + 1 :]).sum(_ALPHA)
-
-    cut = [(a, n - a - have) for a, n, have in zip(starts, shape, x.shape[1:-1], strict=True)]
-    cut[1] = (0, 0)
-    if not across_axis or starts[2] == 0:
-        return _zeros(x, cut)
-    # Of the bins in front of r = 0 those next to it are the ones that came from across.
-    low, seen = -starts[2], min(-starts[2], shape[2])
-    back = _half_turn(x[:, :, :, low - seen : low])
-    return _zeros(x, cut) + _zeros(back, [*cut[:2], (0, shape[2] - seen)])
+    x = _zeros(x, [(0, 0), (before, behind)])
+    return x.reshape(*x.shape[:_ALPHA], turns, n_alpha, x.shape[-1]).sum(_ALPHA)
