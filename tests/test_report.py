@@ -16,6 +16,7 @@ from calojax.evaluate import (
     quantity,
     scoreboard,
 )
+from calojax.evaluate.classifiers import ClassifierSettings, MulticlassScore
 from calojax.evaluate.suite import METRICS, Evaluation, Slice
 from calojax.geometry import detector
 from calojax.report import page, writer
@@ -114,6 +115,16 @@ def context() -> report.Context:
         settings={"seeds": 10},
         times={"time CPU 1": 20.0},
         published=scoreboard.rows("ds2"),
+        multiclass=(
+            MulticlassScore(
+                kind="high",
+                log_posterior={NASTY: -0.9, "rival": -0.5},
+                log_posterior_error={NASTY: 0.01, "rival": 0.02},
+                uniform=-0.693,
+                cross_check=((-0.4, -1.2), (-1.1, -0.3)),
+                settings=ClassifierSettings(),
+            ),
+        ),
     )
 
 
@@ -153,7 +164,8 @@ def test_metrics_file_has_stable_keys(folder, evaluation):
     found = json.loads((folder / "metrics.json").read_text())
     assert list(found) == [
         "format", "name", "geometry", "showers", "scores", "floor", "slices", "published_names",
-        "warnings", "histograms", "times_ms", "inputs", "settings", "versions",
+        "warnings", "histograms", "times_ms", "multiclass", "inputs", "settings",
+        "versions",
     ]  # fmt: skip
     assert (found["format"], found["name"], found["geometry"]) == (1, NASTY, "tiny")
     assert found["showers"] == {"generated": 40, "reference": 40}
@@ -163,10 +175,21 @@ def test_metrics_file_has_stable_keys(folder, evaluation):
         "fpd": "FPD * 1e3", "kpd": "KPD * 1e3", "recall": "recall", "auc_low": "binary cls low",
     }  # fmt: skip
     assert found["slices"][0]["low_mev"] == 1e3
+    assert found["multiclass"][0]["log_posterior"] == {NASTY: -0.9, "rival": -0.5}
     assert found["slices"][0]["scores"]["recall"] == 0.25
     assert set(found["histograms"]) == {item.name for item in evaluation.histograms}
     assert found["settings"] == {"seeds": 10, "quick": True, "fpd": {"min_samples": 10}}
     assert {"calojax", "jax", "python", "device"} <= set(found["versions"])
+
+
+def test_samples_are_ranked_by_how_much_geant4_looks_like_them(evaluation, context):
+    table = next(t for t in report.tables(evaluation, context) if "multi cls" in t.header)
+    assert [row[:2] for row in table.rows] == [
+        ("rival", "-0.500 ± 0.020"),
+        (NASTY, "-0.900 ± 0.010"),
+    ]
+    assert table.rows[0][2:] == ("-1.100", "-0.300")
+    assert table.marked == {1}
 
 
 def test_every_key_of_metrics_is_a_published_name_once():
@@ -248,8 +271,9 @@ def test_screen_shows_scores_floor_slices_and_board(evaluation, context):
     assert any(re.fullmatch(r"FPD \* 1e3 +93\.4 ± 2\.1 +– +Frechet .*", line) for line in lines)
     assert any("recall" in line and "higher is better" in line for line in lines)
     assert any(re.fullmatch(r"recall +0\.25 +–", line) for line in lines)  # the empty slice
-    assert sum(line.startswith("* ") for line in lines) == 1
-    assert next(line for line in lines if line.startswith("* ")).startswith(f"* {NASTY}  ")
+    marked = [line for line in lines if line.startswith("* ")]
+    assert len(marked) == 2  # among the rivals, and among the published models
+    assert all(line.startswith(f"* {NASTY}  ") for line in marked)
     assert text.startswith("Warning: This was a quick run")
 
 
