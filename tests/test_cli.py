@@ -113,6 +113,19 @@ def test_runs_are_evaluated_without_a_file_between(run, data, folder):
             assert scores["separation_e_total"] < 1e-3
 
 
+def test_rivals_are_ranked(sampled, data, folder, capsys):
+    rival, out = folder / "rival.hdf5", folder / "rivals"
+    line = "simulate --geometry tiny --energies {data} --seed 9 --out {rival}"
+    assert calojax(line, data=data, rival=rival) == 0
+    line = "evaluate {sampled} {data} --rivals {rival} --out {out} --metrics correlations "
+    line += "--quick --seeds 2"
+    assert calojax(line, sampled=sampled, data=data, rival=rival, out=out) == 0
+    (score,) = json.loads((out / "metrics.json").read_text())["multiclass"]
+    # The rival comes from the reference's own generator, the sample from an untrained network.
+    assert score["log_posterior"]["rival"] > score["uniform"] > score["log_posterior"]["sampled"]
+    assert "multi cls" in capsys.readouterr().out
+
+
 def test_check_tells_what_a_file_is(data, capsys):
     assert calojax("check {data}", data=data) == 0
     assert "geometry tiny" in capsys.readouterr().out
