@@ -373,7 +373,7 @@ def comparable(
         if not options.truncate:
             raise CalojaxError(
                 f"There are {len(generated)} generated and {len(reference)} reference showers; "
-                "evaluate as many of each, or truncate (--truncate) to the first of the larger sample."
+                "evaluate as many of each, or --truncate the larger sample to its first."
             )
         rows = np.arange(min(len(generated), len(reference)))
         generated, reference = Selection(generated, rows), Selection(reference, rows)
