@@ -15,7 +15,7 @@ from calojax import checkpoint, models
 from calojax.errors import CalojaxError
 from calojax.generation import generate
 from calojax.models.base import Outcome
-from calojax.training import batches, metrics, step
+from calojax.training import batches, metrics, run, step
 from calojax.training.loop import Interrupted
 from calojax.training.run import METRICS_FILE, Options, train
 
@@ -91,6 +91,18 @@ def test_resume_after_sigterm_equals_uninterrupted(
             train(model, showers, tmp_path, OPTIONS, mesh=one_device)
     resumed = train(model, showers, tmp_path, OPTIONS, resume=True, mesh=one_device)
     assert_equal_trees(jax.device_get(resumed), jax.device_get(finished[1]))
+
+
+def test_a_stop_between_two_steps_is_never_without_a_checkpoint(
+    model, showers, one_device, tmp_path, monkeypatch
+):
+    looks = iter([False] * 5 + [True] * 5)
+    monkeypatch.setattr(run.StopFlag, "__enter__", lambda self: lambda: next(looks))
+    monkeypatch.setattr(run.StopFlag, "__exit__", lambda *_: None)
+    with pytest.raises(Interrupted, match="after step 6 of 8"):
+        train(model, showers, tmp_path, OPTIONS, mesh=one_device)
+    with checkpoint.Checkpoints(tmp_path) as kept:
+        assert kept.load().progress.step == 6
 
 
 def test_resuming_a_finished_run_changes_nothing(finished, model, showers, one_device):
@@ -211,6 +223,21 @@ def test_batches_that_devices_cannot_share_are_refused(model, showers, tmp_path,
     )
     with pytest.raises(CalojaxError, match="choose a multiple of 8"):
         train(odd, showers, tmp_path, OPTIONS, mesh=eight_devices)
+
+
+@pytest.mark.parametrize("name", ["log_every", "validate_every", "checkpoint_every"])
+def test_intervals_of_no_steps_are_refused(name, model, showers, tmp_path, one_device):
+    options = dataclasses.replace(OPTIONS, **{name: 0})
+    with pytest.raises(CalojaxError, match=f"--{name.replace('_', '-')} must be at least 1, got 0"):
+        train(model, showers, tmp_path, options, mesh=one_device)
+
+
+@pytest.mark.parametrize("change", [{"steps": 0}, {"batch_size": 0}])
+def test_stages_of_no_steps_are_refused(change, model, showers, tmp_path, one_device):
+    schedule = dataclasses.replace(model.config.autoencoder.schedule, **change)
+    empty = with_autoencoder(model, schedule=schedule)
+    with pytest.raises(CalojaxError, match="at least 1 step and 1 shower a step"):
+        train(empty, showers, tmp_path, OPTIONS, mesh=one_device)
 
 
 def test_too_few_showers_are_refused(model, showers, tmp_path, one_device):

@@ -94,13 +94,15 @@ def train_stage(
             state, values = train_step(state, next(showers))
             recorder.add(values)
             last = count == schedule.steps
+            # Asked once: a signal between two looks would stop the run without a checkpoint.
+            stopping = run.stop()
             if last or count % cadence.validate == 0:
                 recorder.validation(_validate(run, stage, validate, state.variables))
-            if last or count % cadence.checkpoint == 0 or run.stop():
+            if last or count % cadence.checkpoint == 0 or stopping:
                 # Nothing is saved before its losses are known to be finite.
                 recorder.flush()
                 saved = save(count)
-            if run.stop() and not last:
+            if stopping and not last:
                 run.checkpoints.wait()
                 raise Interrupted(
                     f"Stopped in stage {stage.name!r} after step {count} of {schedule.steps}; "

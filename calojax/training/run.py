@@ -71,6 +71,7 @@ def train(
       Interrupted: on SIGTERM or SIGINT, after a checkpoint was written.
     """
     mesh = meshes.make() if mesh is None else mesh
+    _check_options(options)
     _check_stages(model, again, mesh)
     if resume and again:
         raise CalojaxError("Give either --resume or --stages: a run is continued or done again.")
@@ -143,12 +144,25 @@ def train(
     return variables
 
 
+def _check_options(options: Options) -> None:
+    for name in ("log_every", "validate_every", "checkpoint_every"):
+        if getattr(options, name) < 1:
+            raise CalojaxError(
+                f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}."
+            )
+
+
 def _check_stages(model: Model, again: tuple[str, ...], mesh: Mesh) -> None:
     names = [stage.name for stage in model.stages]
     for name in again:
         if name not in names:
             raise CalojaxError(f"There is no stage {name!r}; the stages are {', '.join(names)}.")
     for stage in model.stages:
+        if min(stage.schedule.steps, stage.schedule.batch_size) < 1:
+            raise CalojaxError(
+                f"Stage {stage.name!r} needs at least 1 step and 1 shower a step, got "
+                f"{stage.schedule.steps} steps of {stage.schedule.batch_size}."
+            )
         if stage.schedule.batch_size % mesh.size:
             raise CalojaxError(
                 f"Stage {stage.name!r} takes {stage.schedule.batch_size} showers a step, which "
