@@ -310,7 +310,6 @@ def main() -> None:
                 raise AssertionError(f"{name}: {layout.__name__} computes something else")
             parts = {"forward": run, "forward and backward": gradients(run)}
             for part, function in parts.items():
-                figures = measure(function, inputs, benchmark)
                 row = {
                     "benchmark": "convolution",
                     "network": name,
@@ -318,14 +317,9 @@ def main() -> None:
                     "part": part,
                     "dtype": benchmark.dtype,
                     "batch": benchmark.batch,
-                    "ms_per_shower": 1e3 * figures["median_seconds"] / benchmark.batch,
-                    "ms_per_shower_low": 1e3 * figures["low_seconds"] / benchmark.batch,
-                    "ms_per_shower_high": 1e3 * figures["high_seconds"] / benchmark.batch,
-                    "compile_seconds": figures["compile_seconds"],
-                    "repeats": figures["repeats"],
                 }
-                row = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in row.items()}
-                print(json.dumps(row | environment()), flush=True)
+                figures = measure(function, inputs, benchmark, batch=benchmark.batch)
+                print(json.dumps(row | figures | environment()), flush=True)
 
 
 if __name__ == "__main__":

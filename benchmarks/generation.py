@@ -40,9 +40,9 @@ class Benchmark:
 
 
 def measure(
-    function: Callable[..., Any], arguments: tuple[Any, ...], benchmark: Benchmark
+    function: Callable[..., Any], arguments: tuple[Any, ...], benchmark: Benchmark, *, batch: int
 ) -> dict[str, float]:
-    """Seconds to compile, and median and quartiles of seconds to run."""
+    """Median and quartiles of ms per shower of a batch, and seconds to compile; four digits."""
     start = time.perf_counter()
     compiled = jax.jit(function).lower(*arguments).compile()
     compile_seconds = time.perf_counter() - start
@@ -56,13 +56,14 @@ def measure(
         jax.block_until_ready(compiled(*arguments))
         times.append(time.perf_counter() - start)
     low, median, high = np.percentile(times, [25, 50, 75])
-    return {
+    figures = {
+        "ms_per_shower": 1e3 * median / batch,
+        "ms_per_shower_low": 1e3 * low / batch,
+        "ms_per_shower_high": 1e3 * high / batch,
         "compile_seconds": compile_seconds,
-        "median_seconds": median,
-        "low_seconds": low,
-        "high_seconds": high,
-        "repeats": len(times),
     }
+    rounded = {name: float(f"{value:.4g}") for name, value in figures.items()}
+    return rounded | {"repeats": len(times)}
 
 
 def main() -> None:
@@ -79,21 +80,15 @@ def main() -> None:
         parts = {"whole": (model.sample, (variables, keys, energies))}
         parts |= model.parts(variables, keys, energies)
         for part, (function, arguments) in parts.items():
-            figures = measure(function, arguments, benchmark)
             row = {
                 "benchmark": "generation",
                 "model": models.name_of(model),
                 "geometry": model.detector.name,
                 "part": part,
                 "batch": size,
-                "ms_per_shower": 1e3 * figures["median_seconds"] / size,
-                "ms_per_shower_low": 1e3 * figures["low_seconds"] / size,
-                "ms_per_shower_high": 1e3 * figures["high_seconds"] / size,
-                "compile_seconds": figures["compile_seconds"],
-                "repeats": figures["repeats"],
             }
-            rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in row.items()}
-            print(json.dumps(rounded | environment()), flush=True)
+            figures = measure(function, arguments, benchmark, batch=size)
+            print(json.dumps(row | figures | environment()), flush=True)
 
 
 if __name__ == "__main__":

@@ -177,15 +177,9 @@ def test_loss_curves_group_training_with_validation():
     drawn(plot.loss_curves([]))
 
 
-def test_code_usage_counts_live_codes_and_perplexity():
-    picture = plot.code_usage(np.array([2, 0, 2, 2, 2]))
-    assert any("4 of 5 codes live, perplexity 4.0" in text for text in texts(picture))
-    drawn(picture)
-
-
 def test_saving_replaces_the_file_and_leaves_nothing_else(tmp_path):
     path = tmp_path / "figures" / "codes.png"
-    picture = plot.code_usage(np.array([1, 2]))
+    picture = plot.loss_curves([])
     assert plot.save(picture, path, dpi=SMALL) == path
     assert path.read_bytes().startswith(b"\x89PNG")
     path.write_bytes(b"older")
@@ -200,6 +194,6 @@ def test_the_callers_style_and_pyplot_are_left_alone():
     from matplotlib import pyplot
 
     before = dict(matplotlib.rcParams)
-    drawn(plot.code_usage(np.array([1, 2])))
+    drawn(plot.loss_curves([]))
     assert dict(matplotlib.rcParams) == before
     assert pyplot.get_fignums() == []

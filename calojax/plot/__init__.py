@@ -7,7 +7,7 @@ the extra ``plots``.
 
 from matplotlib.figure import Figure
 
-from calojax.plot.curves import code_usage, loss_curves, pareto
+from calojax.plot.curves import loss_curves, pareto
 from calojax.plot.histograms import histogram, histogram_sheet
 from calojax.plot.profiles import correlations, longitudinal, radial, response
 from calojax.plot.showers import depth_maps, layer_maps, space
@@ -15,7 +15,6 @@ from calojax.plot.style import png, save
 
 __all__ = [
     "Figure",
-    "code_usage",
     "correlations",
     "depth_maps",
     "histogram",

@@ -12,7 +12,6 @@ from calojax.evaluate.scoreboard import COLUMNS, Row, is_geant4
 from calojax.plot.style import (
     ACCENT,
     GENERATED,
-    PALETTE,
     REFERENCE,
     REFERENCE_NAME,
     figure,
@@ -136,32 +135,6 @@ def pareto(
     for axes, time in zip(panels, times, strict=True):
         _name_points(axes, rows, time, metric)
     picture.set_layout_engine("none")
-    return picture
-
-
-@styled
-def code_usage(counts: np.ndarray, *, title: str = "Codebook") -> Figure:
-    """How often each code of a codebook was used, most frequent first.
-
-    Args:
-      counts: uses of each code, [codes].
-      title: what the codebook is called.
-    """
-    share = np.sort(np.asarray(counts, float))[::-1] / max(float(np.sum(counts)), 1.0)
-    live = share[share > 0]
-    perplexity = float(np.exp(-np.sum(live * np.log(live))))
-    picture = figure(7.0, 3.2)
-    axes = picture.add_subplot()
-    edges = np.arange(len(share) + 1)
-    axes.stairs(share, edges, fill=True, color=PALETTE[0], alpha=0.35, lw=0)
-    axes.stairs(share, edges, color=PALETTE[0], baseline=None, lw=1.2)
-    axes.axhline(1 / len(share), color=REFERENCE, lw=0.8, ls=(0, (5, 3)), label="all alike")
-    if len(live):
-        axes.set_yscale("log")
-        axes.set_ylim(live.min() / 2, 4 * live.max())
-    axes.set(xlim=(0, len(share)), xlabel="Code, by frequency", ylabel="Share of uses")
-    axes.set_title(f"{title}: {len(live)} of {len(share)} codes live, perplexity {perplexity:.1f}")
-    axes.legend(loc="upper right")
     return picture
 
 
