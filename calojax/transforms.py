@@ -7,6 +7,7 @@ in the checkpoint.
 """
 
 import math
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -128,8 +129,13 @@ def energy_condition(energies: jax.Array, detector: Detector) -> jax.Array:
     return (2.0 * (jnp.log(energies) - low) / (high - low) - 1.0)[:, None]
 
 
-def fit_layer_shares(layer_energy: np.ndarray, energies: np.ndarray) -> Statistics:
-    """Fits the standardisation of `layer_shares` to layer energies [n, l] and energies [n], MeV."""
+def fit_layer_shares(
+    showers: Iterable[tuple[np.ndarray, np.ndarray]], detector: Detector
+) -> Statistics:
+    """Fits the standardisation of `layer_shares` to (energies [b], showers [b, v]) in MeV."""
+    starts = [where.start for where in detector.layer_slices]
+    parts = [(energy, np.add.reduceat(voxels, starts, axis=1)) for energy, voxels in showers]
+    energies, layer_energy = (np.concatenate(part) for part in zip(*parts, strict=True))
     total = layer_energy.sum(-1)
     present = layer_energy > 0
     log_share = np.log(np.where(present, layer_energy, 1.0)) - np.log(
@@ -139,10 +145,14 @@ def fit_layer_shares(layer_energy: np.ndarray, energies: np.ndarray) -> Statisti
     mean = np.where(present, log_share, 0.0).sum(0) / count
     variance = np.where(present, (log_share - mean) ** 2, 0.0).sum(0) / count
     visible = total / energies
+    # A layer with one shower in it has no spread to divide by.
+    std = np.maximum(np.sqrt(variance), 1e-2)
+    standard = (log_share - mean) / std
     return {
         "share_mean": jnp.asarray(mean, jnp.float32),
-        # A layer with one shower in it has no spread to divide by.
-        "share_std": jnp.asarray(np.maximum(np.sqrt(variance), 1e-2), jnp.float32),
+        "share_std": jnp.asarray(std, jnp.float32),
+        "share_low": jnp.asarray(np.where(present, standard, 0.0).min(0), jnp.float32),
+        "share_high": jnp.asarray(np.where(present, standard, 0.0).max(0), jnp.float32),
         "visible_mean": jnp.asarray(visible.mean(), jnp.float32),
         "visible_std": jnp.asarray(max(visible.std(), 1e-3), jnp.float32),
     }
@@ -180,9 +190,11 @@ def layer_energies(
 ) -> jax.Array:
     """Inverse of `layer_shares` -> layer energies [b, l] in MeV.
 
-    Shares that do not sum to one are normalised: the visible fraction rules. Where no layer is
-    present all are empty.
+    Shares that do not sum to one are normalised: the visible fraction rules. Those beyond the range
+    of the training are brought back into it: one draw from a tail that no shower has would take the
+    energy of all other layers. Where no layer is present all are empty.
     """
+    share = jnp.clip(share, statistics["share_low"], statistics["share_high"])
     total = energies * jnp.maximum(
         visible * statistics["visible_std"] + statistics["visible_mean"], 0.0
     )

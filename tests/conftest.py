@@ -90,10 +90,7 @@ def batch(showers) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="session")
 def variables(model, showers, batch):
     """Untrained variables of the tiny model."""
-    from calojax.training import batches
-
-    layer_energy = batches.layer_energy(showers, model.detector)
-    transforms = model.fit(layer_energy, showers.energies)
+    transforms = model.fit([showers])
     return jax.jit(model.init)(jax.random.key(0), transforms, batch)
 
 

@@ -111,8 +111,8 @@ def test_every_geometry_trains_and_samples(name):
     rng_ = np.random.default_rng(0)
     showers = rng_.exponential(10.0, (8, detector.n_voxels)).astype(np.float32)
     batch = {"energies": showers.sum(1), "showers": showers}
-    layer_energy = np.asarray(transforms.layer_sums(showers, detector))
-    variables = model.init(jax.random.key(0), model.fit(layer_energy, showers.sum(1)), batch)
+    fitted = model.fit([(showers.sum(1), showers)])
+    variables = model.init(jax.random.key(0), fitted, batch)
     for stage in model.stages:
         loss, _ = model.loss(stage.name, variables, jax.random.key(1), batch, training=True)
         assert np.isfinite(loss)

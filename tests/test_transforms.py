@@ -129,7 +129,8 @@ def test_layer_shares_are_inverted():
     showers = random_showers(detector)
     layer_energy = np.asarray(transforms.layer_sums(showers, detector))
     energies = layer_energy.sum(1) * np.linspace(1.0, 1.5, 50) + 1
-    statistics = transforms.fit_layer_shares(layer_energy, energies)
+    halves = [(energies[:20], showers[:20]), (energies[20:], showers[20:])]
+    statistics = transforms.fit_layer_shares(halves, detector)
     share, present, visible = transforms.layer_shares(layer_energy, energies, statistics)
     again = transforms.layer_energies(share, present, visible, energies, statistics)
     np.testing.assert_allclose(again, layer_energy, rtol=1e-4, atol=1e-4)
@@ -143,7 +144,14 @@ def test_layer_shares_are_inverted():
 
 
 def test_drawn_shares_keep_the_visible_energy():
-    statistics = transforms.fit_layer_shares(np.ones((4, 3)), np.full(4, 4.0))
+    statistics = {
+        "share_mean": np.full(3, np.log(0.25)),
+        "share_std": np.ones(3),
+        "share_low": np.full(3, -2.0),
+        "share_high": np.full(3, 2.0),
+        "visible_mean": 0.75,
+        "visible_std": 1.0,
+    }
     energies = np.array([100.0, 200.0, 300.0])
     present = np.array([[1, 1, 0], [0, 0, 0], [1, 1, 1]], bool)
     layer_energy = transforms.layer_energies(
@@ -151,6 +159,11 @@ def test_drawn_shares_keep_the_visible_energy():
     )
     np.testing.assert_allclose(layer_energy.sum(1), [75, 0, 225], rtol=1e-5)
     assert (np.asarray(layer_energy)[~present] == 0).all()
+    # A draw from a tail that no shower has does not take the energy of all other layers.
+    wild = transforms.layer_energies(
+        np.array([[9.0, 0.0, 0.0]]), present[2:], np.zeros(1), energies[2:], statistics
+    )
+    np.testing.assert_allclose(wild[0, 0] / wild[0, 1], np.exp(2.0), rtol=1e-5)
 
 
 def test_energy_condition_spans_the_range():

@@ -1,7 +1,7 @@
 """What training, checkpoints and sampling ask of a model; they know nothing else of it."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -78,8 +78,12 @@ class Model(Protocol):
         """The stages in the order of training."""
         ...
 
-    def fit(self, layer_energy: np.ndarray, energies: np.ndarray) -> Variables:
-        """Fits the transforms to layer energies [n, l] and incident energies [n] in MeV."""
+    def fit(self, showers: Iterable[tuple[np.ndarray, np.ndarray]]) -> Variables:
+        """Fits the transforms in one pass over (incident energies [b], showers [b, v]) in MeV.
+
+        Raises:
+          CalojaxError: if the model's settings do not suit the showers.
+        """
         ...
 
     def init(self, key: jax.Array, transforms: Variables, batch: Batch) -> Variables:
@@ -96,8 +100,18 @@ class Model(Protocol):
         """Turns metrics that were averaged over batches into the numbers that people read."""
         ...
 
-    def sample(self, variables: Variables, keys: jax.Array, energies: jax.Array) -> jax.Array:
-        """Showers [b, v] in MeV from one key a shower [b] and incident energies [b] in MeV."""
+    def sample(
+        self,
+        variables: Variables,
+        keys: jax.Array,
+        energies: jax.Array,
+        *,
+        temperature: float = 1.0,
+    ) -> jax.Array:
+        """Showers [b, v] in MeV from one key a shower [b] and incident energies [b] in MeV.
+
+        At temperature 1 from the distribution that was learnt; below, showers are more alike.
+        """
         ...
 
     def reconstruct(self, variables: Variables, keys: jax.Array, batch: Batch) -> jax.Array:

@@ -14,7 +14,7 @@ released code and paper (arXiv:2405.06605) differ in places. Three stages are tr
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -211,9 +211,9 @@ class CaloVQ:
 
     # --- start ------------------------------------------------------------------------------------
 
-    def fit(self, layer_energy: np.ndarray, energies: np.ndarray) -> Variables:
-        """Fits the standardisation of layer energies [n, l] MeV, incident energies [n] MeV."""
-        return transforms.fit_layer_shares(layer_energy, energies)
+    def fit(self, showers: Iterable[tuple[np.ndarray, np.ndarray]]) -> Variables:
+        """Fits the standardisation of layer energies."""
+        return transforms.fit_layer_shares(showers, self.detector)
 
     def init(self, key: jax.Array, transforms: Variables, batch: Batch) -> Variables:
         """Random networks, and a codebook that starts on the batch's latents."""

@@ -13,7 +13,6 @@ import jax
 import numpy as np
 
 from calojax.errors import CalojaxError
-from calojax.geometry import Detector
 from calojax.models.base import Batch
 
 
@@ -29,15 +28,13 @@ class Dataset(NamedTuple):
     showers: np.ndarray
 
 
-def layer_energy(dataset: Dataset, detector: Detector, *, chunk: int = 4096) -> np.ndarray:
-    """Layer energies [n, l] in MeV of a dataset, read in chunks."""
-    starts = [where.start for where in detector.layer_slices]
-    return np.concatenate(
-        [
-            np.add.reduceat(dataset.showers[first : first + chunk], starts, axis=1)
-            for first in range(0, len(dataset.energies), chunk)
-        ]
-    )
+def chunks(
+    dataset: Dataset, index: np.ndarray, *, size: int = 4096
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Incident energies [b] and showers [b, v] of ``index`` in MeV, a bounded number at a time."""
+    for first in range(0, len(index), size):
+        rows = index[first : first + size]
+        yield dataset.energies[rows], dataset.showers[rows]
 
 
 class Split(NamedTuple):

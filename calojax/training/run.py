@@ -96,9 +96,8 @@ def train(
         if checkpoints.latest is None:
             if again:
                 raise CalojaxError(f"{out}: holds no run of which a stage could be done again.")
-            layer_energy = batches.layer_energy(dataset, model.detector)[split.training]
             energies = dataset.energies[split.training]
-            variables = fresh(model.fit(layer_energy, energies), 0)
+            variables = fresh(model.fit(batches.chunks(dataset, split.training)), 0)
             progress = Progress(
                 total=0,
                 stage=model.stages[0].name,
