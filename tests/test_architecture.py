@@ -14,7 +14,7 @@ ROOT = pathlib.Path(calojax.__file__).parent
 LEVELS = (
     ("errors", "rng", "progress"),
     ("geometry", "mesh"),
-    ("data", "transforms", "nn"),
+    ("data", "transforms", "points", "dequantisation", "nn"),
     ("models", "evaluate"),
     ("checkpoint", "plot"),
     ("training", "generation", "incident", "report"),
