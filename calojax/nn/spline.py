@@ -10,14 +10,15 @@ be the way from the left and to the right, so p + q = 1, and likewise P, Q in y.
 
 which are sums of numbers that are not negative (the paper's D = s + (d + d' - 2 s) p q is not).
 
-The inverse is a quadratic equation for p. The paper solves it as p = 2 c / (-b - sqrt(b^2 - 4 a c)),
-which is the stable root where b > 0 only; in steep bins b < 0 and digits are lost. For the ratio
-t = p / q it reads s Q t^2 + u t - s P = 0 with u = d Q - d' P, and with v = sqrt(u^2 + 4 s^2 P Q)
+The inverse solves a quadratic equation for p, in the paper by p = 2 c / (-b - sqrt(b^2 - 4 a c)).
+That is the stable form where b > 0 only; bins much flatter than their knots have b < 0, and digits
+are lost. For the ratio t = p / q it reads s Q t^2 + u t - s P = 0 with u = d Q - d' P, and with
+v = sqrt(u^2 + 4 s^2 P Q)
 
     t = 2 s P / (v + u) if u >= 0,   t = (v - u) / (2 s Q) if u < 0,
 
-again sums of numbers that are not negative: only u is a difference, of products that are known to
-the last bit. So both directions are as exact as the distances to the knots are.
+again sums of numbers that are not negative. Only u is a difference, and its error is that of P and
+Q in their last bits: what is found belongs to a y that is one or two bits away.
 """
 
 from typing import NamedTuple
