@@ -71,7 +71,11 @@ def join_layers(fractions: jax.Array, layer_energy: jax.Array, detector: Detecto
     scale = jnp.where(total > 0, layer_energy / jnp.where(total > 0, total, 1.0), 0.0)
     voxels = fractions * over_voxels(scale, detector)
     largest = over_voxels(layer_max(fractions, detector), detector)
-    kept = (voxels > threshold) | ((fractions == largest) & (largest > 0))
+    # One of them alone, should several be equally large.
+    number = jnp.arange(detector.n_voxels, dtype=fractions.dtype)
+    candidate = jnp.where((fractions == largest) & (largest > 0), number, jnp.inf)
+    first = over_voxels(-layer_max(-candidate, detector), detector)
+    kept = (voxels > threshold) | (candidate == first) & (candidate < jnp.inf)
     kept_sum = layer_sums(jnp.where(kept, voxels, 0.0), detector)
     rescale = jnp.where(
         (kept_sum > 0) & (layer_energy > threshold),
@@ -129,13 +133,21 @@ def energy_condition(energies: jax.Array, detector: Detector) -> jax.Array:
     return (2.0 * (jnp.log(energies) - low) / (high - low) - 1.0)[:, None]
 
 
-def fit_layer_shares(
-    showers: Iterable[tuple[np.ndarray, np.ndarray]], detector: Detector
-) -> Statistics:
-    """Fits the standardisation of `layer_shares` to (energies [b], showers [b, v]) in MeV."""
+def fit(showers: Iterable[tuple[np.ndarray, np.ndarray]], detector: Detector) -> Statistics:
+    """All statistics of this module from one pass over (energies [b], showers [b, v]) in MeV."""
     starts = [where.start for where in detector.layer_slices]
-    parts = [(energy, np.add.reduceat(voxels, starts, axis=1)) for energy, voxels in showers]
+    edges = _spectrum_edges(detector)
+    parts, counts = [], np.zeros(len(edges) - 1)
+    for energies, voxels in showers:
+        parts.append((energies, np.add.reduceat(voxels, starts, axis=1)))
+        hits = np.log(voxels[voxels > 0])
+        counts += np.histogram(np.clip(hits, edges[0], edges[-1]), edges)[0]
     energies, layer_energy = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return fit_layer_shares(layer_energy, energies) | fit_spectrum(counts, edges)
+
+
+def fit_layer_shares(layer_energy: np.ndarray, energies: np.ndarray) -> Statistics:
+    """Fits the standardisation of `layer_shares` to layer energies [n, l] and energies [n], MeV."""
     total = layer_energy.sum(-1)
     present = layer_energy > 0
     log_share = np.log(np.where(present, layer_energy, 1.0)) - np.log(
@@ -201,6 +213,52 @@ def layer_energies(
     log_share = share * statistics["share_std"] + statistics["share_mean"]
     weight = jnp.where(present, jax.nn.softmax(log_share, where=present, axis=-1), 0.0)
     return jnp.where(present.any(-1), total, 0.0)[:, None] * weight
+
+
+# --- the spectrum of hits -------------------------------------------------------------------------
+#
+# The energies of hits have edges, that of a single track among them, which no smooth density per
+# voxel can have: it smears them. By the quantile map 4 y = Phi^-1(F(log E)), F the distribution of
+# all hits of the training, y is smooth and a smooth density of y has the edges of F back in E.
+
+_KNOTS = np.linspace(-1.0, 1.0, 257)
+_SPREAD = 4.0
+
+
+def fit_spectrum(counts: np.ndarray, edges: np.ndarray) -> Statistics:
+    """Fits `hit_quantile` to counts [n] of hits between edges [n + 1] of log(E / MeV)."""
+    share = np.concatenate([[0.0], np.cumsum(counts)]) / max(counts.sum(), 1)
+    low, high = (math.erf(sign * _SPREAD / math.sqrt(2)) for sign in (-1, 1))
+    normal = np.array([math.erf(y * _SPREAD / math.sqrt(2)) for y in _KNOTS])
+    # Where F is flat any energy will do: the first one, so that no hit lands where there is none.
+    rises = np.concatenate([[True], np.diff(share) > 0])
+    knots = np.interp((normal - low) / (high - low), share[rises], edges[rises])
+    # Strictly rising in float32 too, for the inverse.
+    return {"spectrum": jnp.asarray(knots + 2e-5 * np.arange(len(knots)), jnp.float32)}
+
+
+def hit_quantile(energy: jax.Array, statistics: Statistics) -> jax.Array:
+    """Energies [...] in MeV -> y [...] in [-1, 1]; -1 for zero."""
+    log_energy = jnp.log(jnp.maximum(energy, 1e-30))
+    return jnp.interp(log_energy, statistics["spectrum"], jnp.asarray(_KNOTS, jnp.float32))
+
+
+def hit_energy(y: jax.Array, statistics: Statistics) -> tuple[jax.Array, jax.Array]:
+    """Inverse of `hit_quantile`: y [...] -> energies in MeV, and d log E / d y, both [...].
+
+    Outside [-1, 1] energies are those at its ends.
+    """
+    step = 2.0 / (len(_KNOTS) - 1)
+    place = (jnp.clip(y, -1.0, 1.0) + 1.0) / step
+    below = jnp.minimum(place.astype(jnp.int32), len(_KNOTS) - 2)
+    at, rise = statistics["spectrum"][:-1][below], jnp.diff(statistics["spectrum"])[below]
+    return jnp.exp(at + rise * (place - below)), rise / step
+
+
+def _spectrum_edges(detector: Detector) -> np.ndarray:
+    """Fine bins of log(E / MeV) from the readout threshold to beyond any voxel."""
+    low = max(detector.readout_threshold, 1e-3)
+    return np.linspace(math.log(low), math.log(2.0 * detector.energy_range[1]), 4001)
 
 
 # --- rotation -------------------------------------------------------------------------------------

@@ -72,8 +72,11 @@ def test_every_stage_learns(model, showers, batch, variables, head, codebook, on
 def test_conditions_of_decoder_and_prior_follow_the_setting(model, variables, batch):
     told = model._condition(variables, batch["energies"], np.ones((64, 10)))
     alone = with_autoencoder(model, condition_on_layers=False)
-    assert told.shape == (64, 22)
-    assert alone._condition(variables, batch["energies"], np.ones((64, 10))).shape == (64, 1)
+    assert told.flat().shape == (64, 22)
+    assert told.by_layer(10).shape == (64, 10, 4)
+    alone = alone._condition(variables, batch["energies"], np.ones((64, 10)))
+    assert alone.flat().shape == (64, 1)
+    assert alone.by_layer(10).shape == (64, 10, 1)
 
 
 def test_samples_are_showers(model, variables, batch):

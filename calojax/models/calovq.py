@@ -1,11 +1,12 @@
 """Calo-VQ: showers as discrete codes, a prior that writes codes, and a model of layer energies.
 
-After the Calo-VQ talk (CaloChallenge workshop, November 2022) for fully connected geometries; the
-released code and paper (arXiv:2405.06605) differ in places. Three stages are trained in turn:
+After the Calo-VQ talk (CaloChallenge workshop, November 2022); the released code and paper
+(arXiv:2405.06605) differ, see `calojax.models.released`. Three stages are trained in turn:
 
-- ``autoencoder``: a VQ-VAE turns the voxels, normalised per layer, into 16 codes and back;
+- ``autoencoder``: a VQ-VAE turns the voxels, normalised per layer, into codes and back, fully
+  connected or by convolutions on the cylinder;
 - ``energies``: a conditional VAE for the layer energies and the visible fraction;
-- ``prior``: a network for p(codes | incident energy).
+- ``prior``: a network for p(codes | incident energy, layer energies).
 
     E_inc --> energies --> layer energies --+
       |                                     v
@@ -25,7 +26,15 @@ import numpy as np
 from calojax import rng, transforms
 from calojax.errors import CalojaxError
 from calojax.geometry import Detector
-from calojax.models import heads
+from calojax.models import heads, scales
+from calojax.models.autoencoder import (
+    Condition,
+    CylinderDecoder,
+    CylinderEncoder,
+    DenseDecoder,
+    DenseEncoder,
+    Grid,
+)
 from calojax.models.base import Batch, Outcome, Schedule, Stage, Variables
 from calojax.models.energies import EnergyVAE, LayerEnergies
 from calojax.nn import positions, quantizer, sequence
@@ -40,29 +49,43 @@ class AutoencoderConfig:
     """The VQ-VAE that turns voxel fractions into codes.
 
     Attributes:
-      hidden: widths of the encoder, and reversed of the decoder.
-      length: codes a shower.
-      codebook_size: number of codes to choose from.
-      code_width: dimensions of a code.
+      network: fully connected ("dense"), or convolutions on a grid ("cylinder").
+      hidden: widths of the dense encoder, and reversed of the decoder.
+      length: codes a shower of the dense network.
+      filters: channels of the convolutions.
+      kernel: bins (z, alpha, r) of the patches that become codes.
+      strides: bins from a patch to the next.
+      codebook: learnt by moving averages with revival ("ema") or by gradient ("gradient"), or none:
+        finite scalar quantisation ("fsq").
+      codebook_size: number of codes to choose from, if they are learnt.
+      code_width: dimensions of a code, if learnt.
+      levels: of finite scalar quantisation, whose combinations are the codes.
       beta: weight of the commitment term ||z - sg[e]||^2.
-      codebook: learnt by moving averages with revival ("ema") or by gradient ("gradient").
       decay: of the moving averages, a step.
       revive_below: fraction of an even share of latents below which a code is dead.
       head: what the decoder says of a voxel: the talk's "point", or a "density".
+      scale: in which space: fractions of the layer ("linear"), compressed as in the talk
+        ("arctanh"), or energies through the spectrum of all hits ("quantile").
       condition_on_layers: whether decoder and prior see the layer energies too.
       rotate: turn training showers by random angles (right where the detector is symmetric).
       schedule: of the optimiser.
     """
 
+    network: Literal["dense", "cylinder"] = "dense"
     hidden: tuple[int, ...] = (512, 512)
     length: int = 16
+    filters: int = 32
+    kernel: tuple[int, int, int] = (9, 4, 3)
+    strides: tuple[int, int, int] = (3, 2, 2)
+    codebook: Literal["ema", "gradient", "fsq"] = "ema"
     codebook_size: int = 512
     code_width: int = 16
+    levels: tuple[int, ...] = (8, 8, 8)
     beta: float = 0.25
-    codebook: Literal["ema", "gradient"] = "ema"
     decay: float = 0.99
     revive_below: float = 0.03
     head: heads.HeadName = "density"
+    scale: scales.ScaleName = "arctanh"
     condition_on_layers: bool = True
     rotate: bool = False
     schedule: Schedule = Schedule()
@@ -151,14 +174,13 @@ class CaloVQ:
     @property
     def stages(self) -> tuple[Stage, ...]:
         """Autoencoder, energies, prior."""
-        config = self.config
-        by_gradient = config.autoencoder.codebook == "gradient"
+        config, home = self.config, self._quantizer.home
         return (
             Stage(
                 "autoencoder",
-                ("encoder", "decoder", *(("codebook",) if by_gradient else ())),
+                ("encoder", "decoder", *(("codebook",) if home == "params" else ())),
                 config.autoencoder.schedule,
-                state=() if by_gradient else ("codebook",),
+                state=("codebook",) if home == "state" else (),
             ),
             Stage("energies", ("energies",), config.energies.schedule),
             Stage("prior", ("context", "prior"), config.prior.schedule, needs=("autoencoder",)),
@@ -169,11 +191,41 @@ class CaloVQ:
     @functools.cached_property
     def _encoder(self) -> nn.Module:
         c = self.config.autoencoder
-        return MLP(c.hidden, c.length * c.code_width)
+        if c.network == "dense":
+            return DenseEncoder(c.hidden, c.length, self._quantizer.width)
+        return CylinderEncoder(self._grid, c.filters, self._quantizer.width)
 
     @functools.cached_property
     def _decoder(self) -> nn.Module:
-        return MLP(self.config.autoencoder.hidden[::-1], self.detector.n_voxels * self.head.numbers)
+        c = self.config.autoencoder
+        if c.network == "dense":
+            return DenseDecoder(c.hidden[::-1], self.detector.n_voxels, self.head.numbers)
+        return CylinderDecoder(self._grid, c.filters, self.head.numbers)
+
+    @functools.cached_property
+    def _grid(self) -> Grid:
+        c = self.config.autoencoder
+        if self.detector.grid is None:
+            raise CalojaxError(
+                f"{self.detector.name}: its layers differ, so there is no grid to convolve over; "
+                "take --model.autoencoder.network dense."
+            )
+        grid = Grid(self.detector.grid, c.kernel, c.strides)
+        if min(c.strides) < 1 or min(grid.codes) < 1:
+            raise CalojaxError(
+                f"{self.detector.name}: patches of {c.kernel} bins, {c.strides} apart, do not fit "
+                f"its {self.detector.grid} bins; take a smaller --model.autoencoder.kernel."
+            )
+        return grid
+
+    @functools.cached_property
+    def _quantizer(self) -> quantizer.Quantizer:
+        c = self.config.autoencoder
+        if c.codebook == "fsq":
+            return quantizer.Finite(c.levels)
+        if c.codebook == "gradient":
+            return quantizer.ByGradient(c.codebook_size, c.code_width, c.beta)
+        return quantizer.ByAverages(c.codebook_size, c.code_width, c.beta, c.decay, c.revive_below)
 
     @functools.cached_property
     def _energies(self) -> EnergyVAE:
@@ -187,7 +239,7 @@ class CaloVQ:
 
     @functools.cached_property
     def _prior(self) -> sequence.Prior:
-        size = self.config.autoencoder.codebook_size
+        size = self._quantizer.size
         p = self.config.prior
         if p.kind == "gru":
             return sequence.Autoregressive(
@@ -202,22 +254,28 @@ class CaloVQ:
     @property
     def _code_positions(self) -> positions.Positions:
         """Where the codes are, for priors that ask."""
-        return positions.Line(self.config.autoencoder.length)
+        if self.config.autoencoder.network == "dense":
+            return positions.Line(self.config.autoencoder.length)
+        return positions.Cylinder(*self._grid.codes)
 
     @property
     def head(self) -> heads.Head:
         """What the decoder's numbers mean."""
         return heads.HEADS[self.config.autoencoder.head]
 
+    @property
+    def scale(self) -> scales.Scale:
+        """The space in which the head describes voxels."""
+        return scales.SCALES[self.config.autoencoder.scale](self.detector)
+
     # --- start ------------------------------------------------------------------------------------
 
     def fit(self, showers: Iterable[tuple[np.ndarray, np.ndarray]]) -> Variables:
-        """Fits the standardisation of layer energies."""
-        return transforms.fit_layer_shares(showers, self.detector)
+        """Fits the standardisation of layer energies, and the spectrum of hits."""
+        return transforms.fit(showers, self.detector)
 
     def init(self, key: jax.Array, transforms: Variables, batch: Batch) -> Variables:
         """Random networks, and a codebook that starts on the batch's latents."""
-        c = self.config.autoencoder
         variables: Variables = {"params": {}, "state": {}, "transforms": transforms}
         params = variables["params"]
         fractions, layer_energy = self._split(batch["showers"])
@@ -227,20 +285,16 @@ class CaloVQ:
         def initial(name, module, *args):
             params[name] = module.init(rng.stream(key, name), *args)["params"]
 
-        initial("encoder", self._encoder, self._encoder_input(fractions, full))
+        initial("encoder", self._encoder, self._voxels(fractions), full)
         latents = self._latents(variables, fractions, full)
-        book = quantizer.start(
-            rng.stream(key, "codebook"), latents.reshape(-1, c.code_width), c.codebook_size
-        )
-        if c.codebook == "gradient":
-            params["codebook"] = book.vectors
-        else:
-            variables["state"]["codebook"] = book._asdict()
-        initial("decoder", self._decoder, self._decoder_input(latents, condition))
+        if self._quantizer.home is not None:
+            book = self._quantizer.start(rng.stream(key, "codebook"), latents)
+            variables[self._quantizer.home]["codebook"] = book
+        initial("decoder", self._decoder, latents, condition)
         noise = jnp.zeros((len(latents), self.config.energies.latents))
         shares = self._shares(variables, layer_energy, batch["energies"])
         initial("energies", self._energies, shares, self._energy(batch["energies"]), noise)
-        initial("context", self._context, condition)
+        initial("context", self._context, condition.flat())
         initial("prior", self._prior, jnp.zeros((len(latents), self.config.prior.context)))
         return variables
 
@@ -263,38 +317,29 @@ class CaloVQ:
         return losses[stage](variables, key, showers, energies, training)
 
     def _autoencoder_loss(self, variables, key, showers, energies, training):
-        c = self.config.autoencoder
         fractions, layer_energy = self._split(showers)
         full = self._full_condition(variables, energies, layer_energy)
         condition = self._condition(variables, energies, layer_energy)
         latents = self._latents(variables, fractions, full)
-        vectors = self._vectors(variables)
-        codes = quantizer.nearest(latents, vectors)
-        chosen = vectors[codes]
-        out = self._decode(variables, quantizer.straight_through(latents, chosen), condition)
-        lower = heads.lower_edge(layer_energy, self.detector)
+        quantised = self._quantizer.through(
+            self._codebook(variables), latents, rng.stream(key, "revival")
+        )
+        out = self._apply(variables, "decoder", quantised.vectors, condition)
+        statistics = variables["transforms"]
+        y = self.scale.numbers(showers, layer_energy, statistics)
+        lower = self.scale.lower(layer_energy, statistics)
         # Per layer, so that beta means the same for every geometry.
-        reconstruction = self.head.loss(out, fractions, lower).mean() / self.detector.n_layers
-        commitment = quantizer.commitment_loss(latents, chosen)
-        loss = reconstruction + c.beta * commitment
+        reconstruction = self.head.loss(out, y, showers > 0, lower).mean() / self.detector.n_layers
+        loss = reconstruction + quantised.penalty
         state = variables["state"]
-        if c.codebook == "gradient":
-            loss = loss + quantizer.codebook_loss(latents, chosen)
-        elif training:
-            book = quantizer.update(
-                quantizer.Codebook(**state["codebook"]),
-                latents.reshape(-1, c.code_width),
-                codes.reshape(-1),
-                rng.stream(key, "revival"),
-                decay=c.decay,
-                revive_below=c.revive_below,
-            )
-            state = state | {"codebook": book._asdict()}
-        counts = jnp.zeros(c.codebook_size).at[codes.reshape(-1)].add(1.0 / codes.size)
+        if training and self._quantizer.home == "state":
+            state = state | {"codebook": quantised.codebook}
+        codes = quantised.codes
+        counts = jnp.zeros(self._quantizer.size).at[codes.reshape(-1)].add(1.0 / codes.size)
         metrics = {
             "loss": loss,
             "reconstruction": reconstruction,
-            "commitment": commitment,
+            "commitment": quantised.commitment,
             "code_frequency": counts,
         }
         return loss, Outcome(metrics, state)
@@ -333,10 +378,20 @@ class CaloVQ:
 
     # --- generation -------------------------------------------------------------------------------
 
-    def sample(self, variables: Variables, keys: jax.Array, energies: jax.Array) -> jax.Array:
-        """Showers [b, v] in MeV: layer energies, then codes, then voxels; one key a shower [b]."""
+    def sample(
+        self,
+        variables: Variables,
+        keys: jax.Array,
+        energies: jax.Array,
+        *,
+        temperature: float = 1.0,
+    ) -> jax.Array:
+        """Showers [b, v] in MeV: layer energies, then codes, then voxels; one key a shower [b].
+
+        The temperature is that of the codes.
+        """
         layer_energy = self.sample_layer_energies(variables, keys, energies)
-        codes = self.sample_codes(variables, keys, energies, layer_energy)
+        codes = self.sample_codes(variables, keys, energies, layer_energy, temperature)
         return self.decode(variables, keys, codes, energies, layer_energy)
 
     def reconstruct(self, variables: Variables, keys: jax.Array, batch: Batch) -> jax.Array:
@@ -370,7 +425,12 @@ class CaloVQ:
         )
 
     def sample_codes(
-        self, variables: Variables, keys: jax.Array, energies: jax.Array, layer_energy: jax.Array
+        self,
+        variables: Variables,
+        keys: jax.Array,
+        energies: jax.Array,
+        layer_energy: jax.Array,
+        temperature: float = 1.0,
     ) -> jax.Array:
         """Codes [b, t] from the prior."""
         context = self._prior_context(variables, self._condition(variables, energies, layer_energy))
@@ -378,6 +438,7 @@ class CaloVQ:
             {"params": variables["params"]["prior"]},
             rng.streams(keys, "prior"),
             context,
+            temperature=temperature,
         )
 
     def decode(
@@ -389,14 +450,16 @@ class CaloVQ:
         layer_energy: jax.Array,
     ) -> jax.Array:
         """Showers [b, v] in MeV from codes [b, t] and layer energies [b, l] in MeV."""
-        vectors = self._vectors(variables)[codes]
-        out = self._decode(variables, vectors, self._condition(variables, energies, layer_energy))
-        lower = heads.lower_edge(layer_energy, self.detector)
-        fractions = self.head.fractions(rng.streams(keys, "voxels"), out, lower, self.detector)
-        return transforms.join_layers(fractions, layer_energy, self.detector)
+        vectors = self._quantizer.vectors(self._codebook(variables), codes)
+        condition = self._condition(variables, energies, layer_energy)
+        out = self._apply(variables, "decoder", vectors, condition)
+        statistics = variables["transforms"]
+        lower = self.scale.lower(layer_energy, statistics)
+        y, hit = self.head.draw(rng.streams(keys, "voxels"), out, lower, self.detector)
+        return self.scale.showers(y, hit, layer_energy, statistics)
 
     def code_log_probs(
-        self, variables: Variables, codes: jax.Array, condition: jax.Array
+        self, variables: Variables, codes: jax.Array, condition: Condition
     ) -> jax.Array:
         """Log-probability of each of codes [b, t] in nats, given those before it -> [b, t].
 
@@ -421,6 +484,9 @@ class CaloVQ:
     def _split(self, showers):
         return transforms.split_layers(showers, self.detector)
 
+    def _voxels(self, fractions):
+        return transforms.arctanh_compress(fractions)
+
     def _energy(self, energies):
         return transforms.energy_condition(energies, self.detector)
 
@@ -428,47 +494,29 @@ class CaloVQ:
         statistics = variables["transforms"]
         return LayerEnergies(*transforms.layer_shares(layer_energy, energies, statistics))
 
-    def _full_condition(self, variables, energies, layer_energy):
-        """Incident energy and layer energies [b, 2 + 2 l]."""
-        shares = self._shares(variables, layer_energy, energies)
-        present = shares.present.astype(shares.share.dtype)
-        visible = shares.visible[:, None]
-        return jnp.concatenate([self._energy(energies), shares.share, present, visible], -1)
+    def _full_condition(self, variables, energies, layer_energy) -> Condition:
+        """Incident energy and layer energies."""
+        return Condition(self._energy(energies), self._shares(variables, layer_energy, energies))
 
-    def _condition(self, variables, energies, layer_energy):
+    def _condition(self, variables, energies, layer_energy) -> Condition:
         """What decoder and prior are told: incident energy, and layer energies if so set."""
         if self.config.autoencoder.condition_on_layers:
             return self._full_condition(variables, energies, layer_energy)
-        return self._energy(energies)
-
-    def _encoder_input(self, fractions, condition):
-        return jnp.concatenate([transforms.arctanh_compress(fractions), condition], -1)
-
-    def _decoder_input(self, vectors, condition):
-        return jnp.concatenate([vectors.reshape(len(vectors), -1), condition], -1)
+        return Condition(self._energy(energies), None)
 
     def _latents(self, variables, fractions, condition):
         """Encoder outputs [b, t, d]."""
-        c = self.config.autoencoder
-        flat = self._apply(variables, "encoder", self._encoder_input(fractions, condition))
-        return flat.reshape(-1, c.length, c.code_width)
+        return self._apply(variables, "encoder", self._voxels(fractions), condition)
 
     def _encode(self, variables, fractions, energies, layer_energy):
         """Codes [b, t]."""
         full = self._full_condition(variables, energies, layer_energy)
-        return quantizer.nearest(
-            self._latents(variables, fractions, full), self._vectors(variables)
-        )
+        latents = self._latents(variables, fractions, full)
+        return self._quantizer.codes(self._codebook(variables), latents)
 
-    def _decode(self, variables, vectors, condition):
-        """Decoder outputs [b, v, numbers]."""
-        out = self._apply(variables, "decoder", self._decoder_input(vectors, condition))
-        return out.reshape(len(out), self.detector.n_voxels, self.head.numbers)
+    def _prior_context(self, variables, condition: Condition):
+        return self._apply(variables, "context", condition.flat())
 
-    def _prior_context(self, variables, condition):
-        return self._apply(variables, "context", condition)
-
-    def _vectors(self, variables):
-        if self.config.autoencoder.codebook == "gradient":
-            return variables["params"]["codebook"]
-        return variables["state"]["codebook"]["vectors"]
+    def _codebook(self, variables):
+        home = self._quantizer.home
+        return None if home is None else variables[home]["codebook"]

@@ -1,7 +1,7 @@
-"""From what a decoder says of each voxel to energies: what is fitted, and what is drawn.
+"""What a decoder says of each voxel: what is fitted, and what is drawn.
 
-Decoders work in the space of `calojax.transforms.arctanh_compress`, y = f(voxel / layer energy).
-A head says how many numbers a voxel needs, how well they describe a shower, and what shower they
+Heads work in the space of a `calojax.models.scales.Scale`, where voxels are numbers y. A head says
+how many numbers a voxel needs of the decoder, how well they describe a shower, and what shower they
 stand for.
 """
 
@@ -26,48 +26,53 @@ class Head(Protocol):
 
     numbers: int
 
-    def loss(self, out: jax.Array, fractions: jax.Array, lower: jax.Array) -> jax.Array:
-        """Misfit of out [b, v, numbers] to fractions [b, v] -> [b], a sum over voxels."""
+    def loss(self, out: jax.Array, y: jax.Array, hit: jax.Array, lower: jax.Array) -> jax.Array:
+        """Misfit of out [b, v, numbers] to y [b, v] -> [b], a sum over voxels.
+
+        Args:
+          out: of the decoder.
+          y: voxels on their scale.
+          hit: which of them hold energy [b, v].
+          lower: y of the readout threshold [b, v].
+        """
         ...
 
-    def fractions(
+    def draw(
         self, keys: jax.Array, out: jax.Array, lower: jax.Array, detector: Detector
-    ) -> jax.Array:
-        """Voxel fractions [b, v], not normalised, from one key a shower [b]."""
+    ) -> tuple[jax.Array, jax.Array]:
+        """(y [b, v], hit [b, v]) from one key a shower [b]."""
         ...
 
 
 class Point:
-    """The talk's output: one number a voxel, squared error, zero for every output below zero."""
+    """The talk's output: one number a voxel, squared error; what is off the scale is empty."""
 
     numbers = 1
 
-    def loss(self, out: jax.Array, fractions: jax.Array, lower: jax.Array) -> jax.Array:
-        """Squared error in compressed space."""
-        return jnp.sum((out[..., 0] - transforms.arctanh_compress(fractions)) ** 2, -1)
+    def loss(self, out: jax.Array, y: jax.Array, hit: jax.Array, lower: jax.Array) -> jax.Array:
+        """Squared error, empty voxels included."""
+        return jnp.sum((out[..., 0] - y) ** 2, -1)
 
-    def fractions(
+    def draw(
         self, keys: jax.Array, out: jax.Array, lower: jax.Array, detector: Detector
-    ) -> jax.Array:
-        """Expanded outputs, cut at zero; nothing is drawn."""
-        return jnp.maximum(transforms.arctanh_expand(out[..., 0]), 0.0)
+    ) -> tuple[jax.Array, jax.Array]:
+        """The output; nothing is drawn."""
+        return out[..., 0], jnp.ones(out.shape[:-1], bool)
 
 
 class Density:
     """A density a voxel: empty with some probability, else normal above the readout threshold.
 
     A point can be zero or right on average, not both: squared error makes soft voxels the mean of
-    mostly nothing. Here a voxel's hit is a Bernoulli variable and the compressed fraction of a hit
-    a normal, truncated where the readout cuts; both are drawn at generation.
+    mostly nothing. Here a voxel's hit is a Bernoulli variable and the y of a hit a normal,
+    truncated where the readout cuts; both are drawn at generation.
     """
 
     numbers = 3
 
-    def loss(self, out: jax.Array, fractions: jax.Array, lower: jax.Array) -> jax.Array:
+    def loss(self, out: jax.Array, y: jax.Array, hit: jax.Array, lower: jax.Array) -> jax.Array:
         """Negative log-likelihood in nats, up to the constant of the change of variables."""
         logit, mean, scale = self._split(out, lower)
-        hit = fractions > 0
-        y = transforms.arctanh_compress(fractions)
         standard = (y - mean) / scale
         log_normal = -0.5 * standard**2 - jnp.log(scale) - 0.5 * jnp.log(2 * jnp.pi)
         log_kept = jax.scipy.special.log_ndtr(-(lower - mean) / scale)
@@ -75,13 +80,13 @@ class Density:
         log_empty = jax.nn.log_sigmoid(-logit)
         return -jnp.sum(jnp.where(hit, log_hit + log_normal - log_kept, log_empty), -1)
 
-    def fractions(
+    def draw(
         self, keys: jax.Array, out: jax.Array, lower: jax.Array, detector: Detector
-    ) -> jax.Array:
-        """Draws hits and their fractions by inverting the truncated normal's distribution.
+    ) -> tuple[jax.Array, jax.Array]:
+        """Draws hits and their y by inverting the truncated normal's distribution.
 
-        A layer that holds energy has a hit: where none is drawn, one voxel is, in proportion to
-        the rates of their hits.
+        A layer has a hit at least: where none is drawn, one voxel is, in proportion to the rates of
+        their hits.
         """
         logit, mean, scale = self._split(out, lower)
         voxels = logit.shape[1:]
@@ -99,8 +104,7 @@ class Density:
         # The upper tail from u (1 - Phi(a)) = Phi(-z) keeps its digits where Phi(a) is near 1.
         tail = jax.scipy.special.ndtr(-(lower - mean) / scale)
         z = -jax.scipy.special.ndtri(jnp.maximum(1.0 - uniform, 1e-7) * tail)
-        y = jnp.maximum(mean + scale * z, lower)
-        return jnp.where(hit, jnp.clip(transforms.arctanh_expand(y), 0.0, 1.0), 0.0)
+        return jnp.maximum(mean + scale * z, lower), hit
 
     @staticmethod
     def _split(out: jax.Array, lower: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -112,11 +116,3 @@ class Density:
 
 
 HEADS: dict[HeadName, Head] = {"point": Point(), "density": Density()}
-
-
-def lower_edge(layer_energy: jax.Array, detector: Detector) -> jax.Array:
-    """The readout threshold in compressed space, per voxel: layer energies [b, l] -> [b, v]."""
-    safe = jnp.maximum(layer_energy, jnp.maximum(detector.readout_threshold, 1e-30))
-    return transforms.over_voxels(
-        transforms.arctanh_compress(detector.readout_threshold / safe), detector
-    )

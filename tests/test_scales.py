@@ -1,0 +1,95 @@
+"""Scales: there and back, the threshold, layer energies kept, and the edges of the spectrum."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from calojax import transforms
+from calojax.geometry import DETECTORS
+from calojax.models import scales
+
+
+@pytest.fixture(scope="module")
+def statistics(showers, tiny):
+    return transforms.fit([(showers.energies, showers.showers)], tiny)
+
+
+@pytest.mark.parametrize("name", scales.SCALES)
+def test_numbers_of_showers_give_the_showers_back(name, tiny, showers, statistics):
+    scale = scales.SCALES[name](tiny)
+    voxels = jnp.asarray(showers.showers)
+    layer_energy = transforms.layer_sums(voxels, tiny)
+    y = scale.numbers(voxels, layer_energy, statistics)
+    again = np.asarray(scale.showers(y, voxels > 0, layer_energy, statistics))
+    np.testing.assert_array_equal(again > 0, voxels > 0)
+    np.testing.assert_allclose(again, voxels, rtol=2e-3)
+    lower = scale.lower(layer_energy, statistics)
+    assert (y >= lower - 1e-6)[voxels > 0].all()
+    # Empty voxels need no mask where a point stands for them.
+    everywhere = scale.showers(jnp.where(voxels > 0, y, y - 0.1), voxels == voxels, layer_energy,
+                               statistics)  # fmt: skip
+    np.testing.assert_array_equal(np.asarray(everywhere) > 0, voxels > 0)
+
+
+@pytest.mark.parametrize("name", scales.SCALES)
+def test_any_numbers_make_showers_with_the_energies_of_their_layers(name, tiny, statistics):
+    scale = scales.SCALES[name](tiny)
+    generator = np.random.default_rng(0)
+    y = generator.uniform(-1, 1, (50, tiny.n_voxels)).astype(np.float32)
+    hit = generator.random(y.shape) < 0.3
+    layer_energy = generator.lognormal(2.0, 2.0, (50, tiny.n_layers)).astype(np.float32)
+    showers = scale.showers(y, hit, layer_energy, statistics)
+    assert np.isfinite(showers).all()
+    filled = np.asarray(transforms.layer_sums(showers, tiny))
+    some = filled > 0
+    assert some.mean() > 0.8
+    np.testing.assert_allclose(filled[some], layer_energy[some], rtol=1e-4)
+    assert (np.asarray(showers)[showers > 0] >= tiny.readout_threshold * (1 - 1e-5)).all()
+
+
+def test_threshold_of_fractions_is_that_of_each_layer():
+    detector = DETECTORS["tiny"]
+    scale = scales.Arctanh(detector)
+    lower = scale.lower(jnp.full((1, 10), 100.0).at[0, 3].set(0.0), {})
+    expected = transforms.arctanh_compress(jnp.float32(detector.readout_threshold / 100))
+    assert lower[0, 0] == pytest.approx(float(expected), rel=1e-5)
+    assert lower[0, detector.layer_slices[3]] == pytest.approx(1.0, abs=1e-4)
+    assert (scales.Arctanh(DETECTORS["ds1-photons"]).lower(jnp.ones((1, 5)), {}) == 0).all()
+
+
+def test_quantiles_of_hits_are_normal_and_keep_an_edge(tiny):
+    # Hits with a wall at 2 MeV: none between 1 and 2, many just above.
+    generator = np.random.default_rng(1)
+    soft, hard = generator.uniform(0.1, 1, 30_000), 2 + generator.exponential(2.0, 70_000)
+    showers = np.concatenate([soft, hard]).astype(np.float32)
+    generator.shuffle(showers)
+    showers = np.append(showers, np.zeros(tiny.n_voxels - len(showers) % tiny.n_voxels))
+    showers = showers.reshape(-1, tiny.n_voxels).astype(np.float32)
+    statistics = transforms.fit([(showers.sum(1), showers)], tiny)
+    y = np.asarray(transforms.hit_quantile(showers[showers > 0], statistics))
+    for q in (0.1, 0.5, 0.9):
+        assert np.quantile(4 * y, q) == pytest.approx(
+            {0.1: -1.2816, 0.5: 0.0, 0.9: 1.2816}[q], abs=0.05
+        )
+    # A smooth density of y has the wall in E.
+    energy, slope = transforms.hit_energy(jnp.linspace(-0.9, 0.9, 50_000), statistics)
+    assert ((energy > 1.03) & (energy < 1.97)).mean() < 0.005
+    step = np.diff(np.log(energy)) / np.diff(np.linspace(-0.9, 0.9, 50_000))
+    np.testing.assert_allclose(np.median(slope), np.median(step), rtol=0.05)
+
+
+def test_layers_that_lack_energy_are_filled_in_quantiles_not_by_a_factor(tiny, showers):
+    # All hits but a few of 3 MeV: drawn hits of twice the energy asked for move to the wall, and
+    # not through it.
+    voxels = np.where(showers.showers > 0, 3.0 + showers.showers % 1.0, 0.0).astype(np.float32)
+    statistics = transforms.fit([(showers.energies, voxels)], tiny)
+    scale = scales.Quantile(tiny)
+    layer_energy = transforms.layer_sums(voxels, tiny)
+    y = scale.numbers(voxels, layer_energy, statistics)
+    less = np.asarray(scale.showers(y, voxels > 0, 0.9 * layer_energy, statistics))
+    np.testing.assert_allclose(
+        transforms.layer_sums(less, tiny), 0.9 * layer_energy, rtol=1e-4, atol=1e-5
+    )
+    hits = less[less > 0]
+    assert (hits > 2.95).mean() > 0.9
+    assert (0.9 * voxels[voxels > 0] > 2.95).mean() < 0.8
