@@ -12,6 +12,7 @@ import pytest
 from conftest import with_autoencoder
 
 from calojax import checkpoint, models
+from calojax.data import strata
 from calojax.errors import CalojaxError
 from calojax.generation import generate
 from calojax.models.base import Outcome
@@ -188,8 +189,9 @@ def test_steps_compile_once_and_move_nothing_to_the_host(model, showers, variabl
     sharding = jax.NamedSharding(one_device, jax.P("data"))
     state = step.start(copy_of(variables), stage)
     state = jax.device_put(state, jax.NamedSharding(one_device, jax.P()))
+    hits = batches.count_hits(showers)
     stream = batches.stream(
-        showers, np.arange(600), sharding, batch_size=64, seed=0, stage="s", steps=range(6)
+        showers, np.arange(600), hits, sharding, batch_size=64, seed=0, stage="s", steps=range(6)
     )
     state, _ = train_step(state, next(stream))
     with jax.transfer_guard("disallow"):
@@ -247,13 +249,41 @@ def test_too_few_showers_are_refused(model, showers, tmp_path, one_device):
 
 
 def test_an_epoch_visits_every_shower_once():
-    index = np.arange(100, 164)
-    epoch = np.concatenate([batches.rows(index, 16, 0, "s", step) for step in range(4)])
-    np.testing.assert_array_equal(np.sort(epoch), index)
-    following = np.concatenate([batches.rows(index, 16, 0, "s", step) for step in range(4, 8)])
+    cut = strata.cut(np.arange(100, 164), np.random.default_rng(0).integers(0, 99, 64), 16)
+    epoch = np.concatenate([batches.rows(cut, 0, "s", step) for step in range(4)])
+    np.testing.assert_array_equal(np.sort(epoch), np.arange(100, 164))
+    following = np.concatenate([batches.rows(cut, 0, "s", step) for step in range(4, 8)])
     assert not np.array_equal(epoch, following)
-    np.testing.assert_array_equal(batches.rows(index, 16, 0, "s", 2), epoch[32:48])
-    assert not np.array_equal(batches.rows(index, 16, 1, "s", 0), epoch[:16])
+    np.testing.assert_array_equal(batches.rows(cut, 0, "s", 2), epoch[32:48])
+    assert not np.array_equal(batches.rows(cut, 1, "s", 0), epoch[:16])
+    assert not np.array_equal(batches.rows(cut, 0, "t", 0), epoch[:16])
+
+
+def test_batches_are_balanced_by_hits_on_any_number_of_devices(showers, one_device, eight_devices):
+    hits = batches.count_hits(showers, size=77)
+    np.testing.assert_array_equal(hits, np.count_nonzero(showers.showers > 0, axis=1))
+    index = np.arange(0, 600, 2)
+
+    def found(mesh):
+        sharding = jax.NamedSharding(mesh, jax.P("data"))
+        arguments = showers, index, hits, sharding
+        training = batches.stream(*arguments, batch_size=64, seed=3, stage="s", steps=range(2, 7))
+        validation = batches.in_order(*arguments, batch_size=64)
+        return [np.asarray(b["showers"]) for stream in (training, validation) for b in stream]
+
+    one, eight = found(one_device), found(eight_devices)
+    assert len(one) == 5 + 300 // 64
+    limit = strata.bound(hits[index], 64, 16)
+    for batch, same in zip(one, eight, strict=True):
+        np.testing.assert_array_equal(batch, same)
+        assert (np.count_nonzero(batch.reshape(4, -1), axis=1) <= limit).all()
+    seen = np.concatenate([batch[:, :].sum(1) for batch in one[5:]])
+    assert len(np.unique(seen)) == len(seen)
+
+
+@pytest.mark.parametrize(("num", "size"), [(600, 96), (96, 96), (95, 48), (20, 12), (1, 1)])
+def test_too_large_batches_are_halved(num, size):
+    assert batches.fitting(96, num) == size
 
 
 def test_split_is_disjoint_and_reproducible():
@@ -277,11 +307,13 @@ def test_batches_come_ahead_but_in_order(showers, one_device):
 
     watched = batches.Dataset(showers.energies, showers.showers.view(Watched))
     sharding = jax.NamedSharding(one_device, jax.P("data"))
+    hits = batches.count_hits(showers)
+    cut = strata.cut(np.arange(600), hits, 50)
     stream = batches.stream(
-        watched, np.arange(600), sharding, batch_size=50, seed=0, stage="s", steps=range(3)
+        watched, np.arange(600), hits, sharding, batch_size=50, seed=0, stage="s", steps=range(3)
     )
     for number, batch in enumerate(stream):
-        expected = batches.rows(np.arange(600), 50, 0, "s", number)
+        expected = batches.rows(cut, 0, "s", number)
         np.testing.assert_array_equal(batch["showers"], showers.showers[expected])
     assert threading.main_thread().name not in threads
 

@@ -1,7 +1,9 @@
 """Batches as a pure function of (seed, stage, step), so that resuming is only a number.
 
-Showers lie in a memory-mapped array; a thread gathers the next batch and sends it to the devices
-while the current one computes.
+Every batch takes one shower of each stratum of the number of hits (see `calojax.data.strata`), for
+models that pack hits into buffers; for others it is as good as any random batch. Showers lie in a
+memory-mapped array; a thread gathers the next batch and sends it to the devices while the current
+one computes.
 """
 
 import zlib
@@ -12,6 +14,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from calojax.data import strata
+from calojax.data.strata import Strata
 from calojax.errors import CalojaxError
 from calojax.models.base import Batch
 
@@ -65,18 +69,32 @@ def split(num: int, validation_fraction: float, seed: int) -> Split:
     return Split(np.sort(order[n_validation:]), np.sort(order[:n_validation]))
 
 
-def rows(index: np.ndarray, batch_size: int, seed: int, stage: str, step: int) -> np.ndarray:
-    """The showers of a step: every epoch is a new permutation of ``index``; tails are dropped."""
-    per_epoch = len(index) // batch_size
-    epoch, position = divmod(step, per_epoch)
+def count_hits(dataset: Dataset, *, size: int = 512) -> np.ndarray:
+    """The number of hits of every shower, int32 [n]; reads ``size`` showers at a time."""
+    hits = np.empty(len(dataset.energies), np.int32)
+    for first in range(0, len(hits), size):
+        hits[first : first + size] = (dataset.showers[first : first + size] > 0).sum(1)
+    return hits
+
+
+def fitting(batch_size: int, num: int) -> int:
+    """The batch size, halved as often as it takes to fill one with ``num`` showers."""
+    while batch_size > num:
+        batch_size //= 2
+    return batch_size
+
+
+def rows(cut: Strata, seed: int, stage: str, step: int) -> np.ndarray:
+    """The showers of a step [b]: in an epoch each at most once, in the next in another order."""
+    epoch, position = divmod(step, cut.batches)
     generator = np.random.default_rng([seed, zlib.crc32(stage.encode()), epoch])
-    order = generator.permutation(len(index))
-    return index[order[position * batch_size : (position + 1) * batch_size]]
+    return strata.epoch(cut, generator)[position]
 
 
 def stream(
     dataset: Dataset,
     index: np.ndarray,
+    hits: np.ndarray,
     sharding: jax.sharding.Sharding,
     *,
     batch_size: int,
@@ -86,6 +104,16 @@ def stream(
 ) -> Iterator[Batch]:
     """The batches of ``steps`` on the devices, one ahead of the one in use.
 
+    Args:
+      dataset: all showers.
+      index: those to train on.
+      hits: of all showers.
+      sharding: of the batches.
+      batch_size: showers a batch.
+      seed: root of all random numbers.
+      stage: that is trained.
+      steps: of the stage.
+
     Raises:
       CalojaxError: if there are fewer showers than a batch holds.
     """
@@ -94,22 +122,29 @@ def stream(
             f"Stage {stage!r} takes {batch_size} showers a step but there are only {len(index)} "
             "to train on; give more data or a smaller batch."
         )
+    cut = strata.cut(index, hits[index], batch_size)
 
     def load(step: int) -> Batch:
-        return put(dataset, rows(index, batch_size, seed, stage, step), sharding)
+        return put(dataset, rows(cut, seed, stage, step), sharding)
 
     yield from _ahead(load, steps)
 
 
 def in_order(
-    dataset: Dataset, index: np.ndarray, sharding: jax.sharding.Sharding, *, batch_size: int
+    dataset: Dataset,
+    index: np.ndarray,
+    hits: np.ndarray,
+    sharding: jax.sharding.Sharding,
+    *,
+    batch_size: int,
 ) -> Iterator[Batch]:
-    """All whole batches of ``index`` in order (for validation)."""
+    """The batches of ``index`` for validation, always the same; see `stream` for the arguments."""
+    cut = strata.cut(index, hits[index], batch_size)
 
     def load(step: int) -> Batch:
-        return put(dataset, index[step * batch_size : (step + 1) * batch_size], sharding)
+        return put(dataset, rows(cut, 0, "validation", step), sharding)
 
-    yield from _ahead(load, range(len(index) // batch_size))
+    yield from _ahead(load, range(cut.batches))
 
 
 def put(dataset: Dataset, index: np.ndarray, sharding: jax.sharding.Sharding) -> Batch:

@@ -32,6 +32,7 @@ class Run(NamedTuple):
       model: that is trained.
       dataset: all showers.
       split: which of them train and which validate.
+      hits: how many each of them has [n].
       seed: root of all random numbers.
       cadence: how often things are written.
       mesh: the devices.
@@ -43,6 +44,7 @@ class Run(NamedTuple):
     model: Model
     dataset: Dataset
     split: Split
+    hits: np.ndarray
     seed: int
     cadence: Cadence
     mesh: Mesh
@@ -75,6 +77,7 @@ def train_stage(
     showers = batches.stream(
         run.dataset,
         run.split.training,
+        run.hits,
         meshes.sharded(run.mesh),
         batch_size=schedule.batch_size,
         seed=run.seed,
@@ -171,12 +174,12 @@ class _Recorder:
 
 def _validate(run: Run, stage: Stage, validate, variables: Variables) -> dict[str, float]:
     """Metrics averaged over the validation showers; none if they do not fill the devices."""
-    size = min(stage.schedule.batch_size, len(run.split.validation))
+    size = batches.fitting(stage.schedule.batch_size, len(run.split.validation))
     size -= size % run.mesh.size
     if size == 0:
         return {}
     stream = batches.in_order(
-        run.dataset, run.split.validation, meshes.sharded(run.mesh), batch_size=size
+        run.dataset, run.split.validation, run.hits, meshes.sharded(run.mesh), batch_size=size
     )
     values = [
         jax.device_get(validate(variables, batch, np.uint32(number)))

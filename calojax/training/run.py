@@ -6,12 +6,12 @@ import signal
 from collections.abc import Callable
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from calojax import mesh as meshes
 from calojax import rng
 from calojax.checkpoint import Checkpoints, Progress, check_shapes
+from calojax.data import strata
 from calojax.errors import CalojaxError
 from calojax.models.base import Model, Variables
 from calojax.training import batches, metrics
@@ -76,6 +76,7 @@ def train(
     if resume and again:
         raise CalojaxError("Give either --resume or --stages: a run is continued or done again.")
     split = batches.split(len(dataset.energies), options.validation_fraction, options.seed)
+    hits = batches.count_hits(dataset)
     cadence = Cadence(options.log_every, options.validate_every, options.checkpoint_every)
     with Checkpoints(out) as checkpoints, StopFlag() as stop:
         if checkpoints.latest is not None and not (resume or again):
@@ -86,10 +87,12 @@ def train(
 
         def fresh(transforms: Variables, total: int) -> Variables:
             """Untrained variables; a codebook may start on these showers."""
-            size = min(len(split.training), max(s.schedule.batch_size for s in model.stages))
-            # Spread over the file, which may be sorted.
-            spread = np.linspace(0, len(split.training) - 1, size).astype(int)
-            batch = batches.put(dataset, split.training[spread], meshes.replicated(mesh))
+            largest = max(stage.schedule.batch_size for stage in model.stages)
+            size = batches.fitting(largest, len(split.training))
+            cut = strata.cut(split.training, hits[split.training], size)
+            batch = batches.put(
+                dataset, batches.rows(cut, options.seed, "init", 0), meshes.replicated(mesh)
+            )
             key = rng.stream(rng.root(options.seed), "init", total)
             return jax.jit(model.init)(key, transforms, batch)
 
@@ -130,7 +133,7 @@ def train(
             or (record["stage"] == progress.stage and record["step"] <= progress.step)
         ]
         log = metrics.MetricsFile(out / METRICS_FILE, keep=records)
-        run = Run(model, dataset, split, options.seed, cadence, mesh, checkpoints, log, stop)
+        run = Run(model, dataset, split, hits, options.seed, cadence, mesh, checkpoints, log, stop)
         try:
             for stage in model.stages:
                 if stage.name in progress.done:
