@@ -1,16 +1,19 @@
 """Dequantisation: every bin comes back, and what the flow sees is normal."""
 
 import math
+from statistics import NormalDist
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from calojax import plot
 from calojax.dequantisation import (
     DEQUANTISATIONS,
     HIT_ENERGIES,
     Spectrum,
+    normal_distance,
     plane_forward,
     plane_inverse,
 )
@@ -94,12 +97,11 @@ def test_uniform_is_the_logit_of_even_bins():
     np.testing.assert_allclose(9 / (1 + np.exp(-x)), index + noise, rtol=3e-6)
 
 
-def kolmogorov_smirnov(x):
-    """The largest distance of the empirical distribution of x [n] to the standard normal's."""
-    x = np.sort(np.asarray(x, np.float64))
-    normal = np.array([0.5 * math.erfc(-value / math.sqrt(2)) for value in x])
-    steps = np.arange(len(x) + 1) / len(x)
-    return max(np.abs(normal - steps[1:]).max(), np.abs(normal - steps[:-1]).max())
+def test_normal_distance_is_kolmogorovs():
+    assert normal_distance(np.zeros(3)) == pytest.approx(0.5)
+    quantiles = [NormalDist().inv_cdf((i + 0.5) / 50) for i in range(50)]
+    assert normal_distance(np.array(quantiles[::-1])) == pytest.approx(0.01, abs=1e-6)
+    assert normal_distance(np.full(9, 40.0)) == 1
 
 
 # One sample in 10^4 is farther (Kolmogorov's distribution: 2 exp(-2 t^2) = 1e-4).
@@ -114,7 +116,7 @@ def test_cdf_makes_marginals_standard_normal(counts):
     index = generator.choice(len(counts), num, p=counts / counts.sum())
     noise = generator.random(num, np.float32)
     x = CDF.forward(index, noise, CDF.fit(counts))
-    assert kolmogorov_smirnov(x) < FAR / math.sqrt(num)
+    assert normal_distance(x) < FAR / math.sqrt(num)
 
 
 def test_uniform_does_not():
@@ -123,7 +125,26 @@ def test_uniform_does_not():
     counts = COUNTS["falling"]
     index = generator.choice(len(counts), num, p=counts / counts.sum())
     x = np.asarray(UNIFORM.forward(index, generator.random(num, np.float32), UNIFORM.fit(counts)))
-    assert kolmogorov_smirnov((x - x.mean()) / x.std()) > 4 * FAR / math.sqrt(num)
+    assert normal_distance((x - x.mean()) / x.std()) > 4 * FAR / math.sqrt(num)
+
+
+def test_the_picture_says_how_far_marginals_are_from_normal():
+    generator = np.random.default_rng(1)
+    drawn = {}
+    for coordinate in ("layers", "falling"):
+        counts = COUNTS[coordinate]
+        index = generator.choice(len(counts), 5000, p=counts / counts.sum())
+        noise = generator.random(5000, np.float32)
+        drawn[coordinate] = {
+            name: np.asarray(method.forward(index, noise, method.fit(counts)))
+            for name, method in DEQUANTISATIONS.items()
+        }
+    picture = plot.marginals(drawn | {"none": {"empty": np.zeros(0)}})
+    assert plot.png(picture, dpi=40).startswith(b"\x89PNG")
+    for axes, samples in zip(picture.axes, drawn.values(), strict=False):
+        labels = [text.get_text() for text in axes.get_legend().get_texts()]
+        for name, x in samples.items():
+            assert f"{name}, $D$ = {normal_distance(x):.1g}" in labels
 
 
 def test_tails_keep_their_digits_at_both_ends():

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from calojax.plot.curves import loss_curves, pareto
 from calojax.plot.histograms import histogram, histogram_sheet
+from calojax.plot.marginals import marginals
 from calojax.plot.profiles import correlations, longitudinal, radial, response
 from calojax.plot.showers import depth_maps, layer_maps, space
 from calojax.plot.style import png, save
@@ -22,6 +23,7 @@ __all__ = [
     "layer_maps",
     "longitudinal",
     "loss_curves",
+    "marginals",
     "pareto",
     "png",
     "radial",
