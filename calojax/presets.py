@@ -6,6 +6,14 @@ from collections.abc import Mapping
 from calojax.geometry import DETECTORS
 from calojax.models.base import Schedule
 from calojax.models.calovq import AutoencoderConfig, CaloVQConfig, EnergiesConfig, PriorConfig
+from calojax.models.released import (
+    GPTConfig,
+    ReleasedAutoencoderConfig,
+    ReleasedConfig,
+    TokensConfig,
+)
+
+ModelConfig = CaloVQConfig | ReleasedConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +28,7 @@ class Preset:
 
     description: str
     geometry: str
-    model: CaloVQConfig
+    model: ModelConfig
 
     def __post_init__(self):
         if self.geometry not in DETECTORS:
@@ -50,6 +58,50 @@ def _calovq(
     )
 
 
+def _cylinder(
+    *,
+    kernel: tuple[int, int, int],
+    strides: tuple[int, int, int],
+    filters: int = 32,
+    codebook_size: int = 128,
+    steps: tuple[int, int, int] = (100_000, 20_000, 50_000),
+    batch_size: int = 256,
+) -> CaloVQConfig:
+    autoencoder, energies, prior = steps
+    return CaloVQConfig(
+        AutoencoderConfig(
+            network="cylinder",
+            filters=filters,
+            kernel=kernel,
+            strides=strides,
+            codebook_size=codebook_size,
+            code_width=8,
+            scale="quantile",
+            rotate=True,
+            schedule=Schedule(autoencoder, batch_size),
+        ),
+        EnergiesConfig(schedule=Schedule(energies, 512)),
+        PriorConfig(schedule=Schedule(prior, batch_size)),
+    )
+
+
+def _released_ds1(*, shape_weight: float) -> ReleasedConfig:
+    return ReleasedConfig(
+        ReleasedAutoencoderConfig(
+            architecture="ds1",
+            log_scale=(8000.0, 10.0),
+            norm="l1",
+            centre=shape_weight,
+            width=shape_weight,
+            noise=1e-3,
+            augment=False,
+            schedule=Schedule(100_000, 512, learning_rate=1e-3, weight_decay=0.0),
+        ),
+        TokensConfig(bits=20, largest=3.0, layers=True),
+        GPTConfig(schedule=Schedule(100_000, 256, learning_rate=7.7e-4)),
+    )
+
+
 # The data of dataset 1 are not symmetric in alpha (0.2 < eta < 0.25), those of 2 and 3 are.
 PRESETS: Mapping[str, Preset] = {
     "calovq-ds1-photons": Preset(
@@ -71,6 +123,54 @@ PRESETS: Mapping[str, Preset] = {
         "Calo-VQ, fully connected, dataset 3 (40,500 voxels): a slow baseline",
         "ds3",
         _calovq(hidden=(512, 512), steps=(20_000, 20_000, 10_000), rotate=True),
+    ),
+    "calovq-ds2": Preset(
+        "Calo-VQ, convolutions on the cylinder, dataset 2: 416 codes (13 x 8 x 4)",
+        "ds2",
+        _cylinder(kernel=(9, 4, 3), strides=(3, 2, 2)),
+    ),
+    "calovq-ds3": Preset(
+        "Calo-VQ, convolutions on the cylinder, dataset 3: 650 codes (13 x 10 x 5)",
+        "ds3",
+        _cylinder(kernel=(9, 7, 6), strides=(3, 5, 3)),
+    ),
+    "calovq-ds2-paper": Preset(
+        "Calo-VQ as released, dataset 2: 68 codes and the visible energy; to compare with",
+        "ds2",
+        ReleasedConfig(
+            ReleasedAutoencoderConfig(
+                schedule=Schedule(100_000, 256, learning_rate=5.1e-4, weight_decay=0.0)
+            ),
+            prior=GPTConfig(schedule=Schedule(100_000, 256, learning_rate=7.7e-4)),
+        ),
+    ),
+    "calovq-ds3-paper": Preset(
+        "Calo-VQ as released, dataset 3: 182 codes and the visible energy; to compare with",
+        "ds3",
+        ReleasedConfig(
+            ReleasedAutoencoderConfig(
+                architecture="ds3",
+                z_padding=(1, 2),
+                log_scale=(40_000.0, 10.0),
+                code_width=192,
+                centre=0.0,
+                width=0.0,
+                augment=False,
+                schedule=Schedule(100_000, 256, learning_rate=7.7e-4, weight_decay=0.0),
+            ),
+            TokensConfig(largest=1.7),
+            GPTConfig(1, 1, 16, Schedule(100_000, 256, learning_rate=7.7e-4)),
+        ),
+    ),
+    "calovq-ds1-photons-paper": Preset(
+        "Calo-VQ as released, dataset 1 photons: 32 codes and 12 tokens; to compare with",
+        "ds1-photons",
+        _released_ds1(shape_weight=0.1),
+    ),
+    "calovq-ds1-pions-paper": Preset(
+        "Calo-VQ as released, dataset 1 pions: 32 codes and 16 tokens; to compare with",
+        "ds1-pions",
+        _released_ds1(shape_weight=0.0),
     ),
     "calovq-demo": Preset(
         "Calo-VQ, fully connected, dataset 2, small: two minutes on two CPU cores",

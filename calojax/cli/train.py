@@ -12,8 +12,7 @@ from calojax import models
 from calojax.data.cache import open_cached
 from calojax.data.challenge import open_showers
 from calojax.geometry import find_detector
-from calojax.models.calovq import CaloVQConfig
-from calojax.presets import PRESETS
+from calojax.presets import PRESETS, ModelConfig
 from calojax.training import metrics
 from calojax.training.batches import Dataset
 from calojax.training.run import METRICS_FILE, Options, train
@@ -26,22 +25,22 @@ class Train:
     Attributes:
       data: CaloChallenge HDF5 files to train on (energies in MeV).
       out: folder of the run: checkpoints, metrics.jsonl, loss curves.
+      model: settings of the model.
       resume: continue the run in that folder from its newest checkpoint.
       stages: train only these stages of a finished run afresh, and those that need them.
       geometry: built-in geometry, or a binning file ending in .xml.
       cache: folder for the uncompressed copy of the data (default: ~/.cache/calojax).
       options: how the run is trained.
-      model: settings of the model.
     """
 
     data: tuple[pathlib.Path, ...]
     out: pathlib.Path
+    model: Annotated[ModelConfig, tyro.conf.AvoidSubcommands, tyro.conf.arg(name="")]
     resume: bool = False
     stages: tuple[str, ...] = ()
     geometry: str = ""
     cache: pathlib.Path | None = None
     options: Annotated[Options, tyro.conf.arg(name="")] = Options()
-    model: Annotated[CaloVQConfig, tyro.conf.arg(name="")] = CaloVQConfig()
 
 
 def main(arguments: Sequence[str]) -> None:

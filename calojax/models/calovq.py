@@ -208,13 +208,13 @@ class CaloVQ:
         if self.detector.grid is None:
             raise CalojaxError(
                 f"{self.detector.name}: its layers differ, so there is no grid to convolve over; "
-                "take --model.autoencoder.network dense."
+                "take --autoencoder.network dense."
             )
         grid = Grid(self.detector.grid, c.kernel, c.strides)
         if min(c.strides) < 1 or min(grid.codes) < 1:
             raise CalojaxError(
                 f"{self.detector.name}: patches of {c.kernel} bins, {c.strides} apart, do not fit "
-                f"its {self.detector.grid} bins; take a smaller --model.autoencoder.kernel."
+                f"its {self.detector.grid} bins; take a smaller --autoencoder.kernel."
             )
         return grid
 
@@ -334,13 +334,11 @@ class CaloVQ:
         state = variables["state"]
         if training and self._quantizer.home == "state":
             state = state | {"codebook": quantised.codebook}
-        codes = quantised.codes
-        counts = jnp.zeros(self._quantizer.size).at[codes.reshape(-1)].add(1.0 / codes.size)
         metrics = {
             "loss": loss,
             "reconstruction": reconstruction,
             "commitment": quantised.commitment,
-            "code_frequency": counts,
+            "code_frequency": quantizer.frequency(quantised.codes, self._quantizer.size),
         }
         return loss, Outcome(metrics, state)
 
@@ -368,13 +366,7 @@ class CaloVQ:
 
     def summarise(self, metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Scalars as they are; code frequencies as perplexity and share of live codes."""
-        metrics = dict(metrics)
-        frequency = metrics.pop("code_frequency", None)
-        summary = {name: float(value) for name, value in metrics.items()}
-        if frequency is not None:
-            summary["perplexity"] = float(quantizer.perplexity(jnp.asarray(frequency)))
-            summary["live_codes"] = float(np.mean(np.asarray(frequency) > 0))
-        return summary
+        return quantizer.summarise(metrics)
 
     # --- generation -------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ quantisation (`Finite`, Mentzer et al. 2023, arXiv:2309.15505), which rounds and
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -303,6 +304,22 @@ def perplexity(frequency: jax.Array) -> jax.Array:
     """exp of the entropy of code frequencies [k] that sum to one: the effective number of codes."""
     safe = jnp.where(frequency > 0, frequency, 1.0)
     return jnp.exp(-jnp.sum(frequency * jnp.log(safe)))
+
+
+def frequency(codes: jax.Array, size: int) -> jax.Array:
+    """The share that each of ``size`` codes has in codes [...] -> [k]."""
+    return jnp.zeros(size).at[codes.reshape(-1)].add(1.0 / codes.size)
+
+
+def summarise(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Scalars as they are; ``code_frequency`` [k] as perplexity and share of live codes."""
+    metrics = dict(metrics)
+    shares = metrics.pop("code_frequency", None)
+    summary = {name: float(value) for name, value in metrics.items()}
+    if shares is not None:
+        summary["perplexity"] = float(perplexity(jnp.asarray(shares)))
+        summary["live_codes"] = float(np.mean(np.asarray(shares) > 0))
+    return summary
 
 
 def _draw(key: jax.Array, latents: jax.Array, size: int) -> jax.Array:

@@ -123,9 +123,7 @@ class Transformer(nn.Module):
         self.tokens = nn.Embed(self.size + 1, self.width, dtype=self.dtype)
         self.places = nn.Embed(int(self._place.max()) + 1, self.width, dtype=self.dtype)
         self.condition = nn.Dense(self.width, dtype=self.dtype)
-        self.blocks = [
-            Block(self.width, self.heads, self.causal, self.dtype) for _ in range(self.layers)
-        ]
+        self.blocks = self._blocks()
         self.norm = nn.LayerNorm(dtype=self.dtype)
         # Small, so that training starts near the uniform distribution.
         self.output = nn.Dense(
@@ -175,6 +173,10 @@ class Transformer(nn.Module):
     def __call__(self, context: jax.Array) -> jax.Array:
         """Touches every parameter, for ``init``: context [b, c] -> logits [b, t, k]."""
         return self.logits(jnp.full((len(context), self.length), self.size), context)
+
+    def _blocks(self) -> list[Block]:
+        block = (self.width, self.heads, self.causal, self.dtype)
+        return [Block(*block) for _ in range(self.layers)]
 
     @property
     def _place(self) -> np.ndarray:

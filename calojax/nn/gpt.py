@@ -1,0 +1,39 @@
+"""The causal transformer of the released Calo-VQ, with the cache of ours.
+
+It differs from `calojax.nn.transformer.Transformer` in what it is told of places and conditions:
+positions have learnt embeddings and no angles; the condition is not added to the embedding of a
+token but takes its last components; before the first code stands code 0; and the last layer has no
+bias (arXiv:2405.06605, released configuration; its dropout of 0.1 is left out).
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from calojax.nn.transformer import Angles, Transformer
+
+
+class GPT(Transformer):
+    """See the module's docstring and `calojax.nn.transformer.Transformer`.
+
+    Attributes:
+      conditions: components of the context c.
+    """
+
+    conditions: int = 1
+
+    def setup(self):
+        self.tokens = nn.Embed(self.size, self.width - self.conditions, dtype=self.dtype)
+        self.places = nn.Embed(self.length, self.width, dtype=self.dtype)
+        self.blocks = self._blocks()
+        self.norm = nn.LayerNorm(dtype=self.dtype)
+        small = nn.initializers.normal(0.02)
+        self.output = nn.Dense(self.size, use_bias=False, dtype=jnp.float32, kernel_init=small)
+
+    def _angles(self) -> Angles:
+        zeros = jnp.zeros((self.length, self.width // self.heads // 2))
+        return Angles(zeros, zeros)
+
+    def _embed(self, tokens, places, context):
+        tokens = self.tokens(jnp.where(tokens < self.size, tokens, 0))
+        context = jnp.broadcast_to(context[:, None], (*tokens.shape[:2], self.conditions))
+        return jnp.concatenate([tokens, context], -1) + self.places(places)
