@@ -54,7 +54,8 @@ class Ablation:
       out: folder of the runs.
       preset: that the variants differ from.
       variants: some of the names that the script lists (default: all).
-      steps: of the autoencoder; energies get as many and the prior half.
+      steps: of the autoencoder; energies, whose steps are cheap, get four times as many and the
+        prior half.
       batch_size: showers a step.
       showers: to judge.
       seed: of everything.
@@ -76,7 +77,7 @@ def settings(asked: Ablation, variant: str) -> CaloVQConfig:
     config = PRESETS[asked.preset].model
     for part, steps in (
         ("autoencoder", asked.steps),
-        ("energies", asked.steps),
+        ("energies", 4 * asked.steps),
         ("prior", asked.steps // 2),
     ):
         block = getattr(config, part)

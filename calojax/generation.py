@@ -5,6 +5,7 @@ for every batch size, device count and restart. (Matrix products may round diffe
 batch size; where a code hangs on the last bit, it can turn out another way.)
 """
 
+import functools
 from collections.abc import Callable, Iterator
 
 import jax
@@ -31,6 +32,7 @@ def generate(
     seed: int = 0,
     first: int = 0,
     batch_size: int = 1000,
+    temperature: float = 1.0,
     mesh: Mesh | None = None,
 ) -> Batches:
     """Yields showers for incident energies [n] in MeV, in order.
@@ -42,17 +44,21 @@ def generate(
       seed: root of all random numbers.
       first: global index of the first shower.
       batch_size: showers a batch, rounded up to a multiple of the devices; the last is padded.
+      temperature: see `Model.sample`.
       mesh: devices (default: all).
 
     Raises:
-      CalojaxError: if the batch is empty.
+      CalojaxError: if the batch is empty, or the temperature is not positive.
     """
+    if not temperature > 0:
+        raise CalojaxError(f"A temperature of {temperature} is none; it must be above 0.")
 
     def inputs(rows: np.ndarray) -> tuple[np.ndarray, ...]:
         return (np.asarray(energies[rows], np.float32),)
 
     root = rng.stream(rng.root(seed), "generate")
-    yield from _run(model.sample, inputs, variables, len(energies), root, first, batch_size, mesh)
+    sample = functools.partial(model.sample, temperature=temperature)
+    yield from _run(sample, inputs, variables, len(energies), root, first, batch_size, mesh)
 
 
 def reconstruct(

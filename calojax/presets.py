@@ -76,7 +76,6 @@ def _cylinder(
             strides=strides,
             codebook_size=codebook_size,
             code_width=8,
-            scale="quantile",
             rotate=True,
             schedule=Schedule(autoencoder, batch_size),
         ),

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from calojax import generation
+from calojax import generation, rng
 from calojax.data.challenge import ShowerArrays
+from calojax.errors import CalojaxError
 
 
 def collect(batches):
@@ -85,3 +86,22 @@ def test_simulated_showers_depend_on_neither_number_nor_batch(
     )
     np.testing.assert_array_equal(found, energies[:15])
     np.testing.assert_allclose(part, whole[:15], rtol=1e-4, atol=1e-3)
+
+
+def test_cold_codes_are_the_likeliest_and_hot_ones_are_any(model, variables, energies):
+    energies = np.repeat(energies[:1], 200)
+    layer_energy = np.ones((200, model.detector.n_layers), np.float32)
+    keys = rng.per_item(rng.root(0), np.arange(200))
+
+    def distinct(temperature):
+        codes = model.sample_codes(variables, keys, energies, layer_energy, temperature)
+        return len(np.unique(np.asarray(codes), axis=0))
+
+    assert distinct(1e-4) == 1
+    assert distinct(1.0) > 100
+
+
+def test_a_temperature_that_is_none_is_refused(model, variables, energies):
+    for temperature in (0.0, -1.0, float("nan")):
+        with pytest.raises(CalojaxError, match=r"A temperature of .* is none"):
+            next(generation.generate(model, variables, energies, temperature=temperature))

@@ -79,3 +79,73 @@ def test_dead_codes_come_back_on_latents_of_the_batch(book):
 def test_perplexity_counts_equally_used_codes():
     assert quantizer.perplexity(jnp.full(7, 1 / 7)) == pytest.approx(7, rel=1e-5)
     assert quantizer.perplexity(jnp.array([0.0, 1.0, 0.0])) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("levels", [(8, 5), (3, 4, 2), (7,)])
+def test_finite_codes_are_all_combinations_of_levels(levels):
+    finite = quantizer.Finite(levels)
+    codes = jnp.arange(finite.size)
+    vectors = finite.vectors(None, codes)
+    assert vectors.shape == (finite.size, len(levels))
+    assert len(np.unique(vectors, axis=0)) == finite.size
+    assert jnp.abs(vectors).max() == 1
+    # Wide latents reach every one of them, and what goes through is what the code stands for.
+    latents = 3 * jax.random.normal(jax.random.key(0), (20_000, len(levels)))
+    through = finite.through(None, latents, jax.random.key(1))
+    assert len(np.unique(through.codes)) == finite.size
+    np.testing.assert_allclose(finite.vectors(None, through.codes), through.vectors, atol=1e-6)
+    np.testing.assert_array_equal(finite.codes(None, latents), through.codes)
+
+
+def test_gradient_goes_through_finite_levels():
+    finite = quantizer.Finite((8, 8))
+    z = jnp.array([[0.3, -0.2]])
+    gradient = jax.grad(lambda z: finite.through(None, z, jax.random.key(0)).vectors.sum())(z)
+    # That of tanh(z + shift) x 3.5 / 4, up to the small excess of its range.
+    shift = np.arctanh(0.5 / 3.5035)
+    np.testing.assert_allclose(gradient, (1 - np.tanh(z + shift) ** 2) * 3.5 / 4, rtol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        quantizer.ByAverages(8, 3, 0.25, 0.99, 0.03),
+        quantizer.ByGradient(8, 3, 0.25),
+        quantizer.ByGradient(8, 3, 1.0, 0.25, spread=0.1),
+        quantizer.Finite((4, 2, 2)),
+    ],
+    ids=lambda kind: type(kind).__name__,
+)
+def test_kinds_of_quantisation_agree_on_what_codes_are(kind):
+    latents = jax.random.normal(jax.random.key(0), (4, 6, 3))
+    book = kind.start(jax.random.key(1), latents)
+    found = kind.through(book, latents, jax.random.key(2))
+    assert found.codes.shape == (4, 6)
+    assert ((found.codes >= 0) & (found.codes < kind.size)).all()
+    np.testing.assert_array_equal(found.codes, kind.codes(book, latents))
+    np.testing.assert_allclose(kind.vectors(book, found.codes), found.vectors, atol=1e-6)
+    assert jax.tree.structure(found.codebook) == jax.tree.structure(book)
+    assert (kind.home is None) == (book is None)
+
+
+def test_weights_of_the_two_terms_are_kept_apart():
+    latents = jax.random.normal(jax.random.key(0), (5, 4, 3))
+    book = jax.random.normal(jax.random.key(1), (8, 3))
+    kind = quantizer.ByGradient(8, 3, beta=2.0, pull=0.5)
+
+    def penalty(latents, book):
+        return kind.through(book, latents, jax.random.key(0)).penalty
+
+    to_latents, to_book = jax.grad(penalty, argnums=(0, 1))(latents, book)
+    chosen = book[kind.codes(book, latents)]
+    np.testing.assert_allclose(to_latents, 2.0 * 2 * (latents - chosen) / 60, rtol=1e-5)
+    np.testing.assert_allclose(to_book.sum(), 0.5 * 2 * (chosen - latents).sum() / 60, rtol=1e-4)
+
+
+def test_summary_reads_frequencies():
+    frequency = quantizer.frequency(jnp.array([[0, 1], [1, 3]]), 4)
+    np.testing.assert_allclose(frequency, [0.25, 0.5, 0.0, 0.25])
+    summary = quantizer.summarise({"loss": np.float32(2.0), "code_frequency": frequency})
+    assert summary["loss"] == 2.0
+    assert summary["live_codes"] == 0.75
+    assert summary["perplexity"] == pytest.approx(2**1.5)

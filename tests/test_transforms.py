@@ -130,7 +130,7 @@ def test_layer_shares_are_inverted():
     layer_energy = np.asarray(transforms.layer_sums(showers, detector))
     energies = layer_energy.sum(1) * np.linspace(1.0, 1.5, 50) + 1
     halves = [(energies[:20], showers[:20]), (energies[20:], showers[20:])]
-    statistics = transforms.fit_layer_shares(halves, detector)
+    statistics = transforms.fit(halves, detector)
     share, present, visible = transforms.layer_shares(layer_energy, energies, statistics)
     again = transforms.layer_energies(share, present, visible, energies, statistics)
     np.testing.assert_allclose(again, layer_energy, rtol=1e-4, atol=1e-4)

@@ -26,6 +26,7 @@ def sample(
     energies: str | None = None,
     seed: int = 0,
     batch: int = 1000,
+    temperature: float = 1.0,
 ) -> None:
     """Writes showers of a trained model to a CaloChallenge HDF5 file (MeV).
 
@@ -37,6 +38,7 @@ def sample(
         log-uniform:1GeV:1TeV; default: the detector's spectrum in the range of the training.
       seed: of all random numbers; shower i is the same for any --num.
       batch: showers computed at a time.
+      temperature: below 1 showers are more alike than those of the training, above less.
     """
     model, variables, done = checkpoint.load(run)
     wanted = incident_energies(
@@ -48,9 +50,12 @@ def sample(
         "checkpoint": run.resolve().name,
         "checkpoint_step": done.total,
         "seed": seed,
+        "temperature": temperature,
     }
     start = time.perf_counter()
-    batches = generation.generate(model, variables, wanted, seed=seed, batch_size=batch)
+    batches = generation.generate(
+        model, variables, wanted, seed=seed, batch_size=batch, temperature=temperature
+    )
     write(out, model.detector, len(wanted), provenance, batches, label="sample")
     print(
         f"{out}: {len(wanted)} showers in {time.perf_counter() - start:.1f} s, compilation and "

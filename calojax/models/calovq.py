@@ -85,7 +85,7 @@ class AutoencoderConfig:
     decay: float = 0.99
     revive_below: float = 0.03
     head: heads.HeadName = "density"
-    scale: scales.ScaleName = "arctanh"
+    scale: scales.ScaleName = "quantile"
     condition_on_layers: bool = True
     rotate: bool = False
     schedule: Schedule = Schedule()
