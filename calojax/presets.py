@@ -6,14 +6,24 @@ from collections.abc import Mapping
 from calojax.geometry import DETECTORS
 from calojax.models.base import Schedule
 from calojax.models.calovq import AutoencoderConfig, CaloVQConfig, EnergiesConfig, PriorConfig
+from calojax.models.pointflow import (
+    EncoderConfig,
+    GenerationConfig,
+    LatentConfig,
+    PlacementConfig,
+    PointFlowConfig,
+    PointsConfig,
+    TotalsConfig,
+)
 from calojax.models.released import (
     GPTConfig,
     ReleasedAutoencoderConfig,
     ReleasedConfig,
     TokensConfig,
 )
+from calojax.nn.flow import Summary
 
-ModelConfig = CaloVQConfig | ReleasedConfig
+ModelConfig = CaloVQConfig | ReleasedConfig | PointFlowConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +108,19 @@ def _released_ds1(*, shape_weight: float) -> ReleasedConfig:
         ),
         TokensConfig(bits=20, largest=3.0, layers=True),
         GPTConfig(schedule=Schedule(100_000, 256, learning_rate=7.7e-4)),
+    )
+
+
+def _pointflow(
+    points: PointsConfig, *, angles: Angles = "uniform", steps: tuple[int, int] = (20_000, 40_000)
+) -> PointFlowConfig:
+    totals, placement = (Schedule(steps[0], 256), Schedule(steps[0], 256))
+    return PointFlowConfig(
+        TotalsConfig(schedule=totals),
+        points=dataclasses.replace(
+            points, schedule=dataclasses.replace(points.schedule, steps=steps[1])
+        ),
+        placement=PlacementConfig(angles, schedule=placement),
     )
 
 

@@ -16,6 +16,7 @@ from calojax import models, rng
 from calojax.errors import CalojaxError
 from calojax.models.calovq import PriorConfig
 from calojax.nn import sequence
+from calojax.nn.gpt import GPT
 from calojax.nn.gru import GRU
 from calojax.nn.masked import Masked
 from calojax.nn.positions import Cylinder, Line
@@ -27,6 +28,7 @@ from calojax.training import step
 CELLS = {
     "gru": GRU(size=5, length=6, width=8, embedding=4),
     "transformer": Transformer(5, Cylinder(1, 3, 2), layers=2, heads=2, width=16, causal=True),
+    "gpt": GPT(5, Line(6), layers=2, heads=2, width=16, causal=True, conditions=2),
 }
 FILLING = Transformer(5, Line(6), layers=1, heads=2, width=16, causal=False)
 PRIORS = {name: Autoregressive(cell) for name, cell in CELLS.items()} | {
@@ -229,3 +231,13 @@ def test_settings_that_do_not_fit():
         with pytest.raises(CalojaxError, match=f"{name} are 0; take 1 or more"):
             PriorConfig(**{name: 0})
     assert PriorConfig(width=30).kind == "gru"
+
+
+@pytest.mark.parametrize("cell", [GRU(4, 1, 8, 4), Transformer(4, Line(1), 1, 2, 8, True)])
+def test_a_sequence_may_be_one_code(cell):
+    prior = Autoregressive(cell)
+    context = jnp.zeros((3, 2))
+    variables = prior.init(jax.random.key(0), context)
+    codes = prior.draw(variables, rng.per_item(rng.root(0), np.arange(3)), context)
+    assert codes.shape == (3, 1)
+    assert np.isfinite(prior.log_probs(variables, codes, context)).all()

@@ -23,7 +23,7 @@ class GPT(Transformer):
 
     def setup(self):
         self.tokens = nn.Embed(self.size, self.width - self.conditions, dtype=self.dtype)
-        self.places = nn.Embed(self.length, self.width, dtype=self.dtype)
+        self.places = nn.Embed(max(self.length, 2), self.width, dtype=self.dtype)
         self.blocks = self._blocks()
         self.norm = nn.LayerNorm(dtype=self.dtype)
         small = nn.initializers.normal(0.02)

@@ -24,7 +24,8 @@ class GRU(nn.Module):
 
     def setup(self):
         self.tokens = nn.Embed(self.size + 1, self.embedding)
-        self.positions = nn.Embed(self.length, self.embedding)
+        # Two at least: flax's table of one row fails for scalar indices.
+        self.positions = nn.Embed(max(self.length, 2), self.embedding)
         self.initial = nn.Dense(self.width)
         self.input = nn.Dense(self.width)
         self.cell = nn.GRUCell(self.width)

@@ -121,7 +121,9 @@ class Transformer(nn.Module):
 
     def setup(self):
         self.tokens = nn.Embed(self.size + 1, self.width, dtype=self.dtype)
-        self.places = nn.Embed(int(self._place.max()) + 1, self.width, dtype=self.dtype)
+        # Two at least: flax's table of one row fails for scalar indices.
+        places = max(int(self._place.max()) + 1, 2)
+        self.places = nn.Embed(places, self.width, dtype=self.dtype)
         self.condition = nn.Dense(self.width, dtype=self.dtype)
         self.blocks = self._blocks()
         self.norm = nn.LayerNorm(dtype=self.dtype)
