@@ -1,0 +1,135 @@
+"""Where on their rings hits go: angular bins without replacement, layer after layer.
+
+CaloPointFlow II puts the hits of a (layer, r) ring on random angular bins, which leaves no core
+that runs through the layers off the axis, and no lumps. Here a network says how likely the bins of
+a layer's rings are, given the layers before it and how many hits of what energy each ring gets. The
+hits of a ring, in the order of falling energy, take bins one after the other without replacement,
+
+    p(a_1, ..., a_k) = prod_i exp(s_{a_i}) / (sum of exp(s_a) over the bins a still free)
+
+(Plackett 1975, Luce 1959), so no voxel is hit twice and the likelihood is exact. Sampling needs no
+loop: the order of s + Gumbel noise has this distribution (Yellott 1977).
+
+Convolutions that close on themselves in alpha make the network know no direction: turning all
+layers before turns the likelihood. All arrays are on a grid, [b, z, alpha, r].
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from calojax.nn.cylinder import Conv
+
+# Spread of log(1 + E / unit) of hits, to bring it to order one.
+_LOG_SCALE = 5.0
+
+
+class Placement(nn.Module):
+    """The density of the angles of hits given their rings.
+
+    Attributes:
+      n_r: radial bins.
+      unit: energy in MeV that is small for a hit; a readout threshold.
+      hidden: channels of the two hidden layers.
+      window: layers before that are seen one by one; of all earlier ones their sum is seen.
+    """
+
+    n_r: int
+    unit: float
+    hidden: int = 128
+    window: int = 3
+
+    def setup(self):
+        self.of_rings = nn.Dense(self.hidden)
+        self.of_layers = Conv(self.hidden, (self.window, 3), z_padding="valid")
+        self.between = Conv(self.hidden, (1, 3))
+        # Zeros: all bins are equally likely at the start.
+        self.out = nn.Dense(self.n_r, kernel_init=nn.initializers.zeros)
+
+    def __call__(self, showers: jax.Array) -> jax.Array:
+        """Log-probability [b] in nats of the angles of showers [b, z, alpha, r] in MeV."""
+        seen = self._seen(showers, jnp.cumsum(showers, 1))
+        before = jnp.pad(seen[:, :-1], ((0, 0), (self.window, 0), (0, 0), (0, 0)))
+        scores = self._scores(before, self._rings(showers))
+        return log_prob(scores, showers).sum((1, 2))
+
+    def draw(self, gumbel: jax.Array, showers: jax.Array) -> jax.Array:
+        """Showers with the hits of every ring at new angles, which the old ones do not matter for.
+
+        Args:
+          gumbel: standard Gumbel noise [b, z, alpha, r].
+          showers: [b, z, alpha, r] in MeV; no two hits in a voxel.
+        """
+        b, _, n_alpha, n_r = showers.shape
+        rings = self._rings(showers)
+        # Energies of every ring in falling order.
+        ranked = -jnp.sort(-showers, 2)
+        start = (
+            jnp.zeros((b, self.window, n_alpha, 4 * n_r), showers.dtype),
+            jnp.zeros((b, n_alpha, n_r), showers.dtype),
+        )
+
+        def layer(carry, inputs):
+            before, total = carry
+            ring, energy, noise = inputs
+            scores = self._scores(before, ring[:, None])[:, 0] + noise
+            # The bin with the k-th largest score gets the k-th largest energy.
+            rank = jnp.argsort(jnp.argsort(-scores, 1), 1)
+            placed = jnp.take_along_axis(energy, rank, 1)
+            total = total + placed
+            seen = self._seen(placed[:, None], total[:, None])
+            return (jnp.concatenate([before[:, 1:], seen], 1), total), placed
+
+        by_layer = [jnp.moveaxis(array, 1, 0) for array in (rings, ranked, gumbel)]
+        _, placed = jax.lax.scan(layer, start, tuple(by_layer))
+        return jnp.moveaxis(placed, 0, 1)
+
+    def _scores(self, before: jax.Array, rings: jax.Array) -> jax.Array:
+        """Scores [b, z, alpha, r] from the layers before, [b, z + window - 1, alpha, c]."""
+        x = nn.relu(self.of_layers(before) + self.of_rings(rings)[:, :, None])
+        x = nn.relu(self.between(x))
+        return self.out(x)
+
+    def _seen(self, layers: jax.Array, total: jax.Array) -> jax.Array:
+        """What later layers see of layers [b, z, alpha, r] and of the sum up to each of them.
+
+        Both also from the other side, since what is near the axis has neighbours across it.
+        """
+        share = jnp.sqrt(total / jnp.maximum(total.sum((2, 3), keepdims=True), self.unit))
+        x = jnp.concatenate([self._log(layers), share], -1)
+        return jnp.concatenate([x, jnp.roll(x, x.shape[2] // 2, 2)], -1)
+
+    def _rings(self, showers: jax.Array) -> jax.Array:
+        """What is known of the rings before they are placed: [b, z, 3 r + 1]."""
+        hits = (showers > 0).sum(2) / showers.shape[2]
+        depth = jnp.linspace(-1.0, 1.0, showers.shape[1])[:, None]
+        return jnp.concatenate(
+            [
+                hits.astype(showers.dtype),
+                self._log(showers.sum(2)),
+                self._log(showers.max(2)),
+                jnp.broadcast_to(depth, (*showers.shape[:2], 1)).astype(showers.dtype),
+            ],
+            -1,
+        )
+
+    def _log(self, energy: jax.Array) -> jax.Array:
+        return jnp.log1p(energy / self.unit) / _LOG_SCALE
+
+
+def log_prob(scores: jax.Array, energy: jax.Array) -> jax.Array:
+    """Log-probability in nats of the angles of the hits of rings, scores and energies on axis -2.
+
+    Args:
+      scores: of the bins, [..., alpha, r].
+      energy: [..., alpha, r]; 0 where there is no hit.
+
+    Returns:
+      [..., r].
+    """
+    order = jnp.argsort(-energy, -2)
+    taken = jnp.take_along_axis(scores, order, -2)
+    hit = jnp.take_along_axis(energy, order, -2) > 0
+    # Free for the i-th hit are the bins of all later places, with hits or without.
+    free = jax.lax.cumlogsumexp(taken, axis=taken.ndim - 2, reverse=True)
+    return jnp.where(hit, taken - free, 0.0).sum(-2)
