@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calojax import checkpoint, generation, models, rng
+from calojax import generation, models, rng
 from calojax.errors import CalojaxError
 from calojax.geometry import DETECTORS
 from calojax.models import chunks
@@ -26,8 +26,6 @@ from calojax.models.pointflow import (
 )
 from calojax.nn.flow import Summary
 from calojax.training import step
-from calojax.training.batches import Dataset
-from calojax.training.run import Options, train
 
 SCHEDULE = Schedule(4, 64, warmup=1)
 VARIANTS = {
@@ -408,19 +406,3 @@ def test_chunks_hold_whole_showers_and_all_of_them():
     )(hits, value)
     np.testing.assert_array_equal(out[:, 0], value)
     np.testing.assert_array_equal(out[:, 1], [7, 7, 7, 5, 6, 6, 6, 6, 2])
-
-
-# --- the whole ------------------------------------------------------------------------------------
-
-
-def test_trains_and_samples_with_the_machinery_of_other_models(tmp_path, showers, one_device):
-    few = Dataset(showers.energies[:200], showers.showers[:200])
-    model = models.build(config(**VARIANTS["version II"]), DETECTORS["tiny"])
-    options = Options(validation_fraction=0.4, log_every=2)
-    train(model, few, tmp_path, options, mesh=one_device)
-    found, variables, _ = checkpoint.load(tmp_path)
-    assert found == model
-    batches = generation.generate(found, variables, few.energies[:10], mesh=one_device)
-    showers = np.concatenate([part for _, part in batches])
-    assert showers.shape == (10, 120)
-    assert (showers.sum(1) > 0).all()

@@ -11,7 +11,9 @@ from calojax import generation, models, rng
 from calojax.geometry import DETECTORS
 from calojax.models.base import Model
 from calojax.models.calovq import CaloVQConfig
+from calojax.models.pointflow import GenerationConfig, PointFlowConfig
 from calojax.models.released import ReleasedConfig
+from calojax.nn.flow import Summary
 from calojax.presets import PRESETS
 from calojax.training.run import Options, train
 
@@ -39,6 +41,19 @@ def small(config, grid):
             config,
             autoencoder=scheduled(config.autoencoder, z_padding=(8, 8)),
             prior=scheduled(config.prior),
+        )
+    if isinstance(config, PointFlowConfig):
+        summary = Summary((8,), (8,), 4)
+        sizes = {"depth": 2, "bins": 4, "hidden": (16,)}
+        buffer = {"summary": summary, "group": 8, "points_per_shower": 110}
+        return replace(
+            config,
+            totals=scheduled(config.totals, **sizes),
+            encoder=replace(config.encoder, point=(8,), shower=(8,)),
+            latent=replace(config.latent, dimensions=4, **sizes),
+            points=scheduled(config.points, **sizes, **buffer),
+            placement=scheduled(config.placement, hidden=8),
+            generation=GenerationConfig(showers=8, points=512, piece=128),
         )
     raise TypeError(f"no small version of {type(config).__name__}: add one")
 
