@@ -11,7 +11,7 @@ from calojax.models.energies import EnergyVAE, LayerEnergies
 
 @pytest.fixture(scope="module")
 def vae():
-    return EnergyVAE(layers=3, latents=2, hidden=(8,), components=2)
+    return EnergyVAE(layers=3, latents=2, hidden=(8,), components=2, memory=2)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_empty_layers_cost_only_their_emptiness(vae, variables, inputs):
     moved = inputs._replace(share=inputs.share.at[:, 2].set(3.0))
     # The encoder would see the change: compare the decoder's terms at the same latent.
     latent = jnp.zeros((5, 2))
-    present, share, visible = vae.apply(variables, latent, condition, method="likelihood")
+    present, share, visible = vae.apply(variables, latent, condition, inputs, method="likelihood")
     assert (share.log_prob(moved.share)[:, 2] != share.log_prob(inputs.share)[:, 2]).all()
     terms = vae.apply(variables, inputs, condition, noise)
     assert set(terms) == {"present", "share", "visible", "kl"}
@@ -49,17 +49,38 @@ def test_empty_layers_cost_only_their_emptiness(vae, variables, inputs):
     assert visible.loc.shape == (5,)
 
 
-def test_draws_follow_the_density(vae, variables):
+def test_a_layer_sees_those_in_front_of_it_and_no_others(vae, variables, inputs):
+    def means(share):
+        energies = inputs._replace(share=share)
+        found = vae.apply(variables, jnp.zeros((5, 2)), jnp.zeros((5, 1)), energies,
+                          method="likelihood")  # fmt: skip
+        return found[1].mean()[0]
+
+    slopes = np.asarray(jax.jacobian(means)(inputs.share))[:, 0]
+    np.testing.assert_array_equal(slopes != 0, np.tri(3, k=-1, dtype=bool))
+
+
+@pytest.mark.parametrize("memory", [0, 2, 5])
+def test_draws_follow_the_density(memory):
+    # Layer by layer: what is drawn has the moments that its density, given what was drawn in
+    # front of it and the same latents, tells.
+    vae = EnergyVAE(layers=3, latents=2, hidden=(8,), components=2, memory=memory)
     n = 20_000
+    zeros = LayerEnergies(jnp.zeros((2, 3)), jnp.ones((2, 3), bool), jnp.zeros(2))
+    variables = vae.init(jax.random.key(1), zeros, jnp.zeros((2, 1)), jnp.zeros((2, 2)))
     keys = rng.per_item(rng.root(2), np.arange(n))
     drawn = vae.apply(variables, keys, jnp.ones((n, 1)), method="draw")
-    latent = jax.random.normal(jax.random.key(9), (n, 2))
-    present, share, visible = vae.apply(variables, latent, jnp.ones((n, 1)), method="likelihood")
+    latent = jax.vmap(lambda key: jax.random.normal(jax.random.split(key)[0], (2,)))(keys)
+    told = drawn._replace(share=jnp.where(drawn.present, drawn.share, 0.0))
+    found = vae.apply(variables, latent, jnp.ones((n, 1)), told, method="likelihood")
+    present, share, visible = found
     error = 4 / n**0.5
     np.testing.assert_allclose(drawn.present.mean(0), present.probs.mean(0), atol=error)
-    np.testing.assert_allclose(drawn.share.mean(0), share.mean().mean(0), atol=2 * error)
-    second = (share.variance() + share.mean() ** 2).mean(0)
-    np.testing.assert_allclose((drawn.share**2).mean(0), second, rtol=0.1)
+    standard = (drawn.share - share.mean()) / jnp.sqrt(share.variance())
+    np.testing.assert_allclose(standard.mean(0), 0.0, atol=error)
+    np.testing.assert_allclose((standard**2).mean(0), 1.0, atol=4 * error)
+    # Nothing of a layer's draw is left in that of the next but through its density.
+    np.testing.assert_allclose((standard[:, 1:] * standard[:, :-1]).mean(0), 0.0, atol=error)
     assert float(drawn.visible.mean()) == pytest.approx(float(visible.loc.mean()), abs=2 * error)
 
 

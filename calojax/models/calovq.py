@@ -99,12 +99,14 @@ class EnergiesConfig:
       latents: size of its latent space.
       hidden: widths of its encoder and decoder.
       components: normals in the mixture that describes a layer's log share.
+      memory: layers in front of a layer that its density sees; none with 0, as in the talk.
       schedule: of the optimiser.
     """
 
     latents: int = 4
     hidden: tuple[int, ...] = (256, 256)
     components: int = 3
+    memory: int = 8
     schedule: Schedule = Schedule(batch_size=512)
 
 
@@ -230,7 +232,7 @@ class CaloVQ:
     @functools.cached_property
     def _energies(self) -> EnergyVAE:
         c = self.config.energies
-        return EnergyVAE(self.detector.n_layers, c.latents, c.hidden, c.components)
+        return EnergyVAE(self.detector.n_layers, c.latents, c.hidden, c.components, c.memory)
 
     @functools.cached_property
     def _context(self) -> nn.Module:
