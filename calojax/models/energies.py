@@ -56,7 +56,8 @@ class EnergyVAE(nn.Module):
 
     def setup(self):
         self.encoder = MLP(self.hidden, 2 * self.latents)
-        self.decoder = MLP(self.hidden, self.layers * (self._numbers + _TOLD) + 2)
+        told = _TOLD if self.memory else 0
+        self.decoder = MLP(self.hidden, self.layers * (self._numbers + told) + 2)
         if self.memory:
             self.refinement = MLP((64, 64), self._numbers)
 
