@@ -230,3 +230,43 @@ class CylinderDecoder(nn.Module):
         profile = MLP((self.profile, self.profile), r * self.numbers, name="profile")(layers)
         x = patches + profile.reshape(b, z, 1, r, self.numbers)
         return x.reshape(b, -1, self.numbers)
+
+
+class CylinderContext(nn.Module):
+    """What a prior is told of every place of the coarse grid: the shower, and the layers there.
+
+    Attributes:
+      grid: of the codes.
+      width: numbers a place.
+    """
+
+    grid: Grid
+    width: int
+
+    @nn.compact
+    def __call__(self, condition: Condition) -> jax.Array:
+        """Condition -> [b, t, width]."""
+        shower = nn.Dense(self.width, name="shower")(condition.flat())
+        layers = condition.by_layer(self.grid.voxels[0])[:, :, None, None]
+        kernel, strides = (self.grid.kernel[0], 1, 1), (self.grid.strides[0], 1, 1)
+        told = cylinder.Conv(self.width, kernel, strides, "valid", name="told")(layers)
+        x = nn.silu(told + shower[:, None, None, None])
+        x = nn.Dense(self.width, name="context")(x)
+        return jnp.broadcast_to(x, (len(x), *self.grid.codes, self.width)).reshape(
+            len(x), -1, self.width
+        )
+
+
+class DenseContext(nn.Module):
+    """What a prior is told of the shower.
+
+    Attributes:
+      width: numbers.
+    """
+
+    width: int
+
+    @nn.compact
+    def __call__(self, condition: Condition) -> jax.Array:
+        """Condition -> [b, width]."""
+        return MLP((self.width,), self.width, name="mlp")(condition.flat())

@@ -29,8 +29,10 @@ from calojax.geometry import Detector
 from calojax.models import heads, scales
 from calojax.models.autoencoder import (
     Condition,
+    CylinderContext,
     CylinderDecoder,
     CylinderEncoder,
+    DenseContext,
     DenseDecoder,
     DenseEncoder,
     Grid,
@@ -40,7 +42,6 @@ from calojax.models.energies import EnergyVAE, LayerEnergies
 from calojax.nn import positions, quantizer, sequence
 from calojax.nn.gru import GRU
 from calojax.nn.masked import Masked
-from calojax.nn.mlp import MLP
 from calojax.nn.transformer import Transformer
 
 
@@ -236,17 +237,19 @@ class CaloVQ:
 
     @functools.cached_property
     def _context(self) -> nn.Module:
-        c = self.config.prior
-        return MLP((c.context,), c.context)
+        width = self.config.prior.context
+        if self.config.autoencoder.network == "dense":
+            return DenseContext(width)
+        return CylinderContext(self._grid, width)
 
     @functools.cached_property
     def _prior(self) -> sequence.Prior:
         size = self._quantizer.size
         p = self.config.prior
         if p.kind == "gru":
-            return sequence.Autoregressive(
-                GRU(size, self._code_positions.length, p.width, p.embedding)
-            )
+            places = self._code_positions
+            gru = GRU(size, places.length, p.width, p.embedding, places.neighbours)
+            return sequence.Autoregressive(gru)
         causal = p.kind == "transformer"
         network = Transformer(
             size, self._code_positions, p.layers, p.heads, p.width, causal, jnp.dtype(p.dtype)
@@ -296,8 +299,8 @@ class CaloVQ:
         noise = jnp.zeros((len(latents), self.config.energies.latents))
         shares = self._shares(variables, layer_energy, batch["energies"])
         initial("energies", self._energies, shares, self._energy(batch["energies"]), noise)
-        initial("context", self._context, condition.flat())
-        initial("prior", self._prior, jnp.zeros((len(latents), self.config.prior.context)))
+        initial("context", self._context, condition)
+        initial("prior", self._prior, self._prior_context(variables, condition))
         return variables
 
     # --- losses -----------------------------------------------------------------------------------
@@ -509,7 +512,7 @@ class CaloVQ:
         return self._quantizer.codes(self._codebook(variables), latents)
 
     def _prior_context(self, variables, condition: Condition):
-        return self._apply(variables, "context", condition.flat())
+        return self._apply(variables, "context", condition)
 
     def _codebook(self, variables):
         home = self._quantizer.home

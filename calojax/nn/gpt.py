@@ -35,5 +35,5 @@ class GPT(Transformer):
 
     def _embed(self, tokens, places, context):
         tokens = self.tokens(jnp.where(tokens < self.size, tokens, 0))
-        context = jnp.broadcast_to(context[:, None], (*tokens.shape[:2], self.conditions))
+        context = jnp.broadcast_to(context, (*tokens.shape[:2], self.conditions))
         return jnp.concatenate([tokens, context], -1) + self.places(places)

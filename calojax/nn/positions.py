@@ -27,6 +27,11 @@ class Positions(Protocol):
         """Positions that a rotation maps onto each other share a number: int [t]."""
         ...
 
+    @property
+    def neighbours(self) -> tuple[int, ...]:
+        """How far back in the sequence the nearest earlier code is, on every axis."""
+        ...
+
     def angles(self, pairs: int) -> np.ndarray:
         """Angles in radians of each pair of components: float64 [t, pairs]."""
         ...
@@ -46,6 +51,11 @@ class Line:
     def rings(self) -> np.ndarray:
         """Every position for itself."""
         return np.arange(self.length)
+
+    @property
+    def neighbours(self) -> tuple[int, ...]:
+        """The code before."""
+        return (1,)
 
     def angles(self, pairs: int) -> np.ndarray:
         """See `Positions`."""
@@ -81,6 +91,11 @@ class Cylinder:
         """One number for each (z, r)."""
         z, _, r = self.coordinates.T
         return z * self.r + r
+
+    @property
+    def neighbours(self) -> tuple[int, ...]:
+        """One step inward in r, one around in alpha, one in front in z (some may fall together)."""
+        return tuple(sorted({1, self.r, self.r * self.alpha}))
 
     def angles(self, pairs: int) -> np.ndarray:
         """See `Positions`; axes longer than one share the pairs evenly."""

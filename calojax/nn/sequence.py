@@ -1,6 +1,7 @@
 """Priors over sequences of codes: what all have in common, and those that go code by code.
 
-A `Prior` describes codes [b, t] in 0..k-1 given a context [b, c]: it has a training loss and draws,
+A `Prior` describes codes [b, t] in 0..k-1 given a context, [b, c] or one for each position,
+[b, t, c]: it has a training loss and draws,
 with one key for each sequence. Here is `Autoregressive`, with `calojax.nn.gru.GRU` or a causal
 `calojax.nn.transformer.Transformer` as its cell; `calojax.nn.masked.Masked` fills in codes in
 parallel. Variables are the linen variables of the network inside.
@@ -125,6 +126,11 @@ class Autoregressive:
             (carry, token), drawn = jax.lax.scan(step, (carry, token), piece)
             codes.append(drawn)
         return jnp.concatenate(codes).T
+
+
+def context_at(context: jax.Array, position: jax.Array) -> jax.Array:
+    """The context of a position []: [b, c] or [b, t, c] -> [b, c]."""
+    return context if context.ndim == 2 else context[:, position]
 
 
 def log_prob(logits: jax.Array, codes: jax.Array) -> jax.Array:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from calojax.nn import sequence
 from calojax.nn.positions import Positions, rotate
 
 
@@ -164,7 +165,8 @@ class Transformer(nn.Module):
         context: jax.Array,
     ) -> tuple[tuple[Cache, ...], jax.Array]:
         """One step: token [b], position [], context [b, c] -> (caches, logits [b, k])."""
-        x = self._embed(token[:, None], jnp.asarray(self._place)[position][None], context)
+        here = sequence.context_at(context, position)[:, None]
+        x = self._embed(token[:, None], jnp.asarray(self._place)[position][None], here)
         angles = Angles(*(a[position][None] for a in self._angles()))
         after = []
         for block, cache in zip(self.blocks, caches, strict=True):
@@ -192,11 +194,12 @@ class Transformer(nn.Module):
         return Angles(jnp.asarray(angles, jnp.float32), jnp.asarray(key, jnp.float32))
 
     def _embed(self, tokens, places, context):
-        return self.tokens(tokens) + self.places(places) + self.condition(context)[:, None]
+        return self.tokens(tokens) + self.places(places) + self.condition(context)
 
     def _stream(self, tokens, context):
         n = tokens.shape[1]
         angles = Angles(*(a[:n] for a in self._angles()))
+        context = context[:, None] if context.ndim == 2 else context[:, :n]
         x = self._embed(tokens, jnp.asarray(self._place)[:n], context)
         for block in self.blocks:
             x = block(x, angles)
