@@ -27,6 +27,7 @@ from calojax.training import step
 # Five codes in six places.
 CELLS = {
     "gru": GRU(size=5, length=6, width=8, embedding=4),
+    "gru with neighbours": GRU(size=5, length=6, width=8, embedding=4, lags=(1, 2, 4)),
     "transformer": Transformer(5, Cylinder(1, 3, 2), layers=2, heads=2, width=16, causal=True),
     "gpt": GPT(5, Line(6), layers=2, heads=2, width=16, causal=True, conditions=2),
 }
@@ -241,3 +242,36 @@ def test_a_sequence_may_be_one_code(cell):
     codes = prior.draw(variables, rng.per_item(rng.root(0), np.arange(3)), context)
     assert codes.shape == (3, 1)
     assert np.isfinite(prior.log_probs(variables, codes, context)).all()
+
+
+@priors
+def test_a_context_for_every_position_may_be_the_same_everywhere(prior):
+    variables = variables_of(prior)
+    everywhere = jnp.broadcast_to(CONTEXT[:, None], (3, 6, 2))
+    for function in (prior.loss, lambda v, k, _, c: prior.draw(v, k, c)):
+        np.testing.assert_allclose(
+            function(variables, keys_of(3), CODES, everywhere),
+            function(variables, keys_of(3), CODES, CONTEXT),
+            rtol=1e-5,
+        )
+
+
+@cells
+def test_a_context_of_a_position_is_seen_there(cell):
+    prior = Autoregressive(cell)
+    variables = variables_of(prior)
+    context = jax.random.normal(jax.random.key(5), (3, 6, 2))
+    together = prior.log_probs(variables, CODES, context)
+    changed = prior.log_probs(variables, CODES, context.at[:, 4].add(1.0))
+    assert (changed[:, 4] != together[:, 4]).all()
+    # Teacher-forced and stepped still agree: draws have the probabilities of `log_probs`.
+    draws = prior.draw(variables, keys_of(3), context, temperature=1e-4)
+    again = prior.log_probs(variables, draws, context)
+    other = prior.log_probs(variables, draws.at[:, 5].set((draws[:, 5] + 1) % 5), context)
+    assert (again[:, 5] > other[:, 5]).all()
+
+
+def test_neighbours_of_a_grid_are_behind():
+    assert Cylinder(3, 4, 2).neighbours == (1, 2, 8)
+    assert Cylinder(3, 1, 1).neighbours == (1,)
+    assert Line(7).neighbours == (1,)
