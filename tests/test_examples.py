@@ -1,0 +1,31 @@
+"""What is shipped in examples/ still works: showers that are showers, and a model that loads."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from calojax import checkpoint, generation
+from calojax.data.challenge import open_showers
+
+EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
+
+
+@pytest.mark.parametrize("name", ["geant4_ds2_train.hdf5", "geant4_ds2_test.hdf5"])
+def test_example_showers_are_those_of_dataset_2(name):
+    source = open_showers([EXAMPLES / name], None)
+    assert source.detector.name == "ds2"
+    showers = source.read(0, 50)
+    assert 0.9 < (showers.sum(1) / source.energies[:50]).mean() < 1.0
+
+
+def test_the_trained_model_samples_showers(one_device):
+    model, variables, progress = checkpoint.load(EXAMPLES / "calovq-ds2")
+    assert set(progress.done) == {stage.name for stage in model.stages}
+    energies = np.geomspace(1e3, 64e3, 32).astype(np.float32)
+    ((_, showers),) = generation.generate(model, variables, energies, mesh=one_device)
+    visible = showers.sum(1) / energies
+    # Geant4's mean is 0.954 with a spread of 0.06.
+    assert visible.mean() == pytest.approx(0.954, abs=0.05)
+    assert (visible > 0.5).all()
+    assert (np.diff((showers > 0).sum(1).reshape(4, 8).mean(1)) > 0).all()
