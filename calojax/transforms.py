@@ -37,6 +37,9 @@ def layer_max(voxels: jax.Array, detector: Detector) -> jax.Array:
 
 def over_voxels(values: jax.Array, detector: Detector) -> jax.Array:
     """Repeats one value a layer [b, l] for each of its voxels -> [b, v]."""
+    if detector.grid is not None:
+        _, n_alpha, n_r = detector.grid
+        return jnp.repeat(values, n_alpha * n_r, axis=-1)
     return jnp.take(values, jnp.asarray(detector.voxels.layer), axis=-1)
 
 

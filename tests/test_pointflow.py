@@ -145,6 +145,11 @@ def test_stages_are_those_of_the_settings():
     assert names == ["totals", "points", "placement"]
 
 
+@every
+def test_settings_survive_json(name):
+    assert models.from_json(models.to_json(build(name))) == build(name)
+
+
 def test_terms_of_the_bound_are_the_closed_forms(start):
     """With flows that are the identity and an encoder that says one thing, all is Gaussian."""
     model = build("version II")
