@@ -140,6 +140,9 @@ class Quantile:
     def _energies(self, y, shift, hit, statistics):
         moved = y + transforms.over_voxels(shift, self.detector)
         energy, slope = transforms.hit_energy(moved, statistics)
+        # The softest hits lie on the threshold itself, where the last bit would decide whether they
+        # are cut, and so the batch that they were computed in.
+        energy = jnp.maximum(energy, (1 + 1e-3) * self.detector.readout_threshold)
         return jnp.where(hit, energy, 0.0), slope
 
 
