@@ -11,7 +11,7 @@ version I on as settings, and what goes beyond it. Stages are trained in turn:
     E_inc --> totals --> hits, energy --+--> prior --> z --+
                                         +-----------------+--> points --> rescaled --> placed
 
-Hits get exactly the energy of their quota, with none below the readout threshold: the excess over
+Hits get exactly the energy of their quota, with none below the readout threshold: their excess over
 it is rescaled.
 """
 
@@ -35,7 +35,7 @@ from calojax.geometry import Detector
 from calojax.models import chunks
 from calojax.models.base import Batch, Outcome, Schedule, Stage, Variables
 from calojax.models.coordinates import Coordinates, CoordinatesName, Counts
-from calojax.models.totals import EveryLayer, Quota, Totals, WholeShower
+from calojax.models.totals import EveryLayer, Quota, Totals, WholeShower, least_energy
 from calojax.nn import segments
 from calojax.nn.deepset import Encoder
 from calojax.nn.flow import Flow, Owned, Summary
@@ -588,15 +588,16 @@ class PointFlow:
     def _rescaled(self, energy: jax.Array, part: jax.Array, quota: Quota) -> jax.Array:
         """Energies [p] of hits of parts [p], so that these hold their quotas [g, s]; 0 for padding.
 
-        The excess of hits over the threshold is multiplied; a quota is never below n thresholds.
+        The excess over the least energy is multiplied, which a quota holds for each of its hits.
         """
-        threshold = self.detector.readout_threshold
-        excess = jnp.maximum(energy - threshold, 1e-6 * energy)
-        wanted = (quota.energy - quota.hits * threshold).reshape(-1)
+        least = least_energy(self.detector)
+        excess = jnp.maximum(energy - least, 1e-6 * energy)
+        # Quotas of real showers may have hits on the threshold.
+        wanted = jnp.maximum(quota.energy - quota.hits * least, 0.0).reshape(-1)
         found = segments.total(excess[:, None], part, wanted.size)[:, 0]
         factor = wanted / jnp.where(found > 0, found, 1.0)
         inside = part < wanted.size
-        return jnp.where(inside, threshold + excess * _at(factor, part), 0.0)
+        return jnp.where(inside, least + excess * _at(factor, part), 0.0)
 
     # --- pieces -----------------------------------------------------------------------------------
 

@@ -30,11 +30,19 @@ class Quota(NamedTuple):
 
     Attributes:
       hits: int32 [b, s].
-      energy: of these hits in MeV, [b, s]; not below hits x readout threshold, 0 without hits.
+      energy: of these hits in MeV, [b, s]; not below hits x `least_energy`, 0 without hits.
     """
 
     hits: jax.Array
     energy: jax.Array
+
+
+def least_energy(detector: Detector) -> float:
+    """The energy in MeV that a hit has at least.
+
+    On the threshold itself the last bit would decide whether a hit is cut.
+    """
+    return detector.readout_threshold * (1 + 1e-5)
 
 
 class Totals(Protocol):
@@ -261,7 +269,7 @@ def _log(values: jax.Array, where: jax.Array) -> jax.Array:
 
 def _possible(hits: jax.Array, energy: jax.Array, detector: Detector) -> Quota:
     """Quotas that hits above the readout threshold can fill."""
-    least = hits * detector.readout_threshold
+    least = hits * least_energy(detector)
     return Quota(hits, jnp.where(hits > 0, jnp.maximum(energy, least), 0.0))
 
 
