@@ -138,6 +138,27 @@ def test_response_and_correlations():
     drawn(plot.correlations(matrix, matrix * 0.9, ["0", "1", "12"]))
 
 
+def test_several_models_beside_one_reference():
+    values = np.random.default_rng(0).exponential(size=400)
+    models = {"equal": values, "of $2": 2 * values, "empty": np.zeros(0)}
+    panels = [
+        plot.Panel("plain", values, models),
+        plot.Panel("log", values, models, log=True),
+        plot.Panel("constant", np.ones(5), models),
+    ]
+    picture = plot.compared(panels, columns=2, bins=5)
+    drawn(picture)
+    ratio = picture.axes[2].containers
+    # Equal samples have ratio one in every bin; fractions count what lies outside too.
+    np.testing.assert_allclose(ratio[0].lines[0].get_ydata(), 1.0)
+    heights = picture.axes[0].patches[2].get_data().values
+    assert heights.sum() == pytest.approx(1.0)
+    matrix = np.eye(3)
+    picture = plot.matrices(matrix, {"of $2": matrix, "lower": matrix - 0.5})
+    drawn(picture)
+    assert any("0.500" in text for text in texts(picture))
+
+
 def test_pareto_front_keeps_what_no_other_beats():
     points = [(1.0, 5.0), (2.0, 6.0), (3.0, 2.0), (3.0, 1.0), (9.0, 1.0)]
     assert _front(points, higher=False) == [(1.0, 5.0), (3.0, 1.0)]

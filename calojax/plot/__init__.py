@@ -7,6 +7,7 @@ the extra ``plots``.
 
 from matplotlib.figure import Figure
 
+from calojax.plot.comparison import Panel, compared, matrices
 from calojax.plot.curves import loss_curves, pareto
 from calojax.plot.histograms import histogram, histogram_sheet
 from calojax.plot.marginals import marginals
@@ -16,6 +17,8 @@ from calojax.plot.style import png, save
 
 __all__ = [
     "Figure",
+    "Panel",
+    "compared",
     "correlations",
     "depth_maps",
     "histogram",
@@ -24,6 +27,7 @@ __all__ = [
     "longitudinal",
     "loss_curves",
     "marginals",
+    "matrices",
     "pareto",
     "png",
     "radial",
