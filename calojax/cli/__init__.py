@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 import calojax
+from calojax.cli.compilation import keep_programs
 from calojax.errors import CalojaxError
 
 COMMANDS = {
@@ -16,6 +17,7 @@ COMMANDS = {
     "simulate": "write showers of a parametric generator, as training data",
     "check": "tell what a shower file is and what is wrong with it",
     "download": "fetch the CaloChallenge's data sets",
+    "doctor": "tell what calojax runs on and what is wrong with it",
 }
 
 
@@ -46,6 +48,7 @@ def _run(arguments: list[str]) -> None:
     if name not in COMMANDS:
         print(f"{_overview()}\n\nerror: there is no command {name!r}.", file=sys.stderr)
         sys.exit(2)
+    keep_programs()
     # As an exception, SIGTERM lets files that are being written be removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     importlib.import_module(f"calojax.cli.{name}").main(rest)
