@@ -1,99 +1,23 @@
-"""CaloChallenge HDF5: round trips, joined files, bad files with their messages, atomic writing."""
+"""CaloChallenge HDF5: joined files, slices and batches, and bad files with their messages."""
 
-import contextlib
 import dataclasses
-import errno
 import os
-import pathlib
-import re
 import subprocess
 import sys
-import textwrap
 
 import h5py
 import numpy as np
 import pytest
+from toys import GOOD_E, GOOD_S, TINY, assert_one_sentence, raw, spoilt, toy
 
-import calojax
-from calojax.data import (
-    ShowerArrays,
-    ShowerFile,
-    ShowerWriter,
-    challenge,
-    open_showers,
-    write_showers,
-)
+from calojax.data import ShowerArrays, ShowerFile, challenge, open_showers, write_showers
 from calojax.errors import CalojaxError
 from calojax.geometry import Layer, detector
-
-TINY = detector("tiny")
-
-
-def toy(count: int, seed: int = 0, geometry=TINY) -> tuple[np.ndarray, np.ndarray]:
-    """Incident energies [n] and showers [n, v] with distinct values and many zeros."""
-    rng = np.random.default_rng(seed)
-    energies = rng.uniform(1e3, 1e5, count).astype(np.float32)
-    showers = rng.exponential(10.0, (count, geometry.n_voxels)).astype(np.float32)
-    return energies, np.where(showers > 5, showers, 0)
-
-
-def raw(path: pathlib.Path, **datasets) -> pathlib.Path:
-    """A file with those datasets, whatever they are."""
-    with h5py.File(path, "w") as file:
-        for key, value in datasets.items():
-            file[key] = value
-    return path
 
 
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "showers.hdf5"
-
-
-@pytest.mark.parametrize("batch", [1, 7, 100, 1000])
-def test_round_trip(path, batch):
-    energies, showers = toy(203)
-    with ShowerWriter(path, TINY, 203, {"seed": 5, "model": "none", "loss": 0.25}) as writer:
-        for first in range(0, 203, batch):
-            writer.append(energies[first : first + batch], showers[first : first + batch])
-    source = open_showers(path)
-    assert source.detector == TINY
-    assert len(source) == 203
-    np.testing.assert_array_equal(source.energies, energies)
-    np.testing.assert_array_equal(source.read(), showers)
-    assert source.read().dtype == source.energies.dtype == np.float32
-    assert source.attributes == {
-        "seed": 5,
-        "model": "none",
-        "loss": 0.25,
-        "calojax_version": calojax.__version__,
-        "geometry": "tiny",
-    }
-
-
-def test_layout_is_what_the_official_evaluation_reads(path):
-    energies, showers = toy(300)
-    write_showers(path, TINY, energies, np.array_split(showers, 4))
-    with h5py.File(path) as file:
-        assert set(file) == {"incident_energies", "showers"}
-        assert file["incident_energies"].shape == (300, 1)
-        assert file["showers"].shape == (300, 120)
-        for dataset in file.values():
-            assert dataset.dtype == np.float32
-            assert (dataset.compression, dataset.compression_opts) == ("gzip", 1)
-            assert dataset.shuffle
-        np.testing.assert_array_equal(file["showers"][:], showers)
-
-
-@pytest.mark.parametrize(("name", "rows"), [("tiny", 2184), ("ds2", 40), ("ds3", 6)])
-def test_chunks_are_about_a_megabyte(name, rows, path):
-    geometry = detector(name)
-    with (
-        contextlib.suppress(CalojaxError),  # Nothing was appended.
-        ShowerWriter(path, geometry, 10_000) as writer,
-    ):
-        assert writer._showers.chunks == (rows, geometry.n_voxels)
-    assert 0.9 < rows * geometry.n_voxels * 4 / 2**20 <= 1
 
 
 @pytest.mark.parametrize("size", [1, 3, 64, 500])
@@ -178,16 +102,6 @@ def test_flat_energies_and_integers_are_accepted(path):
     source = open_showers(path)
     np.testing.assert_array_equal(source.energies, np.float32([1000, 2000]))
     np.testing.assert_array_equal(source.read(), np.ones((2, 120), np.float32))
-
-
-GOOD_E = np.full((5, 1), 2e3)
-GOOD_S = np.full((5, 120), 0.5)
-
-
-def spoilt(values: np.ndarray, where, value) -> np.ndarray:
-    values = values.copy()
-    values[where] = value
-    return values
 
 
 BAD_DATASETS = {
@@ -364,14 +278,6 @@ def test_wrong_geometry_names_both_and_the_guess(path):
         open_showers(path, detector("ds2"))
 
 
-def assert_one_sentence(error: CalojaxError, path: pathlib.Path):
-    sentence = str(error)
-    assert sentence.startswith(f"{path}: ")
-    assert sentence.endswith(".")
-    assert "\n" not in sentence
-    assert len(re.findall(r"\. [A-Z]", sentence)) == 0
-
-
 def test_file_that_changes_after_opening(path):
     energies, showers = toy(10)
     write_showers(path, TINY, energies, [showers])
@@ -414,159 +320,6 @@ def test_arrays_are_read_only_and_checked():
         ShowerArrays(TINY, energies[:0], showers[:0])
     with pytest.raises(ValueError, match="batch size"):
         next(source.batches(0))
-
-
-# Writing.
-
-
-@pytest.mark.parametrize(
-    ("energies", "showers", "message"),
-    [
-        (GOOD_E, spoilt(GOOD_S, (1, 2), np.nan), "voxel 2 of shower 11 is nan"),
-        (GOOD_E, spoilt(GOOD_S, (1, 2), np.inf), "voxel 2 of shower 11 is inf"),
-        (GOOD_E, spoilt(GOOD_S, (1, 2), -1e-9), "voxel 2 of shower 11 is -1e-09"),
-        (spoilt(GOOD_E, 4, np.nan), GOOD_S, "incident energy of shower 14 is nan"),
-        (spoilt(GOOD_E, 4, 0), GOOD_S, "incident energy of shower 14 is 0"),
-        (GOOD_E, GOOD_S[:, :100], r"showers of \(5, 100\) do not fit"),
-        (GOOD_E[:3], GOOD_S, r"\(3,\) and showers of \(5, 120\)"),
-        (GOOD_E, GOOD_S.reshape(5, 10, 4, 3), "do not fit"),
-        (GOOD_E, GOOD_S.astype(complex), "complex128"),
-        (np.tile(GOOD_E, (2, 1)), np.tile(GOOD_S, (2, 1)), "announced with 15 .*, but got 20"),
-        (GOOD_E[:2], GOOD_S[:2], "announced with 15 .*, but got 12"),
-    ],
-)
-def test_writer_refuses_and_leaves_the_old_file(energies, showers, message, path):
-    path.write_text("old")
-    first = toy(10)
-
-    def write():
-        with ShowerWriter(path, TINY, 15) as writer:
-            writer.append(*first)
-            writer.append(energies, showers)
-
-    with pytest.raises(CalojaxError, match=message) as error:
-        write()
-    assert_one_sentence(error.value, path)
-    assert path.read_text() == "old"
-    assert os.listdir(path.parent) == [path.name]
-
-
-@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, ValueError, GeneratorExit])
-def test_interruption_leaves_nothing(kind, path):
-    path.write_text("old")
-
-    def write():
-        with ShowerWriter(path, TINY, 20) as writer:
-            writer.append(*toy(10))
-            assert path.with_name("showers.hdf5.partial").exists()
-            raise kind
-
-    with pytest.raises(kind):
-        write()
-    assert path.read_text() == "old"
-    assert os.listdir(path.parent) == [path.name]
-
-
-def test_remains_of_a_killed_run_do_not_matter(path):
-    path.with_name("showers.hdf5.partial").write_text("rubbish")
-    energies, showers = toy(10)
-    write_showers(path, TINY, energies, [showers])
-    np.testing.assert_array_equal(open_showers(path).read(), showers)
-    assert os.listdir(path.parent) == [path.name]
-
-
-def test_two_writers_of_one_file(path):
-    a, b = toy(10, 1), toy(10, 2)
-
-    def write():
-        with ShowerWriter(path, TINY, 10) as early:
-            early.append(*a)
-            with ShowerWriter(path, TINY, 10) as late:
-                late.append(*b)
-            np.testing.assert_array_equal(open_showers(path).read(), b[1])
-
-    with pytest.raises(CalojaxError, match="another process"):
-        write()
-    np.testing.assert_array_equal(open_showers(path).read(), b[1])
-    assert os.listdir(path.parent) == [path.name]
-
-
-def test_unwritable_places(path, monkeypatch):
-    energies, showers = toy(3)
-    with pytest.raises(CalojaxError, match="must be a folder that exists"):
-        write_showers(path / "not" / "there.hdf5", TINY, energies, [showers])
-    with pytest.raises(CalojaxError, match="is a folder"):
-        write_showers(path.parent, TINY, energies, [showers])
-    with pytest.raises(CalojaxError, match="cannot hold 0 showers"):
-        write_showers(path, TINY, energies[:0], [])
-
-    def forbidden(self, *args, **kwargs):
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr(pathlib.Path, "open", forbidden)
-    with pytest.raises(CalojaxError, match=r"cannot be written \(Permission denied\)"):
-        write_showers(path, TINY, energies, [showers])
-
-
-@pytest.mark.parametrize(
-    ("number", "message"),
-    [(errno.ENOSPC, "disk is full after .* of 4,000"), (errno.EIO, "Input/output error")],
-)
-@pytest.mark.parametrize("room", [0, 5_000, 100_000])
-def test_failing_disk(number, message, room, path, monkeypatch):
-    path.write_text("old")
-    write = challenge._Disk.write
-
-    class Small:
-        def __init__(self, raw):
-            self._raw = raw
-
-        def __getattr__(self, name):
-            return getattr(self._raw, name)
-
-        def write(self, data):
-            if self._raw.tell() + len(data) > room:
-                raise OSError(number, os.strerror(number))
-            return self._raw.write(data)
-
-    def limited(self, data):
-        if not isinstance(self._raw, Small):
-            self._raw = Small(self._raw)
-        return write(self, data)
-
-    monkeypatch.setattr(challenge._Disk, "write", limited)
-    energies, showers = toy(4000)
-    with pytest.raises(CalojaxError, match=message) as error:
-        write_showers(path, TINY, energies, np.split(showers, 4))
-    assert_one_sentence(error.value, path)
-    assert path.read_text() == "old"
-    assert os.listdir(path.parent) == [path.name]
-
-
-def test_hdf5_survives_a_disk_that_is_really_too_small(path):
-    # HDF5 itself crashes the interpreter at exit when a file cannot be flushed, so in a process.
-    program = f"""
-        import resource
-        import numpy as np
-        from calojax.data import write_showers
-        from calojax.errors import CalojaxError
-        from calojax.geometry import detector
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-        showers = np.random.default_rng(0).random((4000, 120), np.float32)
-        try:
-            write_showers({str(path)!r}, detector("tiny"), np.full(4000, 1e3), np.split(showers, 8))
-        except CalojaxError as error:
-            print(error)
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "cannot be written (File too large)" in done.stdout
-    assert os.listdir(path.parent) == []
 
 
 def test_importing_data_does_not_import_jax():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from calojax.data.challenge import write_showers
+from calojax.data.writer import write_showers
 from calojax.errors import CalojaxError
 from calojax.geometry import DETECTORS
 from calojax.incident import incident_energies, parse_energy

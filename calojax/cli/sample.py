@@ -9,7 +9,7 @@ import numpy as np
 import tyro
 
 from calojax import checkpoint, generation, models
-from calojax.data.challenge import ShowerWriter
+from calojax.data.writer import ShowerWriter
 from calojax.incident import incident_energies
 from calojax.progress import progress_bar
 

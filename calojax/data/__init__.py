@@ -5,10 +5,9 @@ from calojax.data.challenge import (
     ShowerFile,
     ShowerFiles,
     ShowerSource,
-    ShowerWriter,
     open_showers,
-    write_showers,
 )
+from calojax.data.writer import ShowerWriter, write_showers
 
 __all__ = [
     "ShowerArrays",

@@ -1,25 +1,24 @@
-"""Showers in the CaloChallenge's HDF5 layout: validated reading, arrays in memory, atomic writing.
+"""Showers in the CaloChallenge's HDF5 layout: validated reading, and arrays in memory.
 
 A file holds ``incident_energies`` [n, 1] and ``showers`` [n, v], both in MeV, with the voxels of a
 shower in the order r fastest, then alpha, then layer (CaloChallenge, arXiv:2410.21611, section 2).
-calojax adds attributes that say where the showers come from.
+calojax adds attributes that say where the showers come from. Files in the layout of
+`calojax.data.sparse` are read as if they were of this one.
 
 Keys, shapes and incident energies are checked when a file is opened; voxel values as they are read.
 """
 
 import contextlib
-import errno
-import io
 import math
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Protocol, Self
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 import h5py
 import numpy as np
 
-import calojax
+from calojax.data.sparse import SparseShowers, is_sparse
 from calojax.errors import CalojaxError
 from calojax.geometry import DETECTORS, Detector
 
@@ -28,7 +27,6 @@ SHOWERS = "showers"
 # The key of the same quantity in the files of Geant4's example Par04.
 PAR04_ENERGIES = "incident_energy"
 
-_CHUNK_BYTES = 2**20
 _BLOCK_BYTES = 2**24
 
 
@@ -150,7 +148,7 @@ class ShowerFile(_Blocks):
         self.path = pathlib.Path(path)
         with opened(self.path) as file:
             energies = _dataset(self.path, file, ENERGIES)
-            showers = _dataset(self.path, file, SHOWERS)
+            showers = showers_in(self.path, file)
             if len(energies.shape) not in (1, 2) or energies.shape[1:] not in ((), (1,)):
                 raise CalojaxError(
                     f"{self.path}: {ENERGIES!r} has shape {energies.shape}; it must be (n, 1)."
@@ -171,16 +169,16 @@ class ShowerFile(_Blocks):
             self.detector = _detector(
                 self.path, self.attributes.get("geometry"), showers.shape[1], detector
             )
-            self.energies = _checked_energies(self.path, energies[...].reshape(-1))
+            self.energies = checked_energies(self.path, energies[...].reshape(-1))
             self.energies.flags.writeable = False
 
     def _blocks(self, start: int, stop: int) -> Iterator[np.ndarray]:
         with opened(self.path) as file:
-            showers = file.get(SHOWERS)
-            if getattr(showers, "shape", None) != (len(self), self.detector.n_voxels):
+            showers = showers_in(self.path, file)
+            if showers.shape != (len(self), self.detector.n_voxels):
                 raise CalojaxError(f"{self.path}: has changed since it was opened; start again.")
             for first, block in blocks_of(showers, start, stop):
-                yield _checked_showers(self.path, block, first)
+                yield checked_showers(self.path, block, first)
 
 
 class ShowerFiles(_Blocks):
@@ -242,180 +240,16 @@ class ShowerArrays(_Blocks):
           CalojaxError: as `ShowerFile` does.
         """
         self.detector = detector
-        energies, showers = _checked_shapes(name, detector, energies, showers)
+        energies, showers = checked_shapes(name, detector, energies, showers)
         if not len(showers):
             raise CalojaxError(f"{name}: holds no showers.")
-        self.energies = _checked_energies(name, energies).view()
-        self.showers = (showers if validated else _checked_showers(name, showers, 0)).view()
+        self.energies = checked_energies(name, energies).view()
+        self.showers = (showers if validated else checked_showers(name, showers, 0)).view()
         self.energies.flags.writeable = False
         self.showers.flags.writeable = False
 
     def _blocks(self, start: int, stop: int) -> Iterator[np.ndarray]:
         yield self.showers[start:stop]
-
-
-class ShowerWriter:
-    """Writes a shower file batch by batch; it appears under its name only when it is complete.
-
-    A context manager. Until the end the file is called ``<name>.partial``; an exception, ctrl-C
-    included, removes that and leaves an older file of the same name as it was.
-
-    Example::
-
-      with ShowerWriter("showers.hdf5", detector, count=2000, provenance={"seed": 1}) as writer:
-          for energies, showers in batches:
-              writer.append(energies, showers)
-    """
-
-    def __init__(
-        self,
-        path: str | os.PathLike,
-        detector: Detector,
-        count: int,
-        provenance: Mapping[str, str | int | float] | None = None,
-    ):
-        """Describes the file; nothing is opened yet.
-
-        Args:
-          path: the file to write.
-          detector: the geometry of the showers.
-          count: how many showers will be appended in all.
-          provenance: what to write into the file's attributes beside version and geometry.
-
-        Raises:
-          CalojaxError: if count is not positive.
-        """
-        if count < 1:
-            raise CalojaxError(f"{path}: cannot hold {count} showers; ask for at least 1.")
-        self.path = pathlib.Path(path)
-        self.detector = detector
-        self.count = count
-        self.written = 0
-        self._partial = self.path.with_name(self.path.name + ".partial")
-        self._attributes = {
-            **(provenance or {}),
-            "calojax_version": calojax.__version__,
-            "geometry": detector.name,
-        }
-
-    def __enter__(self) -> Self:
-        if self.path.is_dir():
-            raise CalojaxError(f"{self.path}: is a folder; name a file to write.")
-        try:
-            # Whatever an earlier run that was killed has left.
-            self._partial.unlink(missing_ok=True)
-            self._disk = _Disk(self._partial)
-        except OSError as error:
-            raise CalojaxError(
-                f"{self.path}: cannot be written ({error.strerror}); "
-                f"{self.path.absolute().parent} must be a folder that exists and may be written to."
-            ) from None
-        try:
-            self._create()
-        except BaseException:
-            self._abandon()
-            raise
-        return self
-
-    def _create(self) -> None:
-        n_voxels = self.detector.n_voxels
-        rows = min(self.count, max(1, _CHUNK_BYTES // (4 * n_voxels)))
-        # A cache for a few chunks: batches that end inside a chunk do not compress it twice.
-        self._file = h5py.File(self._disk, "w", rdcc_nbytes=16 * _CHUNK_BYTES, rdcc_w0=1.0)
-        self._file.attrs.update(self._attributes)
-        packing = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
-        self._energies = self._file.create_dataset(
-            ENERGIES,
-            (self.count, 1),
-            np.float32,
-            chunks=(min(self.count, _CHUNK_BYTES // 4), 1),
-            **packing,
-        )
-        self._showers = self._file.create_dataset(
-            SHOWERS, (self.count, n_voxels), np.float32, chunks=(rows, n_voxels), **packing
-        )
-
-    def append(self, energies: np.ndarray, showers: np.ndarray) -> None:
-        """Adds incident energies [b] or [b, 1] and their showers [b, v], both in MeV.
-
-        Raises:
-          CalojaxError: if the shapes do not fit, a value is not finite, a voxel is negative, an
-            incident energy not positive, there are more showers than announced, or the disk is
-            full.
-        """
-        energies, showers = _checked_shapes(self.path, self.detector, energies, showers)
-        energies = _checked_energies(self.path, energies, self.written)
-        showers = _checked_showers(self.path, showers, self.written)
-        stop = self.written + len(showers)
-        if stop > self.count:
-            raise CalojaxError(
-                f"{self.path}: was announced with {self.count:,} showers, but got {stop:,}."
-            )
-        self._energies[self.written : stop, 0] = energies
-        self._showers[self.written : stop] = showers
-        self._check_disk()
-        self.written = stop
-
-    def __exit__(self, kind, value, traceback) -> None:
-        try:
-            self._file.close()
-            if kind is None:
-                self._commit()
-        finally:
-            self._abandon()
-
-    def _commit(self) -> None:
-        if self.written != self.count:
-            raise CalojaxError(
-                f"{self.path}: was announced with {self.count:,} showers, but got "
-                f"{self.written:,}; nothing was written."
-            )
-        self._disk.sync()
-        self._check_disk()
-        if not self._disk.still_is(self._partial):
-            raise CalojaxError(
-                f"{self.path}: another process writes the same file; give each its own name."
-            )
-        try:
-            os.replace(self._partial, self.path)
-        except OSError as error:
-            raise CalojaxError(f"{self.path}: cannot be written ({error.strerror}).") from None
-
-    def _check_disk(self) -> None:
-        error = self._disk.error
-        if error is None:
-            return
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise CalojaxError(
-                f"{self.path}: the disk is full after {self.written:,} of {self.count:,} showers; "
-                "free some space or write elsewhere."
-            )
-        raise CalojaxError(f"{self.path}: cannot be written ({error.strerror}).")
-
-    def _abandon(self) -> None:
-        """Closes the partial file and removes it, if it is still there and still ours."""
-        if self._disk.still_is(self._partial):
-            self._partial.unlink()
-        self._disk.close()
-
-
-def write_showers(
-    path: str | os.PathLike,
-    detector: Detector,
-    energies: np.ndarray,
-    batches: Iterable[np.ndarray],
-    provenance: Mapping[str, str | int | float] | None = None,
-) -> None:
-    """Writes showers [b, v] of all batches beside their incident energies [n], both in MeV.
-
-    Raises:
-      CalojaxError: as `ShowerWriter` does.
-    """
-    energies = np.asarray(energies)
-    with ShowerWriter(path, detector, len(energies), provenance) as writer:
-        for showers in batches:
-            first = writer.written
-            writer.append(energies[first : first + len(showers)], showers)
 
 
 @contextlib.contextmanager
@@ -448,8 +282,17 @@ def opened(path: pathlib.Path) -> Iterator[h5py.File]:
         ) from None
 
 
+def showers_in(path: pathlib.Path, file: h5py.File) -> h5py.Dataset | SparseShowers:
+    """The showers of an open file, in whichever layout they are, to be sliced.
+
+    Raises:
+      CalojaxError: if there are none, or they are not numbers.
+    """
+    return SparseShowers(path, file) if is_sparse(file) else _dataset(path, file, SHOWERS)
+
+
 def blocks_of(
-    showers: h5py.Dataset, start: int = 0, stop: int | None = None
+    showers: h5py.Dataset | SparseShowers, start: int = 0, stop: int | None = None
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Pairs (index of the first shower, float32 block [any, v]), each HDF5 chunk read only once.
 
@@ -476,73 +319,6 @@ def provenance_of(file: h5py.File) -> dict[str, str | int | float]:
         if isinstance(value, str | int | float):
             found[name] = value
     return found
-
-
-class _Disk(io.RawIOBase):
-    """A new file that HDF5 writes to and that never refuses; the first refusal is kept in `error`.
-
-    HDF5 cannot be closed on a full disk: `close` raises, and the interpreter crashes when it later
-    tries again. So HDF5 is told that all is well, the writer asks for `error` after every batch,
-    and the file, useless by then, is removed.
-    """
-
-    def __init__(self, path: pathlib.Path):
-        self._raw = path.open("x+b", buffering=0)
-        self.error: OSError | None = None
-
-    def readable(self) -> bool:
-        return True
-
-    def writable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self._raw.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._raw.tell()
-
-    def readinto(self, buffer: memoryview) -> int:
-        return self._raw.readinto(buffer)
-
-    def truncate(self, size: int | None = None) -> int:
-        with self._kept():
-            self._raw.truncate(size)
-        return size or 0
-
-    def write(self, data: memoryview) -> int:
-        rest = memoryview(data)
-        with self._kept():
-            while len(rest):
-                rest = rest[self._raw.write(rest) :]
-        return len(data)
-
-    def sync(self) -> None:
-        """Waits until all is on the disk, so that a rename never overtakes the contents."""
-        with self._kept():
-            os.fsync(self._raw.fileno())
-
-    def still_is(self, path: pathlib.Path) -> bool:
-        """Whether ``path`` is this file, not one that another process put there."""
-        try:
-            return os.path.samestat(path.stat(), os.fstat(self._raw.fileno()))
-        except FileNotFoundError:
-            return False
-
-    def close(self) -> None:
-        if not self.closed:
-            self._raw.close()
-        super().close()
-
-    @contextlib.contextmanager
-    def _kept(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            self.error = self.error or error
 
 
 def _rebatch(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
@@ -618,7 +394,7 @@ def _detector(
     return detector
 
 
-def _checked_shapes(
+def checked_shapes(
     name: str | os.PathLike, detector: Detector, energies: np.ndarray, showers: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """(energies [n], showers [n, v]) if they are real numbers of matching shapes."""
@@ -636,7 +412,7 @@ def _checked_shapes(
     return energies, showers
 
 
-def _checked_energies(name: str | os.PathLike, energies: np.ndarray, first: int = 0) -> np.ndarray:
+def checked_energies(name: str | os.PathLike, energies: np.ndarray, first: int = 0) -> np.ndarray:
     """Incident energies [n] as float32 if all are finite and above 0."""
     energies = _float32(energies)
     good = np.isfinite(energies) & (energies > 0)
@@ -649,7 +425,7 @@ def _checked_energies(name: str | os.PathLike, energies: np.ndarray, first: int 
     return energies
 
 
-def _checked_showers(name: str | os.PathLike, showers: np.ndarray, first: int) -> np.ndarray:
+def checked_showers(name: str | os.PathLike, showers: np.ndarray, first: int) -> np.ndarray:
     """Showers [n, v] as float32 if all voxels are finite and not negative."""
     showers = _float32(showers)
     # Two reductions and no temporary array; a NaN anywhere makes the minimum NaN.

@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 
 from calojax.data import challenge
+from calojax.data.sparse import SparseShowers, is_sparse
 from calojax.errors import CalojaxError
 from calojax.geometry import Detector
 from calojax.geometry.builtin import SAMPLING_FRACTION
@@ -149,7 +150,7 @@ def inspect(path: str | os.PathLike, detector: Detector | None = None) -> Inspec
     try:
         with challenge.opened(path) as file:
             attributes = challenge.provenance_of(file)
-            showers = _numbers(file, challenge.SHOWERS)
+            showers = _showers(path, file)
             if showers is not None and showers.ndim >= 2 and showers.size:
                 voxels = math.prod(showers.shape[1:])
                 if detector is None or detector.n_voxels != voxels:
@@ -203,6 +204,11 @@ def _numbers(file: h5py.File, *keys: str) -> h5py.Dataset | None:
     return None
 
 
+def _showers(path: pathlib.Path, file: h5py.File) -> h5py.Dataset | SparseShowers | None:
+    """Showers in either layout; None if there are none to be read."""
+    return SparseShowers(path, file) if is_sparse(file) else _numbers(file, challenge.SHOWERS)
+
+
 def _energies(file: h5py.File, count: int) -> np.ndarray | None:
     """Incident energies in MeV, float64 [n] and NaN where unusable; None if there are none."""
     dataset = _numbers(file, challenge.ENERGIES, challenge.PAR04_ENERGIES)
@@ -212,7 +218,7 @@ def _energies(file: h5py.File, count: int) -> np.ndarray | None:
     return np.where(np.isfinite(energies) & (energies > 0), energies, np.nan)
 
 
-def _scan(showers: h5py.Dataset, detector: Detector | None, title: str) -> _Scan:
+def _scan(showers: h5py.Dataset | SparseShowers, detector: Detector | None, title: str) -> _Scan:
     count = len(showers)
     index = np.unique(np.linspace(0, count - 1, min(count, SAMPLE)).round().astype(int))
     # Thresholds are applied in float64 or float32, before or after rounding.
@@ -371,7 +377,7 @@ def _voxel_advice(
     """What to do about voxels whose mean E_sum/E_inc is ``ratio`` times the expected one."""
     if 1 / 2 < ratio < _UNIT_TOLERANCE:  # Below 1 more is allowed: leakage, older simulations.
         return None
-    low, high = np.nanquantile(sums, (0.05, 0.95))
+    low, high = np.quantile(sums[np.isfinite(sums)], (0.05, 0.95))
     spread = np.quantile(energies, 0.95) / np.quantile(energies, 0.05)
     if low > 0.2 and high < 3 and spread > 10:
         return (

@@ -1,0 +1,192 @@
+"""The sparse layout: hits and back, files in it, and damaged ones with their messages."""
+
+import h5py
+import numpy as np
+import pytest
+from toys import TINY, assert_one_sentence, toy
+
+from calojax.data import challenge, inspection, open_showers, write_showers, writer
+from calojax.data.sparse import Hits, hits_of, showers_of, voxel_type
+from calojax.errors import CalojaxError
+from calojax.geometry import detector
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "showers.hdf5"
+
+
+def test_hits_of_a_shower_by_hand():
+    showers = np.float32([[0, 2.5, 0, 1], [0, 0, 0, 0], [3, 0, 0, 0]])
+    hits = hits_of(showers)
+    np.testing.assert_array_equal(hits.counts, [2, 0, 1])
+    np.testing.assert_array_equal(hits.voxels, [1, 3, 0])
+    np.testing.assert_array_equal(hits.energies, np.float32([2.5, 1, 3]))
+    np.testing.assert_array_equal(showers_of(hits, 4), showers)
+
+
+def test_no_hits_and_all_hits():
+    for showers in (np.zeros((3, 5), np.float32), np.ones((3, 5), np.float32)):
+        np.testing.assert_array_equal(showers_of(hits_of(showers), 5), showers)
+    assert showers_of(Hits(np.zeros(0, int), np.zeros(0, int), np.zeros(0)), 5).shape == (0, 5)
+
+
+@pytest.mark.parametrize(
+    ("n_voxels", "dtype"),
+    [(256, np.uint8), (257, np.uint16), (40500, np.uint16), (65536, np.uint16), (65537, np.uint32)],
+)
+def test_voxels_take_the_smallest_type(n_voxels, dtype):
+    assert voxel_type(n_voxels) == dtype
+    hits = hits_of(np.eye(1, n_voxels, n_voxels - 1, dtype=np.float32))
+    assert hits.voxels.dtype == dtype
+    assert hits.voxels[0] == n_voxels - 1
+
+
+def test_files_hold_what_the_layout_promises(path):
+    energies, showers = toy(203)
+    write_showers(path, TINY, energies, np.array_split(showers, 3), {"seed": 4}, layout="sparse")
+    with h5py.File(path) as file:
+        assert set(file) == {"incident_energies", "hit_offsets", "hit_voxels", "hit_energies"}
+        assert file["incident_energies"].shape == (203, 1)
+        assert dict(file.attrs) == {
+            "calojax_version": writer.calojax.__version__,
+            "seed": 4,
+            "geometry": "tiny",
+            "layout": "sparse",
+            "n_voxels": 120,
+        }
+        assert file["hit_voxels"].dtype == np.uint8
+        assert file["hit_energies"].dtype == np.float32
+        offsets = file["hit_offsets"][:]
+        for i in (0, 57, 202):
+            mine = slice(offsets[i], offsets[i + 1])
+            np.testing.assert_array_equal(file["hit_voxels"][mine], np.flatnonzero(showers[i]))
+            np.testing.assert_array_equal(file["hit_energies"][mine], showers[i][showers[i] > 0])
+        for dataset in file.values():
+            assert dataset.shuffle
+            assert dataset.compression == "gzip"
+
+
+@pytest.mark.parametrize("size", [1, 64, 500])
+def test_files_are_read_as_if_dense(size, path, monkeypatch):
+    monkeypatch.setattr(challenge, "_BLOCK_BYTES", 20 * 120 * 4)
+    energies, showers = toy(203)
+    showers[[0, 50, 202]] = 0
+    write_showers(path, TINY, energies, [showers], layout="sparse")
+    source = open_showers(path)
+    assert source.detector == TINY
+    np.testing.assert_array_equal(source.energies, energies)
+    np.testing.assert_array_equal(np.concatenate([s for _, s in source.batches(size)]), showers)
+    np.testing.assert_array_equal(source.read(199, 10**9), showers[199:])
+    assert source.read(9, 3).shape == (0, 120)
+
+
+def test_showers_without_a_hit(path):
+    write_showers(path, TINY, np.ones(4), [np.zeros((4, 120))], layout="sparse")
+    np.testing.assert_array_equal(open_showers(path).read(), np.zeros((4, 120)))
+
+
+def test_dense_and_sparse_files_are_joined(path):
+    energies, showers = toy(20)
+    other = path.with_name("other.hdf5")
+    write_showers(path, TINY, energies, [showers], layout="sparse")
+    write_showers(other, TINY, energies, [showers])
+    np.testing.assert_array_equal(open_showers([path, other]).read(), np.tile(showers, (2, 1)))
+
+
+def test_sparse_files_are_inspected(path):
+    energies, showers = toy(50)
+    other = path.with_name("other.hdf5")
+    write_showers(path, TINY, energies, [showers], layout="sparse")
+    write_showers(other, TINY, energies, [showers])
+    found, expected = inspection.inspect(path), inspection.inspect(other)
+    assert found.summary == expected.summary
+    assert found.findings == expected.findings
+
+
+def hit(file, key, where, value):
+    values = file[key][:]
+    values[where] = value
+    del file[key]
+    file[key] = values
+
+
+def without(key):
+    def damage(file):
+        del file[key]
+
+    return damage
+
+
+def replaced(key, make):
+    def damage(file):
+        values = make(file[key][:])
+        del file[key]
+        file[key] = values
+
+    return damage
+
+
+def with_attribute(name, value):
+    def damage(file):
+        file.attrs[name] = value
+
+    return damage
+
+
+AT_OPENING = {
+    "no offsets": (without("hit_offsets"), "no list 'hit_offsets'"),
+    "no voxels": (without("hit_voxels"), "no list 'hit_voxels'"),
+    "table of energies": (
+        replaced("hit_energies", lambda v: v[:, None]),
+        "no list 'hit_energies'",
+    ),
+    "real voxels": (replaced("hit_voxels", lambda v: v * 1.0), "holds float64.*whole numbers"),
+    "offsets too few": (replaced("hit_offsets", lambda v: v[:-1]), "offsets' goes from 0 to"),
+    "no offset": (replaced("hit_offsets", lambda v: v[:0]), "is empty"),
+    "no shower": (replaced("hit_offsets", lambda v: v[[0, -1]]), "has 10 incident energies, but 1"),
+    "hits lost": (replaced("hit_energies", lambda v: v[:-1]), "must be as many"),
+    "voxels unknown": (with_attribute("n_voxels", "many"), "'n_voxels' is 'many'"),
+    "voxels of another": (with_attribute("n_voxels", 121), "121 voxels, but geometry tiny has 120"),
+}
+AT_READING = {
+    "offsets fall": (lambda f: hit(f, "hit_offsets", 4, 10**6), "4?.*not in ascending order"),
+    "offset beyond integers": (lambda f: hit(f, "hit_offsets", 4, 2**64 - 1), "ascending order"),
+    "too many hits": (
+        lambda f: hit(f, "hit_offsets", slice(1, -1), f["hit_offsets"][-1]),
+        "shower 0 has .* hits, more than its 120",
+    ),
+    "voxel outside": (lambda f: hit(f, "hit_voxels", 0, 120), "shower 0 has a hit in voxel 120"),
+    "voxel twice": (lambda f: hit(f, "hit_voxels", 1, 0), "voxels of shower 0 are not in ascend"),
+    "negative": (lambda f: hit(f, "hit_energies", 0, -1), "of shower 0 is -1 MeV"),
+    "NaN": (lambda f: hit(f, "hit_energies", -1, np.nan), "of shower 9 is nan MeV"),
+    "infinite": (lambda f: hit(f, "hit_energies", -1, np.inf), "of shower 9 is inf MeV"),
+}
+
+
+@pytest.mark.parametrize("kind", AT_OPENING | AT_READING)
+def test_damaged_files_get_one_sentence(kind, path):
+    damage, message = (AT_OPENING | AT_READING)[kind]
+    energies, showers = toy(10)
+    write_showers(path, TINY, energies, [showers], layout="sparse")
+    with h5py.File(path, "r+") as file:
+        damage(file)
+
+    def use():
+        source = open_showers(path)
+        assert kind in AT_READING
+        source.read()
+
+    with pytest.raises(CalojaxError, match=message) as error:
+        use()
+    assert_one_sentence(error.value, path)
+    assert not inspection.inspect(path).ok
+
+
+def test_geometry_of_a_large_detector(path):
+    geometry = detector("ds3")
+    showers = np.zeros((2, geometry.n_voxels), np.float32)
+    showers[1, -1] = 5
+    write_showers(path, geometry, np.ones(2), [showers], layout="sparse")
+    assert open_showers(path).detector == geometry
+    np.testing.assert_array_equal(open_showers(path).read(), showers)
