@@ -85,11 +85,15 @@ class Column:
           conveyor: from `chunk_conveyor`; columns of one file share one, so that their chunks lie
             on the disk in the order in which they were filled.
         """
+        # What a dataset says of itself costs a call of HDF5 each time.
         self._dataset = dataset
+        self._dtype = dataset.dtype
+        self._grows = dataset.maxshape[0] is None
+        self._tail = (0,) * (dataset.ndim - 1)
         self._conveyor = conveyor
         self._start = 0
         self._filled = 0
-        self._chunk = np.empty(dataset.chunks, dataset.dtype)
+        self._chunk = np.empty(dataset.chunks, self._dtype)
 
     def extend(self, rows: np.ndarray) -> None:
         """Adds rows; they may not change afterwards."""
@@ -97,7 +101,7 @@ class Column:
         while len(rows):
             head, rows = rows[: size - self._filled], rows[size - self._filled :]
             if len(head) == size:
-                self._hand_over(np.asarray(head, self._dataset.dtype), size)
+                self._hand_over(np.asarray(head, self._dtype), size)
                 continue
             self._chunk[self._filled : self._filled + len(head)] = head
             self._filled += len(head)
@@ -113,8 +117,15 @@ class Column:
             self._hand_over(self._chunk, self._filled)
             self._filled = 0
 
+    def write(self, start: int, rows: int, data: bytes) -> None:
+        """Lays a packed chunk down, of which so many rows from ``start`` count."""
+        if self._grows:
+            # Never beyond the last row: HDF5 packs a chunk again that it must cut.
+            self._dataset.resize(start + rows, axis=0)
+        self._dataset.id.write_direct_chunk((start, *self._tail), data)
+
     def _hand_over(self, chunk: np.ndarray, rows: int) -> None:
-        self._conveyor.put(self._dataset, self._start, rows, chunk)
+        self._conveyor.put(self, self._start, rows, chunk)
         self._start += rows
 
 
@@ -123,15 +134,10 @@ def chunk_conveyor(pool: Executor, *, limit: int) -> Conveyor:
     return Conveyor(pool, _pack, _write, limit=limit)
 
 
-def _pack(
-    dataset: h5py.Dataset, start: int, rows: int, chunk: np.ndarray
-) -> tuple[h5py.Dataset, int, int, bytes]:
-    return dataset, start, rows, packed(chunk)
+def _pack(column: Column, start: int, rows: int, chunk: np.ndarray) -> tuple[Any, ...]:
+    return column, start, rows, packed(chunk)
 
 
-def _write(item: tuple[h5py.Dataset, int, int, bytes]) -> None:
-    dataset, start, rows, data = item
-    if len(dataset) < start + rows:
-        # Never beyond the last row: a dataset that shrinks makes HDF5 pack its last chunk again.
-        dataset.resize(start + rows, axis=0)
-    dataset.id.write_direct_chunk((start, *(0,) * (dataset.ndim - 1)), data)
+def _write(item: tuple[Any, ...]) -> None:
+    column, *place_and_data = item
+    column.write(*place_and_data)
