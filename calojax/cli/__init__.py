@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import calojax
 from calojax.cli.compilation import keep_programs
+from calojax.cli.interruption import StoppedBySignals
 from calojax.errors import CalojaxError
 
 COMMANDS = {
@@ -49,9 +50,8 @@ def _run(arguments: list[str]) -> None:
         print(f"{_overview()}\n\nerror: there is no command {name!r}.", file=sys.stderr)
         sys.exit(2)
     keep_programs()
-    # As an exception, SIGTERM lets files that are being written be removed.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    importlib.import_module(f"calojax.cli.{name}").main(rest)
+    with StoppedBySignals():
+        importlib.import_module(f"calojax.cli.{name}").main(rest)
 
 
 def _overview() -> str:

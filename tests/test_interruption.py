@@ -1,0 +1,177 @@
+"""Runs that are stopped at any moment go on to the same parameters and the same files."""
+
+import os
+import pathlib
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+import forks
+import numpy as np
+import pytest
+
+from calojax.checkpoint import Checkpoint, Checkpoints
+from calojax.cli.interruption import StoppedBySignals
+
+STOPS = 30
+# What may come of a SIGTERM: no harm, a checkpoint and a sentence, or the end before there was one
+# (in the first moments by the system, then by calojax).
+_ENDS = {signal.SIGTERM: {0, 1, 128 + signal.SIGTERM, -signal.SIGTERM}, signal.SIGKILL: {0, -9}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("interruption")
+
+
+def words(line: str, **names) -> list[str]:
+    return line.format(**names).split()
+
+
+def run(arguments: list[str], folder: pathlib.Path) -> float:
+    """Runs a command to its end; how long that took, in seconds."""
+    begin = time.monotonic()
+    process = forks.start(forks.calojax, arguments, folder / "output")
+    process.join()
+    assert process.exitcode == 0, (folder / "output").read_text()
+    return time.monotonic() - begin
+
+
+def stop_often(
+    how: signal.Signals,
+    arguments: list[str],
+    folder: pathlib.Path,
+    duration: float,
+    check: Callable[[bool], None],
+) -> None:
+    """Starts a command again and again until it was stopped `STOPS` times, at moments drawn evenly.
+
+    Args:
+      how: it is stopped.
+      arguments: of the command.
+      folder: for its output.
+      duration: of the command in seconds if it is not stopped.
+      check: is told after each start whether the command came to its end.
+    """
+    moments = np.random.default_rng([6, how])
+    stops = 0
+    while stops < STOPS:
+        process = forks.start(forks.calojax, arguments, folder / "output")
+        process.join(moments.uniform(0, duration))
+        if process.is_alive():
+            os.kill(process.pid, how)
+            stops += 1
+            process.join()
+        output = (folder / "output").read_text() if (folder / "output").exists() else ""
+        assert process.exitcode in _ENDS[how], output
+        assert "Traceback" not in output
+        assert (process.exitcode == 1) == ("continue with --resume" in output)
+        check(process.exitcode == 0)
+
+
+TRAIN = (
+    "train calovq-tiny --resume --out {out} --data {data} --cache {folder}/cache "
+    "--checkpoint-every 2 --log-every 1 --validate-every 4 --autoencoder.schedule.steps 6 "
+    "--energies.schedule.steps 6 --prior.schedule.steps 6"
+)
+
+
+@pytest.fixture(scope="module")
+def data(folder):
+    path = folder / "data.hdf5"
+    run(words("simulate --geometry tiny --num 200 --out {path}", path=path), folder)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(folder, data):
+    """(an uninterrupted run, how long it takes when all is compiled)."""
+    for name in ("first", "trained"):
+        seconds = run(words(TRAIN, out=folder / name, data=data, folder=folder), folder)
+    return folder / "trained", seconds
+
+
+def newest(run: pathlib.Path) -> Checkpoint:
+    with Checkpoints(run) as checkpoints:
+        return checkpoints.load()
+
+
+def assert_equal_runs(a: pathlib.Path, b: pathlib.Path) -> None:
+    one, other = newest(a), newest(b)
+    assert one.model == other.model
+    assert one.progress == other.progress
+    assert_equal_trees(one.variables, other.variables)
+
+
+def assert_equal_trees(a, b) -> None:
+    if not isinstance(a, dict):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+        return
+    assert a.keys() == b.keys()
+    for name in a:
+        assert_equal_trees(a[name], b[name])
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_stopped_training_goes_on_to_the_same_parameters(how, data, trained, folder):
+    reference, duration = trained
+    finished = []
+
+    def out() -> pathlib.Path:
+        return folder / f"{how.name}-{len(finished)}"
+
+    def check(ended: bool) -> None:
+        if ended:
+            finished.append(out())
+            arguments[:] = words(TRAIN, out=out(), data=data, folder=folder)
+
+    arguments = words(TRAIN, out=out(), data=data, folder=folder)
+    stop_often(how, arguments, folder, duration, check)
+    run(arguments, folder)
+    for path in [*finished, out()]:
+        assert_equal_runs(path, reference)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_stopped_sampling_leaves_the_same_file_or_none(how, trained, folder):
+    place = folder / f"samples-{how.name}"
+    place.mkdir()
+    line = "sample {run} --num 300 --batch 50 --out {out}"
+    for _ in range(2):
+        duration = run(words(line, run=trained[0], out=folder / "whole.hdf5"), folder)
+    whole = (folder / "whole.hdf5").read_bytes()
+    out = place / "showers.hdf5"
+
+    def check(ended: bool) -> None:
+        assert out.exists() >= ended
+        if out.exists():
+            assert out.read_bytes() == whole
+            out.unlink()
+        if how == signal.SIGTERM:
+            assert not list(place.iterdir())
+
+    arguments = words(line, run=trained[0], out=out)
+    stop_often(how, arguments, folder, duration, check)
+    run(arguments, folder)
+    assert [path.name for path in place.iterdir()] == [out.name]
+    assert out.read_bytes() == whole
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_strikes_the_garbage_collector_is_not_lost(number):
+    class Callback:
+        def __del__(self):
+            signal.raise_signal(number)
+
+    before = signal.getsignal(signal.SIGTERM), sys.unraisablehook
+    with (
+        pytest.raises((SystemExit, KeyboardInterrupt)) as stopped,
+        StoppedBySignals(),
+    ):
+        Callback()
+        for _ in range(500):
+            time.sleep(0.01)
+    if number == signal.SIGTERM:
+        assert stopped.value.code == 128 + signal.SIGTERM
+    assert (signal.getsignal(signal.SIGTERM), sys.unraisablehook) == before
