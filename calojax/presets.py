@@ -53,6 +53,7 @@ def _calovq(
     rotate: bool = False,
     codebook_size: int = 512,
     energy_hidden: tuple[int, ...] = (256, 256),
+    energy_decay: float = 1e-4,
     width: int = 256,
 ) -> CaloVQConfig:
     autoencoder, energies, prior = steps
@@ -63,7 +64,10 @@ def _calovq(
             rotate=rotate,
             schedule=Schedule(autoencoder, batch_size),
         ),
-        EnergiesConfig(hidden=energy_hidden, schedule=Schedule(energies, batch_size)),
+        EnergiesConfig(
+            hidden=energy_hidden,
+            schedule=Schedule(energies, batch_size, weight_decay=energy_decay),
+        ),
         PriorConfig(width=width, schedule=Schedule(prior, batch_size)),
     )
 
@@ -191,10 +195,13 @@ PRESETS: Mapping[str, Preset] = {
         "ds2",
         _calovq(
             hidden=(256, 256),
-            steps=(600, 1000, 400),
+            steps=(600, 400, 400),
             batch_size=128,
             rotate=True,
             codebook_size=128,
+            # 900 showers: a larger network learns them by heart and then draws wild layers.
+            energy_hidden=(32, 32),
+            energy_decay=0.3,
             width=128,
         ),
     ),
