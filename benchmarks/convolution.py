@@ -12,7 +12,6 @@ on standard output.
 import dataclasses
 import functools
 import itertools
-import json
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -20,9 +19,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import stopwatch
 import tyro
-from environment import environment
-from generation import measure
+from environment import show
 
 from calojax import rng
 from calojax.nn import cylinder
@@ -36,7 +35,7 @@ class Benchmark:
       batch: showers at once.
       dtype: to compute in.
       repeats: timed repetitions of each figure.
-      seconds: a figure stops repeating after this long (at least three repetitions).
+      seconds: a figure stops repeating after this long.
       smoke: one shower and one repetition, to see that everything runs.
     """
 
@@ -318,8 +317,13 @@ def main() -> None:
                     "dtype": benchmark.dtype,
                     "batch": benchmark.batch,
                 }
-                figures = measure(function, inputs, benchmark, batch=benchmark.batch)
-                print(json.dumps(row | figures | environment()), flush=True)
+                program, compilation = stopwatch.compiled(function, *inputs)
+                times = stopwatch.repeat(
+                    functools.partial(program, *inputs),
+                    repeats=benchmark.repeats,
+                    seconds=benchmark.seconds,
+                )
+                show(row | times.per_shower(benchmark.batch) | {"compile_seconds": compilation})
 
 
 if __name__ == "__main__":

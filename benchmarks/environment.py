@@ -1,5 +1,6 @@
-"""What a benchmark's figures depend on: the machine and the versions."""
+"""What figures depend on, the machine and the versions, and the lines that have both."""
 
+import json
 import os
 from typing import Any
 
@@ -21,3 +22,9 @@ def environment() -> dict[str, Any]:
         "numpy": np.__version__,
         "calojax": calojax.__version__,
     }
+
+
+def show(row: dict[str, Any]) -> None:
+    """Prints a line of results as JSON: four digits, and the environment."""
+    rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in row.items()}
+    print(json.dumps(rounded | environment()), flush=True)

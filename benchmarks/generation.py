@@ -1,25 +1,34 @@
-"""How long does a trained model take for a shower? ms/shower, whole and in parts.
+"""How long does a model take for a shower? ms/shower, whole and in parts, beside the limits.
 
     python benchmarks/generation.py runs/NAME --batch 1 100 10000
+    python benchmarks/generation.py --preset calovq-ds2 pointflow-ds3 --best
 
-Compilation is timed apart; every figure is the median of repeats after a warm-up, each waited for
-on the device, without the copy to the host. One JSON line a figure, on standard output.
+The CaloChallenge's protocol: batches of 1, 100 and 10,000 showers, 10 repetitions. Compilation is
+timed apart; every figure is the median of repeats after a warm-up, each waited for on the device.
+The copy of the showers to the host is a row of its own. ``--best`` looks for the batch with the
+least ms/shower, four times as large from try to try. One JSON line a figure, on standard output.
 """
 
 import dataclasses
-import json
 import pathlib
-import time
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import limits
 import numpy as np
+import stopwatch
+import subjects
 import tyro
-from environment import environment
+import work
+from environment import show
+from limits import Limits
+from subjects import Subject
 
-from calojax import checkpoint, models, rng
-from calojax.incident import incident_energies
+from calojax import models, rng
+from calojax.presets import PRESETS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,67 +37,129 @@ class Benchmark:
 
     Attributes:
       run: folder of a trained run.
+      preset: presets to time with random weights, instead of a run.
       batch: batch sizes.
+      best: look for the best batch size too.
+      largest: batch that it tries.
+      parts: time the networks of the model one by one.
       repeats: timed repetitions of each figure.
-      seconds: a figure stops repeating after this long (at least three repetitions).
+      seconds: a figure stops repeating after this long; batches that would take longer are left
+        out.
+      smoke: small presets and batches, once, to see that the benchmark runs.
     """
 
-    run: tyro.conf.Positional[pathlib.Path]
+    run: tyro.conf.Positional[pathlib.Path | None] = None
+    preset: tuple[str, ...] = ()
     batch: tuple[int, ...] = (1, 100, 10_000)
+    best: bool = False
+    largest: int = 4**9
+    parts: bool = True
     repeats: int = 10
     seconds: float = 60.0
+    smoke: bool = False
 
 
-def measure(
-    function: Callable[..., Any], arguments: tuple[Any, ...], benchmark: Benchmark, *, batch: int
-) -> dict[str, float]:
-    """Median and quartiles of ms per shower of a batch, and seconds to compile; four digits."""
-    start = time.perf_counter()
-    compiled = jax.jit(function).lower(*arguments).compile()
-    compile_seconds = time.perf_counter() - start
-    jax.block_until_ready(compiled(*arguments))
-    times: list[float] = []
-    begin = time.perf_counter()
-    while len(times) < benchmark.repeats and (
-        len(times) < 3 or time.perf_counter() - begin < benchmark.seconds
-    ):
-        start = time.perf_counter()
-        jax.block_until_ready(compiled(*arguments))
-        times.append(time.perf_counter() - start)
-    low, median, high = np.percentile(times, [25, 50, 75])
-    figures = {
-        "ms_per_shower": 1e3 * median / batch,
-        "ms_per_shower_low": 1e3 * low / batch,
-        "ms_per_shower_high": 1e3 * high / batch,
-        "compile_seconds": compile_seconds,
-    }
-    rounded = {name: float(f"{value:.4g}") for name, value in figures.items()}
-    return rounded | {"repeats": len(times)}
+def time_call(
+    function: Callable[..., Any], arguments: tuple[Any, ...], b: Benchmark, limit: Limits, size: int
+) -> dict[str, Any]:
+    """Columns of a function that makes ``size`` showers: times, work and shares of the limits."""
+    program, compilation = stopwatch.compiled(function, *arguments)
+    times = stopwatch.repeat(lambda: program(*arguments), repeats=b.repeats, seconds=b.seconds)
+    done = work.of(function, *arguments)
+    return (
+        times.per_shower(size)
+        | {"compile_seconds": compilation}
+        | limits.shares(done, times.median, limit, size)
+    )
+
+
+def figures(subject: Subject, size: int, b: Benchmark, limit: Limits) -> Iterator[dict[str, Any]]:
+    """Rows of a batch: the whole, the copy to the host, and the parts."""
+    model, variables = subject.model, subject.variables
+    energies = subjects.incident(subject, size)
+    keys = rng.per_item(rng.root(0), np.arange(size))
+    whole = time_call(model.sample, (variables, keys, energies), b, limit, size)
+    showers = jax.jit(model.sample)(variables, keys, energies)
+    yield {"part": "whole"} | whole | {"hits_per_shower": float(jnp.sum(showers > 0)) / size}
+    # An array that was fetched once is kept on the host, so every repetition gets a new one.
+    copies = stopwatch.repeat(
+        np.asarray,
+        repeats=b.repeats,
+        seconds=b.seconds,
+        prepare=lambda: (jnp.copy(showers),),
+    )
+    yield {"part": "host copy"} | copies.per_shower(size)
+    if b.parts:
+        del showers
+        for part, (function, arguments) in model.parts(variables, keys, energies).items():
+            yield {"part": part} | time_call(function, arguments, b, limit, size)
+
+
+def too_long(subject: Subject, size: int, milliseconds: float | None, b: Benchmark) -> bool:
+    """Whether a batch would take too long by the ms/shower of a smaller one; says so if it is."""
+    expected = 0.0 if milliseconds is None else 1e-3 * milliseconds * size
+    if expected > b.seconds:
+        print(
+            f"{subject.name}: a batch of {size} would take {expected:.0f} s; left out, ask for it "
+            "with a larger --seconds.",
+            file=sys.stderr,
+        )
+    return expected > b.seconds
+
+
+def best_batch(subject: Subject, b: Benchmark, limit: Limits) -> Iterator[dict[str, Any]]:
+    """The whole at growing batches, until two in a row gain nothing, as rows; then the best one."""
+    tried: list[dict[str, Any]] = []
+    quick = dataclasses.replace(b, parts=False)
+    size = 1
+    while size <= b.largest:
+        least = min((row["ms_per_shower"] for row in tried), default=None)
+        if too_long(subject, size, tried[-1]["ms_per_shower"] if tried else None, b):
+            break
+        try:
+            row = next(figures(subject, size, quick, limit))
+        except jax.errors.JaxRuntimeError as error:
+            print(f"{subject.name}: a batch of {size} fails: {error}", file=sys.stderr)
+            break
+        tried.append({"batch": size} | row)
+        yield tried[-1]
+        worse = [row["ms_per_shower"] > 0.97 * (least or np.inf) for row in tried[-2:]]
+        if len(tried) > 2 and all(worse):
+            break
+        size *= 4
+    yield min(tried, key=lambda row: row["ms_per_shower"]) | {"best": True}
 
 
 def main() -> None:
-    """Prints a JSON line for every batch size and part."""
-    benchmark = tyro.cli(Benchmark, description=__doc__)
-    model, variables, progress = checkpoint.load(benchmark.run)
-    variables = jax.device_put(variables)
-    for size in benchmark.batch:
-        wanted = incident_energies(
-            None, model.detector, num=size, seed=0, trained=progress.energy_range
-        )
-        energies = jax.device_put(wanted)
-        keys = rng.per_item(rng.root(0), np.arange(size))
-        parts = {"whole": (model.sample, (variables, keys, energies))}
-        parts |= model.parts(variables, keys, energies)
-        for part, (function, arguments) in parts.items():
-            row = {
-                "benchmark": "generation",
-                "model": models.name_of(model),
-                "geometry": model.detector.name,
-                "part": part,
-                "batch": size,
-            }
-            figures = measure(function, arguments, benchmark, batch=size)
-            print(json.dumps(row | figures | environment()), flush=True)
+    """Prints a JSON line for every model, batch size and part."""
+    b = tyro.cli(Benchmark, description=__doc__)
+    if b.smoke:
+        tiny = ("calovq-tiny", "pointflow-tiny")
+        b = dataclasses.replace(b, preset=tiny, batch=(4,), repeats=1, best=True, largest=1)
+    if (b.run is None) == (not b.preset):
+        sys.exit("Name a run or a preset (--preset), and not both.")
+    unknown = set(b.preset) - set(PRESETS)
+    if unknown:
+        sys.exit(f"There is no preset {', '.join(unknown)}; there are {', '.join(PRESETS)}.")
+    limit = limits.measured(smoke=b.smoke)
+    for name in b.preset or (b.run,):
+        subject = subjects.untrained(name) if b.preset else subjects.trained(b.run)
+        common = {
+            "benchmark": "generation",
+            "model": models.name_of(subject.model),
+            "subject": subject.name,
+            "geometry": subject.model.detector.name,
+        }
+        latest = None
+        for size in b.batch:
+            if too_long(subject, size, latest, b):
+                continue
+            for row in figures(subject, size, b, limit):
+                show(common | {"batch": size} | row)
+                latest = row["ms_per_shower"] if row["part"] == "whole" else latest
+        if b.best:
+            for row in best_batch(subject, b, limit):
+                show(common | row)
 
 
 if __name__ == "__main__":

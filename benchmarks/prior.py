@@ -11,16 +11,15 @@ ms/sequence for every kind of prior. Networks are untrained, which changes no sh
 """
 
 import dataclasses
-import json
-import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import stopwatch
 import tyro
-from environment import environment
+from environment import show
 
 from calojax import rng
 from calojax.nn import sequence
@@ -102,16 +101,10 @@ def measure(
     function: Callable[..., jax.Array], *arguments: Any, repeats: int
 ) -> tuple[jax.Array, dict[str, float]]:
     """What a function returns, and seconds to compile and (median) to run."""
-    start = time.perf_counter()
-    compiled = jax.jit(function).lower(*arguments).compile()
-    compile_seconds = time.perf_counter() - start
-    result = jax.block_until_ready(compiled(*arguments))
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(compiled(*arguments))
-        times.append(time.perf_counter() - start)
-    return result, {"seconds": float(np.median(times)), "compile_seconds": compile_seconds}
+    program, compilation = stopwatch.compiled(function, *arguments)
+    times = stopwatch.repeat(lambda: program(*arguments), repeats=repeats)
+    figures = {"seconds": times.median, "compile_seconds": compilation}
+    return program(*arguments), figures
 
 
 def main() -> None:
@@ -123,8 +116,7 @@ def main() -> None:
     shape = {name: value for name, value in dataclasses.asdict(b).items() if name != "smoke"}
 
     def row(**figures: Any) -> None:
-        rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in figures.items()}
-        print(json.dumps({"benchmark": "prior"} | rounded | shape | environment()), flush=True)
+        show({"benchmark": "prior"} | figures | shape)
 
     context = jax.random.normal(jax.random.key(0), (b.batch, 64))
     keys = rng.per_item(rng.root(0), np.arange(b.batch))
