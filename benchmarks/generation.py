@@ -61,16 +61,13 @@ class Benchmark:
 
 def time_call(
     function: Callable[..., Any], arguments: tuple[Any, ...], b: Benchmark, limit: Limits, size: int
-) -> dict[str, Any]:
-    """Columns of a function that makes ``size`` showers: times, work and shares of the limits."""
+) -> tuple[dict[str, Any], Any]:
+    """Columns of a function that makes ``size`` showers, and what it returns."""
     program, compilation = stopwatch.compiled(function, *arguments)
     times = stopwatch.repeat(lambda: program(*arguments), repeats=b.repeats, seconds=b.seconds)
-    done = work.of(function, *arguments)
-    return (
-        times.per_shower(size)
-        | {"compile_seconds": compilation}
-        | limits.shares(done, times.median, limit, size)
-    )
+    columns = times.per_shower(size) | {"compile_seconds": compilation}
+    columns |= limits.shares(work.of(function, *arguments), times.median, limit, size)
+    return columns, program(*arguments)
 
 
 def figures(subject: Subject, size: int, b: Benchmark, limit: Limits) -> Iterator[dict[str, Any]]:
@@ -78,8 +75,7 @@ def figures(subject: Subject, size: int, b: Benchmark, limit: Limits) -> Iterato
     model, variables = subject.model, subject.variables
     energies = subjects.incident(subject, size)
     keys = rng.per_item(rng.root(0), np.arange(size))
-    whole = time_call(model.sample, (variables, keys, energies), b, limit, size)
-    showers = jax.jit(model.sample)(variables, keys, energies)
+    whole, showers = time_call(model.sample, (variables, keys, energies), b, limit, size)
     yield {"part": "whole"} | whole | {"hits_per_shower": float(jnp.sum(showers > 0)) / size}
     # An array that was fetched once is kept on the host, so every repetition gets a new one.
     copies = stopwatch.repeat(
@@ -92,7 +88,7 @@ def figures(subject: Subject, size: int, b: Benchmark, limit: Limits) -> Iterato
     if b.parts:
         del showers
         for part, (function, arguments) in model.parts(variables, keys, energies).items():
-            yield {"part": part} | time_call(function, arguments, b, limit, size)
+            yield {"part": part} | time_call(function, arguments, b, limit, size)[0]
 
 
 def too_long(subject: Subject, size: int, milliseconds: float | None, b: Benchmark) -> bool:
@@ -110,24 +106,23 @@ def too_long(subject: Subject, size: int, milliseconds: float | None, b: Benchma
 def best_batch(subject: Subject, b: Benchmark, limit: Limits) -> Iterator[dict[str, Any]]:
     """The whole at growing batches, until two in a row gain nothing, as rows; then the best one."""
     tried: list[dict[str, Any]] = []
-    quick = dataclasses.replace(b, parts=False)
     size = 1
     while size <= b.largest:
-        least = min((row["ms_per_shower"] for row in tried), default=None)
         if too_long(subject, size, tried[-1]["ms_per_shower"] if tried else None, b):
             break
         try:
-            row = next(figures(subject, size, quick, limit))
+            row = {"batch": size} | next(figures(subject, size, b, limit))
         except jax.errors.JaxRuntimeError as error:
             print(f"{subject.name}: a batch of {size} fails: {error}", file=sys.stderr)
             break
-        tried.append({"batch": size} | row)
-        yield tried[-1]
-        worse = [row["ms_per_shower"] > 0.97 * (least or np.inf) for row in tried[-2:]]
-        if len(tried) > 2 and all(worse):
+        yield row
+        tried.append(row)
+        times = [row["ms_per_shower"] for row in tried]
+        if len(times) > 2 and min(times[-2:]) > 0.97 * min(times[:-2]):
             break
         size *= 4
-    yield min(tried, key=lambda row: row["ms_per_shower"]) | {"best": True}
+    if tried:
+        yield min(tried, key=lambda row: row["ms_per_shower"]) | {"best": True}
 
 
 def main() -> None:
