@@ -1,18 +1,22 @@
-"""Showers from a trained model: fixed-size batches over all devices, fetched one batch late.
+"""Showers from a trained model: blocks of a fixed size, dealt out to the devices, fetched one late.
 
 Shower i draws its random numbers from a key folded from the seed and i alone, so they are the same
-for every batch size, device count and restart. (Matrix products may round differently for another
-batch size; where a code hangs on the last bit, it can turn out another way.)
+for every batch size, device count and restart. Every device runs the same program, on blocks that
+do not depend on how many devices there are; so showers do not either, to the last bit. (Matrix
+products may round differently for another block size; where a code hangs on the last bit, it can
+turn out another way.)
 """
 
+import collections
+import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from calojax import mesh as meshes
 from calojax import rng
 from calojax.data import simulation
 from calojax.data.challenge import ShowerSource
@@ -23,14 +27,31 @@ from calojax.models.base import Model, Variables
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]
 """(incident energies [b], showers [b, v]), both in MeV, float32."""
 
+_Inputs = Callable[[range], tuple[np.ndarray, ...]]
+
+# Indices of showers are folded into keys as 32-bit numbers.
+_MOST = 2**32
+
+
+class Energies(Protocol):
+    """Incident energies in MeV, float32 [n]; an array, or what draws them when they are needed."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def __getitem__(self, rows: slice, /) -> np.ndarray:
+        """Those of a slice."""
+        ...
+
 
 def generate(
     model: Model,
     variables: Variables,
-    energies: np.ndarray,
+    energies: Energies,
     *,
     seed: int = 0,
-    first: int = 0,
+    parts: Sequence[range] | None = None,
     batch_size: int = 1000,
     temperature: float = 1.0,
     mesh: Mesh | None = None,
@@ -42,10 +63,11 @@ def generate(
       variables: its arrays.
       energies: incident energies in MeV.
       seed: root of all random numbers.
-      first: global index of the first shower.
-      batch_size: showers a batch, rounded up to a multiple of the devices; the last is padded.
+      parts: which showers to make, one range after the other (default: all). No batch has showers
+        of two parts, so that a part is the same whichever others are made.
+      batch_size: showers a device computes at a time, and most of a batch.
       temperature: see `Model.sample`.
-      mesh: devices (default: all).
+      mesh: devices (default: all of this process).
 
     Raises:
       CalojaxError: if the batch is empty, or the temperature is not positive.
@@ -53,12 +75,13 @@ def generate(
     if not temperature > 0:
         raise CalojaxError(f"A temperature of {temperature} is none; it must be above 0.")
 
-    def inputs(rows: np.ndarray) -> tuple[np.ndarray, ...]:
-        return (np.asarray(energies[rows], np.float32),)
+    def inputs(block: range) -> tuple[np.ndarray, ...]:
+        return (np.asarray(energies[block.start : block.stop], np.float32),)
 
+    size = _block_size(batch_size, len(energies))
+    blocks = Blocks([range(len(energies))] if parts is None else parts, size)
     root = rng.stream(rng.root(seed), "generate")
-    sample = functools.partial(model.sample, temperature=temperature)
-    yield from _run(sample, inputs, variables, len(energies), root, first, batch_size, mesh)
+    yield from _run(_Sample(model, temperature), inputs, variables, root, blocks, mesh)
 
 
 def reconstruct(
@@ -75,22 +98,19 @@ def reconstruct(
     Their distance to the originals is what the first stage loses; see `generate` for the arguments.
     """
 
-    def inputs(rows: np.ndarray) -> tuple[np.ndarray, ...]:
-        showers = source.read(int(rows[0]), int(rows[-1]) + 1)
-        # Padding repeats the last row, which a slice does not.
-        showers = np.concatenate([showers, np.repeat(showers[-1:], len(rows) - len(showers), 0)])
-        return np.asarray(source.energies[rows], np.float32), showers
+    def inputs(block: range) -> tuple[np.ndarray, ...]:
+        energies = np.asarray(source.energies[block.start : block.stop], np.float32)
+        return energies, source.read(block.start, block.stop)
 
-    def function(variables, keys, energies, showers):
-        return model.reconstruct(variables, keys, {"energies": energies, "showers": showers})
-
+    size = _block_size(batch_size, len(source))
+    blocks = Blocks([range(len(source))], size)
     root = rng.stream(rng.root(seed), "generate")
-    yield from _run(function, inputs, variables, len(source), root, 0, batch_size, mesh)
+    yield from _run(_Reconstruct(model), inputs, variables, root, blocks, mesh)
 
 
 def simulate(
     detector: Detector,
-    energies: np.ndarray,
+    energies: Energies,
     *,
     seed: int = 0,
     batch_size: int = 1000,
@@ -98,52 +118,120 @@ def simulate(
 ) -> Batches:
     """Yields showers of the parametric generator; see `generate` for the arguments."""
 
-    def inputs(rows: np.ndarray) -> tuple[np.ndarray, ...]:
-        return (np.asarray(energies[rows], np.float32),)
+    def inputs(block: range) -> tuple[np.ndarray, ...]:
+        return (np.asarray(energies[block.start : block.stop], np.float32),)
 
-    def function(variables, keys, energies):
-        return simulation.simulate(keys, energies, detector)
-
+    size = _block_size(batch_size, len(energies))
+    blocks = Blocks([range(len(energies))], size)
     root = rng.stream(rng.root(seed), "simulate")
-    yield from _run(function, inputs, {}, len(energies), root, 0, batch_size, mesh)
+    yield from _run(_Simulate(detector), inputs, {}, root, blocks, mesh)
+
+
+class Blocks:
+    """Ranges of showers cut into blocks of ``size``; the last of a range may be smaller."""
+
+    def __init__(self, parts: Iterable[range], size: int):
+        self.parts = tuple(parts)
+        self.size = size
+
+    def __len__(self) -> int:
+        return sum(-(-len(part) // self.size) for part in self.parts)
+
+    def __iter__(self) -> Iterator[range]:
+        for part in self.parts:
+            for first in range(part.start, part.stop, self.size):
+                yield range(first, min(first + self.size, part.stop))
+
+
+def _block_size(batch_size: int, num: int) -> int:
+    """Showers a block; that it depends on nothing else makes showers the same on any devices."""
+    if batch_size < 1:
+        raise CalojaxError(f"A batch of {batch_size} showers is none; ask for at least 1.")
+    if num > _MOST:
+        raise CalojaxError(
+            f"One seed has {_MOST:,} showers, fewer than {num:,}; take another one for the rest."
+        )
+    return max(1, min(batch_size, num))
+
+
+# What a device does with a block: (variables, keys [b], inputs [b, ...]) -> showers [b, v]. Equal
+# ones share a compiled program, in this call of `generate` and in later ones.
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sample:
+    model: Model
+    temperature: float
+
+    def __call__(self, variables: Variables, keys: jax.Array, energies: jax.Array) -> jax.Array:
+        return self.model.sample(variables, keys, energies, temperature=self.temperature)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reconstruct:
+    model: Model
+
+    def __call__(
+        self, variables: Variables, keys: jax.Array, energies: jax.Array, showers: jax.Array
+    ) -> jax.Array:
+        return self.model.reconstruct(variables, keys, {"energies": energies, "showers": showers})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Simulate:
+    detector: Detector
+
+    def __call__(self, variables: Variables, keys: jax.Array, energies: jax.Array) -> jax.Array:
+        return simulation.simulate(keys, energies, self.detector)
 
 
 def _run(
     function: Callable[..., jax.Array],
-    inputs: Callable[[np.ndarray], tuple[np.ndarray, ...]],
+    inputs: _Inputs,
     variables: Variables,
-    num: int,
     root: jax.Array,
-    first: int,
-    batch_size: int,
+    blocks: Blocks,
     mesh: Mesh | None,
 ) -> Batches:
-    """Runs (variables, keys, *inputs) -> showers over the rows 0..num-1 in padded batches."""
-    if batch_size < 1:
-        raise CalojaxError(f"A batch of {batch_size} showers is none; ask for at least 1.")
-    mesh = meshes.make() if mesh is None else mesh
-    whole, parts = meshes.replicated(mesh), meshes.sharded(mesh)
-    size = meshes.round_up(min(batch_size, num), mesh)
-
-    @jax.jit
-    def batch(variables, index, *arrays):
-        return function(variables, rng.per_item(root, index), *arrays)
-
-    variables = jax.device_put(variables, whole)
-    waiting: list[tuple[np.ndarray, jax.Array, int]] = []
-    for start in range(0, num, size):
-        rows = np.minimum(np.arange(start, start + size), num - 1)
-        arrays = inputs(rows)
-        index = (rows + first).astype(np.uint32)
-        showers = batch(variables, *jax.device_put((index, *arrays), parts))
+    """Runs a function over blocks, which the devices take in turn."""
+    devices = jax.local_devices() if mesh is None else list(mesh.devices.flat)
+    # A program is compiled for every device that it runs on.
+    devices = devices[: len(blocks)]
+    constants = [jax.device_put((variables, root), device) for device in devices]
+    under_way: collections.deque[tuple[np.ndarray, jax.Array]] = collections.deque()
+    for number, block in enumerate(blocks):
+        # The host takes a block while its device is at work on the one after it.
+        if len(under_way) == 2 * len(devices):
+            yield _fetched(*under_way.popleft())
+        device = number % len(devices)
+        arrays = inputs(block)
+        given = (np.arange(block.start, block.stop, dtype=np.uint32), *arrays)
+        given = jax.device_put([_padded(array, blocks.size) for array in given], devices[device])
+        showers = _compute(function, *constants[device], *given)
         showers.copy_to_host_async()
-        waiting.append((arrays[0], showers, min(size, num - start)))
-        # The host takes a batch while the device is at work on the one after it.
-        if len(waiting) > 1:
-            yield _fetch(*waiting.pop(0))
-    for item in waiting:
-        yield _fetch(*item)
+        under_way.append((arrays[0], showers))
+    for started in under_way:
+        yield _fetched(*started)
 
 
-def _fetch(energies: np.ndarray, showers: jax.Array, num: int) -> tuple[np.ndarray, np.ndarray]:
-    return energies[:num], np.asarray(showers)[:num]
+# A program of each device, not one over all: XLA fuses a program of several devices otherwise than
+# that of a single one, so it rounds otherwise.
+@functools.partial(jax.jit, static_argnames="function")
+def _compute(
+    function: Callable[..., jax.Array],
+    variables: Variables,
+    root: jax.Array,
+    index: jax.Array,
+    *arrays: jax.Array,
+) -> jax.Array:
+    return function(variables, rng.per_item(root, index), *arrays)
+
+
+def _padded(array: np.ndarray, size: int) -> np.ndarray:
+    """The array [b, ...] filled up to [size, ...] with its last row."""
+    missing = size - len(array)
+    return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing else array
+
+
+def _fetched(energies: np.ndarray, showers: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+    return energies, jax.device_get(showers)[: len(energies)]

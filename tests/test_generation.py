@@ -1,11 +1,16 @@
 """Generation: a shower does not depend on its batch, the devices or where one starts."""
 
+import dataclasses
+
+import jax
 import numpy as np
 import pytest
 
 from calojax import generation, rng
+from calojax import mesh as meshes
 from calojax.data.challenge import ShowerArrays
 from calojax.errors import CalojaxError
+from calojax.models.calovq import CaloVQ
 
 
 def collect(batches):
@@ -16,6 +21,11 @@ def collect(batches):
 @pytest.fixture(scope="module")
 def energies():
     return np.geomspace(1e3, 1e5, 21).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def two_devices():
+    return meshes.make(jax.devices()[:2])
 
 
 @pytest.fixture(scope="module")
@@ -43,20 +53,75 @@ def test_batch_size_changes_nothing(whole, model, variables, energies, one_devic
     np.testing.assert_allclose(collect(batches)[1], whole, rtol=1e-4, atol=1e-4)
 
 
-def test_device_count_changes_nothing(whole, model, variables, energies, eight_devices):
-    _, showers = collect(
-        generation.generate(model, variables, energies, seed=5, mesh=eight_devices)
-    )
-    np.testing.assert_allclose(showers, whole, rtol=1e-4, atol=1e-4)
+def test_device_count_changes_no_bit(model, variables, energies, one_device, eight_devices):
+    # Three batches for three devices, or for one.
+    found = [
+        collect(generation.generate(model, variables, energies, batch_size=7, mesh=mesh))
+        for mesh in (one_device, eight_devices)
+    ]
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    np.testing.assert_array_equal(found[0][1], found[1][1])
 
 
-def test_a_later_part_alone_equals_the_same_part_of_the_whole(
-    whole, model, variables, energies, one_device
+def test_a_part_is_the_same_without_the_others(model, variables, energies, two_devices):
+    def showers(*parts):
+        batches = generation.generate(
+            model, variables, energies, batch_size=3, parts=parts, mesh=two_devices
+        )
+        return collect(batches)[1]
+
+    # Parts of 8, 8 and 5 showers, in batches of 3, 3 and 2; and 3 and 2.
+    parts = [range(0, 8), range(8, 16), range(16, 21)]
+    whole = showers(*parts)
+    np.testing.assert_array_equal(showers(parts[1]), whole[8:16])
+    np.testing.assert_array_equal(showers(parts[2], parts[0]), whole[np.r_[16:21, 0:8]])
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_blocks_cover_parts_and_never_two_of_them(size):
+    parts = [range(0, 5), range(9, 10), range(10, 16)]
+    blocks = generation.Blocks(parts, size)
+    assert len(blocks) == len(list(blocks))
+    assert [i for block in blocks for i in block] == [i for part in parts for i in part]
+    assert all(any(b.start >= p.start and b.stop <= p.stop for p in parts) for b in blocks)
+
+
+def test_more_showers_than_a_seed_has_are_refused(model, variables):
+    class Many:
+        def __len__(self):
+            return 2**32 + 1
+
+    with pytest.raises(CalojaxError, match="4,294,967,296 showers, fewer than 4,294,967,297"):
+        next(generation.generate(model, variables, Many()))
+
+
+def test_a_warm_sampler_neither_traces_nor_transfers_by_itself(
+    model, variables, energies, two_devices
 ):
-    _, part = collect(
-        generation.generate(model, variables, energies[15:], seed=5, first=15, mesh=one_device)
-    )
-    np.testing.assert_allclose(part, whole[15:], rtol=1e-4, atol=1e-4)
+    @dataclasses.dataclass(frozen=True)
+    class Counting:
+        """The model, and how often JAX looked into it."""
+
+        model: CaloVQ
+        traces: list = dataclasses.field(default_factory=list, compare=False)
+
+        def sample(self, *arguments, **options):
+            self.traces.append(len(arguments))
+            return self.model.sample(*arguments, **options)
+
+    counting = Counting(model)
+
+    def batches(energies, seed):
+        return generation.generate(
+            counting, variables, energies, seed=seed, batch_size=3, mesh=two_devices
+        )
+
+    list(batches(energies, 0))
+    warm = batches(energies[::-1], 1)
+    next(warm)
+    with jax.transfer_guard("disallow"):
+        list(warm)
+    assert len(counting.traces) == 1
 
 
 def test_seeds_and_showers_differ(whole, model, variables, energies, one_device):
