@@ -165,13 +165,15 @@ def test_a_signal_that_strikes_the_garbage_collector_is_not_lost(number):
             signal.raise_signal(number)
 
     before = signal.getsignal(signal.SIGTERM), sys.unraisablehook
-    with (
-        pytest.raises((SystemExit, KeyboardInterrupt)) as stopped,
-        StoppedBySignals(),
-    ):
-        Callback()
-        for _ in range(500):
-            time.sleep(0.01)
+
+    def wait() -> None:
+        with StoppedBySignals():
+            Callback()
+            for _ in range(500):
+                time.sleep(0.01)
+
+    with pytest.raises((SystemExit, KeyboardInterrupt)) as stopped:
+        wait()
     if number == signal.SIGTERM:
         assert stopped.value.code == 128 + signal.SIGTERM
     assert (signal.getsignal(signal.SIGTERM), sys.unraisablehook) == before

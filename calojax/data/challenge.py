@@ -12,6 +12,7 @@ import contextlib
 import math
 import os
 import pathlib
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
@@ -274,12 +275,20 @@ def opened(path: pathlib.Path) -> Iterator[h5py.File]:
             yield file
     except PermissionError:
         raise CalojaxError(f"{path}: may not be read; check its permissions.") from None
-    except (OSError, RuntimeError) as error:
+    except Exception as error:
+        if not _of_hdf5(error):
+            raise
         reason = " ".join(str(error).split())
         raise CalojaxError(
             f"{path}: is truncated or damaged, or still being written ({reason}); "
             "download or write it again."
         ) from None
+
+
+def _of_hdf5(error: Exception) -> bool:
+    """Whether an exception comes out of HDF5: a damaged file makes it raise of almost any type."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return isinstance(error, OSError) or "h5py" in pathlib.Path(frame.f_code.co_filename).parts
 
 
 def showers_in(path: pathlib.Path, file: h5py.File) -> h5py.Dataset | SparseShowers:
