@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 
 import calojax
-from calojax import models
+from calojax import models, processes
 from calojax.errors import CalojaxError
 from calojax.models.base import Model, Variables
 
@@ -62,13 +62,23 @@ class Checkpoint(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of one run; the last two are kept."""
+    """The checkpoints of one run; the last two are kept.
+
+    Of several processes all read, and the first one writes.
+    """
 
     def __init__(self, run: pathlib.Path):
         self.folder = pathlib.Path(run).absolute() / _FOLDER
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # Every process has all arrays, so Orbax is told that each of them is alone.
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=processes.index(), active_processes={processes.index()}
+        )
         self._manager = ocp.CheckpointManager(
             self.folder,
-            options=ocp.CheckpointManagerOptions(max_to_keep=2, create=True),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=2, create=False, multiprocessing_options=alone
+            ),
             item_names=("description", "variables", "optimizer"),
         )
 
@@ -85,7 +95,7 @@ class Checkpoints:
 
     def save(self, model: Model, variables: Variables, optimizer: Any, progress: Progress) -> None:
         """Writes a checkpoint in the background; Orbax renames it into place when complete."""
-        if self.latest == progress.total:
+        if not processes.is_first() or self.latest == progress.total:
             return
         description = {
             "calojax_version": calojax.__version__,
@@ -150,8 +160,9 @@ class Checkpoints:
         return jax.tree.unflatten(structure, found)
 
     def wait(self) -> None:
-        """Returns when everything is on disk."""
+        """Returns, in all processes, when everything is on disk."""
         self._manager.wait_until_finished()
+        processes.barrier("checkpoint")
 
     def _newest(self) -> tuple[pathlib.Path, int]:
         if self.latest is None:

@@ -1,11 +1,13 @@
 """The one-dimensional device mesh: batches are sharded over ``data``, everything else replicated.
 
 All arrays are global: a jitted function over sharded batches computes what it would on one device,
-and XLA inserts the sums. Axes are Auto because Flax's recurrent cells and embeddings do not accept
-the Explicit axes that `jax.make_mesh` makes by default.
+and XLA inserts the sums. The devices may belong to several processes (see `calojax.processes`).
+Axes are Auto because Flax's recurrent cells and embeddings do not accept the Explicit axes that
+`jax.make_mesh` makes by default.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,6 +30,17 @@ def sharded(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """Sharding of arrays that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def place(tree: Any, mesh: Mesh) -> Any:
+    """Puts arrays whole on every device; all processes must hold the same."""
+    whole = replicated(mesh)
+
+    def put(leaf: Any) -> jax.Array:
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, whole, lambda _: host)
+
+    return jax.tree.map(put, tree)
 
 
 def round_up(batch: int, mesh: Mesh) -> int:

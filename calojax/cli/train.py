@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from calojax import models
+from calojax import models, processes
 from calojax.data.cache import open_cached
 from calojax.data.challenge import open_showers
 from calojax.geometry import find_detector
@@ -31,6 +31,7 @@ class Train:
       geometry: built-in geometry, or a binning file ending in .xml.
       cache: folder for the uncompressed copy of the data (default: ~/.cache/calojax).
       options: how the run is trained.
+      group: the processes that train together.
     """
 
     data: tuple[pathlib.Path, ...]
@@ -41,6 +42,7 @@ class Train:
     geometry: str = ""
     cache: pathlib.Path | None = None
     options: Annotated[Options, tyro.conf.arg(name="")] = Options()
+    group: Annotated[processes.Group, tyro.conf.arg(name="")] = processes.Group()
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -53,6 +55,11 @@ def main(arguments: Sequence[str]) -> None:
         for name, preset in PRESETS.items()
     }
     asked = tyro.extras.overridable_config_cli(presets, prog="calojax train", args=arguments)
+    with processes.joined(asked.group):
+        _train(asked)
+
+
+def _train(asked: Train) -> None:
     detector = find_detector(asked.geometry)
     source = open_showers(asked.data, detector)
     cached = open_cached(source, asked.data, asked.cache)
@@ -66,6 +73,8 @@ def main(arguments: Sequence[str]) -> None:
         resume=asked.resume,
         again=asked.stages,
     )
+    if not processes.is_first():
+        return
     print(f"trained in {time.perf_counter() - start:.0f} s")
     _draw_losses(asked.out)
     print(f"next: calojax sample {asked.out} --num 1000 --out showers.hdf5")

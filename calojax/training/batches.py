@@ -148,9 +148,16 @@ def in_order(
 
 
 def put(dataset: Dataset, index: np.ndarray, sharding: jax.sharding.Sharding) -> Batch:
-    """The showers of ``index`` on the devices."""
-    batch = {"energies": dataset.energies[index], "showers": dataset.showers[index]}
-    return jax.device_put({k: np.asarray(v, np.float32) for k, v in batch.items()}, sharding)
+    """The showers of ``index`` on the devices; a process reads the rows of its own devices."""
+
+    def place(array: np.ndarray) -> jax.Array:
+        return jax.make_array_from_callback(
+            (len(index), *array.shape[1:]),
+            sharding,
+            lambda part: np.asarray(array[index[part[0]]], np.float32),
+        )
+
+    return {"energies": place(dataset.energies), "showers": place(dataset.showers)}
 
 
 def _ahead(load, steps: range) -> Iterator[Batch]:

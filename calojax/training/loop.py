@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from calojax import mesh as meshes
+from calojax import processes
 from calojax.checkpoint import Checkpoints, Progress
 from calojax.errors import CalojaxError
 from calojax.models.base import Model, Stage, Variables
@@ -38,7 +39,7 @@ class Run(NamedTuple):
       mesh: the devices.
       checkpoints: where checkpoints go.
       log: where metrics go.
-      stop: says whether the run was asked to stop.
+      stop: says whether the run was asked to stop, the same to all processes; asked once a step.
     """
 
     model: Model
@@ -49,7 +50,7 @@ class Run(NamedTuple):
     cadence: Cadence
     mesh: Mesh
     checkpoints: Checkpoints
-    log: metrics.MetricsFile
+    log: metrics.MetricsFile | metrics.Nowhere
     stop: Callable[[], bool]
 
 
@@ -71,7 +72,7 @@ def train_stage(
     if progress.step > 0:
         optimizer = run.checkpoints.load_optimizer(state.optimizer)
         state = step.State(np.int32(progress.step), variables, optimizer)
-    state = jax.device_put(state, meshes.replicated(run.mesh))
+    state = meshes.place(state, run.mesh)
     train_step = step.make(run.model, stage, run.seed, run.mesh)
     validate = step.make_validation(run.model, stage, run.seed, run.mesh)
     showers = batches.stream(
@@ -124,7 +125,12 @@ class _Recorder:
         self._waiting: list[dict[str, jax.Array]] = []
         self._clock = time.perf_counter()
         size = stage.schedule.batch_size
-        self._bar = progress_bar(stage.name, stage.schedule.steps * size, done=done * size)
+        self._bar = progress_bar(
+            stage.name,
+            stage.schedule.steps * size,
+            done=done * size,
+            disable=not processes.is_first(),
+        )
 
     def __enter__(self) -> "_Recorder":
         return self

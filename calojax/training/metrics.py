@@ -41,6 +41,16 @@ class MetricsFile:
             self._board.close()
 
 
+class Nowhere:
+    """The metrics of processes that leave writing to the first."""
+
+    def write(self, stage: str, step: int, values: dict[str, float]) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
     """The records of a metrics file; none if there is no file. A cut last line is dropped."""
     if not path.exists():

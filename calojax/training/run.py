@@ -3,13 +3,15 @@
 import dataclasses
 import pathlib
 import signal
+import zlib
 from collections.abc import Callable
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from calojax import mesh as meshes
-from calojax import rng
+from calojax import models, processes, rng
 from calojax.checkpoint import Checkpoints, Progress, check_shapes
 from calojax.data import strata
 from calojax.errors import CalojaxError
@@ -79,6 +81,11 @@ def train(
     hits = batches.count_hits(dataset)
     cadence = Cadence(options.log_every, options.validate_every, options.checkpoint_every)
     with Checkpoints(out) as checkpoints, StopFlag() as stop:
+        processes.check_same(
+            settings=(models.to_json(model), options, resume, again),
+            data=(dataset.showers.shape, zlib.crc32(np.ascontiguousarray(dataset.energies))),
+            the_checkpoint_in_the_run=checkpoints.latest,
+        )
         if checkpoints.latest is not None and not (resume or again):
             raise CalojaxError(
                 f"{out}: already holds a run; continue it with --resume, train a stage of it "
@@ -94,7 +101,8 @@ def train(
                 dataset, batches.rows(cut, options.seed, "init", 0), meshes.replicated(mesh)
             )
             key = rng.stream(rng.root(options.seed), "init", total)
-            return jax.jit(model.init)(key, transforms, batch)
+            init = jax.jit(model.init, out_shardings=meshes.replicated(mesh))
+            return init(key, transforms, batch)
 
         if checkpoints.latest is None:
             if again:
@@ -126,13 +134,8 @@ def train(
                     f"{out}: the run there has other settings or another geometry "
                     f"({found.model.detector.name!r}); resume with those it was started with."
                 )
-        records = [
-            record
-            for record in metrics.read(out / METRICS_FILE)
-            if record["stage"] in progress.done
-            or (record["stage"] == progress.stage and record["step"] <= progress.step)
-        ]
-        log = metrics.MetricsFile(out / METRICS_FILE, keep=records)
+        log = _open_log(out / METRICS_FILE, progress)
+        stop = processes.agreed(stop)
         run = Run(model, dataset, split, hits, options.seed, cadence, mesh, checkpoints, log, stop)
         try:
             for stage in model.stages:
@@ -144,6 +147,19 @@ def train(
         finally:
             log.close()
     return variables
+
+
+def _open_log(path: pathlib.Path, progress: Progress) -> metrics.MetricsFile | metrics.Nowhere:
+    """The metrics file, without the lines of steps that will be done again."""
+    if not processes.is_first():
+        return metrics.Nowhere()
+    records = [
+        record
+        for record in metrics.read(path)
+        if record["stage"] in progress.done
+        or (record["stage"] == progress.stage and record["step"] <= progress.step)
+    ]
+    return metrics.MetricsFile(path, keep=records)
 
 
 def _check_options(options: Options) -> None:
