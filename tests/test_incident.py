@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from calojax import incident
 from calojax.data.writer import write_showers
 from calojax.errors import CalojaxError
 from calojax.geometry import DETECTORS
-from calojax.incident import incident_energies, parse_energy
+from calojax.incident import energy_source, incident_energies, parse_energy
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,31 @@ def test_a_law_fills_its_range_and_does_not_depend_on_the_number(tiny):
     np.testing.assert_array_equal(few, found[:10])
 
 
+@pytest.mark.parametrize("text", [None, "log-uniform:2GeV:50GeV", "50GeV,2GeV,3GeV"])
+def test_pieces_are_pieces_of_the_whole(text, tiny, monkeypatch):
+    monkeypatch.setattr(incident, "_WINDOW", 8)
+    source = energy_source(text, tiny, num=30, seed=1)
+    assert len(source) == 30
+    whole = source[:]
+    assert whole.dtype == np.float32
+    for piece in (slice(0, 5), slice(7, 9), slice(8, 16), slice(15, 100), slice(29, 3)):
+        np.testing.assert_array_equal(source[piece], whole[piece])
+    assert len(set(whole.tolist())) == (3 if text and "," in text else 30)
+
+
+def test_names_differ_where_energies_do(tmp_path, tiny, showers):
+    names = set()
+    for number in range(2):
+        path = tmp_path / str(number) / "showers.hdf5"
+        path.parent.mkdir()
+        write_showers(path, tiny, showers.energies[number:][:7], [showers.showers[:7]])
+        names.add(energy_source(str(path), tiny, num=None, seed=0).name)
+    for text in (None, "5GeV", "log-uniform:2GeV:50GeV"):
+        names.add(energy_source(text, tiny, num=7, seed=0).name)
+    names.add(energy_source(None, tiny, num=7, seed=0, trained=(2e3, 3e3)).name)
+    assert len(names) == 6
+
+
 def test_the_detectors_spectrum_stays_in_the_trained_range():
     found = incident_energies(None, DETECTORS["ds2"], num=500, seed=0, trained=(2e3, 5e3))
     assert found.min() >= 2e3
@@ -65,6 +91,7 @@ def test_a_file_gives_its_energies(tmp_path, tiny, showers):
         ("500GeV", 3, "500000 MeV is outside the range of geometry 'tiny'"),
         ("log-uniform:1GeV", 3, "log-uniform:1GeV:1TeV"),
         ("log-uniform:9GeV:1GeV", 3, "lower one"),
+        ("log-uniform:1GeV:9TeV", 3, "9e.06 MeV is outside the range of geometry 'tiny'"),
         ("uniform", 3, "'uniform' is not an HDF5 file"),
         ("5GeV", None, "--num"),
         ("5GeV", 0, "--num must be at least 1"),

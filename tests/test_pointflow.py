@@ -388,14 +388,17 @@ def test_temperature_makes_showers_alike(start, batch):
     assert spread(0.2) < 0.7 * spread(1.0)
 
 
-def test_eight_devices_sample_the_same(start, batch, one_device, eight_devices):
+def test_several_devices_sample_the_same(start, batch, one_device, eight_devices):
     model = build("version II")
 
     def showers(mesh):
-        batches = generation.generate(model, start("version II"), batch["energies"], mesh=mesh)
+        batches = generation.generate(
+            model, start("version II"), batch["energies"], batch_size=32, mesh=mesh
+        )
         return np.concatenate([part for _, part in batches])
 
-    np.testing.assert_allclose(showers(eight_devices), showers(one_device), rtol=1e-3, atol=1e-3)
+    # Two batches for two of the devices, or for one.
+    np.testing.assert_array_equal(showers(eight_devices), showers(one_device))
 
 
 def test_chunks_hold_whole_showers_and_all_of_them():
