@@ -16,6 +16,7 @@ COMMANDS = {
     "sample": "write showers of a trained model",
     "evaluate": "judge showers against a full simulation",
     "simulate": "write showers of a parametric generator, as training data",
+    "convert": "write a shower file in another layout",
     "check": "tell what a shower file is and what is wrong with it",
     "download": "fetch the CaloChallenge's data sets",
     "doctor": "tell what calojax runs on and what is wrong with it",

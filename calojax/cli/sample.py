@@ -1,17 +1,31 @@
-"""``calojax sample``: writes showers of a trained model."""
+"""``calojax sample``: writes showers of a trained model, to one file or to many."""
 
+import hashlib
 import pathlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import jax
 import numpy as np
 import tyro
+from tqdm import tqdm
 
-from calojax import checkpoint, generation, models
-from calojax.data.writer import ShowerWriter
-from calojax.incident import incident_energies
+import calojax
+from calojax import checkpoint, generation, models, processes
+from calojax.data import parts
+from calojax.data.writer import LayoutName, ShowerWriter
+from calojax.generation import Batches
+from calojax.geometry import Detector
+from calojax.incident import energy_source
+from calojax.models.base import Variables
 from calojax.progress import progress_bar
+
+Provenance = Mapping[str, str | int | float]
+"""What a file's attributes say about its origin."""
+
+# Energies that are looked at before there is a warning of extrapolation.
+_LOOK = 2**16
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -27,24 +41,28 @@ def sample(
     seed: int = 0,
     batch: int = 1000,
     temperature: float = 1.0,
+    layout: LayoutName = "dense",
+    part_size: int | None = None,
 ) -> None:
-    """Writes showers of a trained model to a CaloChallenge HDF5 file (MeV).
+    """Writes showers of a trained model to HDF5 (MeV).
 
     Args:
       run: folder of a trained run.
-      out: HDF5 file to write; appears when it is complete.
+      out: HDF5 file to write, which appears when it is complete; with --part-size, a folder.
       num: how many showers; an energy file may leave it out.
       energies: an HDF5 file (its energies in order), a list such as 50GeV,100GeV (in turn), or
         log-uniform:1GeV:1TeV; default: the detector's spectrum in the range of the training.
       seed: of all random numbers; shower i is the same for any --num.
-      batch: showers computed at a time.
+      batch: showers a device computes at a time.
       temperature: below 1 showers are more alike than those of the training, above less.
+      layout: dense (the CaloChallenge's) or sparse (voxel and energy of every hit; smaller and
+        faster, read by all commands of calojax).
+      part_size: showers of a file; writes numbered part files and a manifest into the folder
+        --out. The same command again makes the parts that are missing.
     """
     model, variables, done = checkpoint.load(run)
-    wanted = incident_energies(
-        energies, model.detector, num=num, seed=seed, trained=done.energy_range
-    )
-    warn_outside(wanted, done.energy_range)
+    wanted = energy_source(energies, model.detector, num=num, seed=seed, trained=done.energy_range)
+    warn_outside(wanted[:_LOOK], done.energy_range)
     provenance = {
         "model": models.name_of(model),
         "checkpoint": run.resolve().name,
@@ -53,25 +71,98 @@ def sample(
         "temperature": temperature,
     }
     start = time.perf_counter()
-    batches = generation.generate(
-        model, variables, wanted, seed=seed, batch_size=batch, temperature=temperature
-    )
-    write(out, model.detector, len(wanted), provenance, batches, label="sample")
+
+    def showers_of(batch: int, ranges: Sequence[range] | None) -> Batches:
+        return generation.generate(
+            model,
+            variables,
+            wanted,
+            seed=seed,
+            parts=ranges,
+            batch_size=batch,
+            temperature=temperature,
+        )
+
+    if part_size is None:
+        batches = showers_of(batch, None)
+        write(out, model.detector, len(wanted), provenance, batches, label="sample", layout=layout)
+        made = f"{len(wanted):,} showers"
+    else:
+        plan = parts.split(len(wanted), part_size)
+        # What a part holds depends on its batches, which do not reach over its ends.
+        batch = min(batch, part_size)
+        settings = provenance | {
+            "calojax_version": calojax.__version__,
+            "geometry": model.detector.name,
+            "variables": _digest(variables),
+            "energies": wanted.name,
+            "num": len(wanted),
+            "part_size": part_size,
+            "batch": batch,
+            "layout": layout,
+        }
+        parts.begin(out, settings, plan)
+        own = parts.share(plan, processes.index(), processes.count())
+        todo = parts.missing(out, own)
+        batches = showers_of(batch, [part.showers for part in todo])
+        write_parts(out, model.detector, todo, provenance, batches, layout=layout)
+        made = f"{len(todo):,} parts of {len(plan):,}, {len(own) - len(todo):,} were there,"
     print(
-        f"{out}: {len(wanted)} showers in {time.perf_counter() - start:.1f} s, compilation and "
-        "writing included (benchmarks/generation.py measures ms/shower)"
+        f"{out}: {made} in {time.perf_counter() - start:.1f} s, compilation and writing included "
+        "(benchmarks/pipeline.py tells where the time goes)"
     )
 
 
-def write(out: pathlib.Path, detector, num: int, provenance, batches, *, label: str) -> None:
+def write(
+    out: pathlib.Path,
+    detector: Detector,
+    num: int,
+    provenance: Provenance,
+    batches: Batches,
+    *,
+    label: str,
+    layout: LayoutName = "dense",
+) -> None:
     """Writes batches of showers to a file under a progress bar."""
     with (
-        ShowerWriter(out, detector, num, provenance) as writer,
+        ShowerWriter(out, detector, num, provenance, layout=layout) as writer,
         progress_bar(label, num) as bar,
     ):
-        for energies, showers in batches:
-            writer.append(energies, showers)
-            bar.update(len(showers))
+        _fill(writer, batches, bar)
+
+
+def write_parts(
+    folder: pathlib.Path,
+    detector: Detector,
+    todo: Sequence[parts.Part],
+    provenance: Provenance,
+    batches: Batches,
+    *,
+    layout: LayoutName,
+) -> None:
+    """Writes batches of showers, none of which reaches over a part's end, to the files of parts."""
+    with progress_bar("sample", sum(len(part.showers) for part in todo)) as bar:
+        for part in todo:
+            path, first = folder / part.name, part.showers.start
+            own = {**provenance, "part": part.number, "first_shower": first}
+            with ShowerWriter(path, detector, len(part.showers), own, layout=layout) as writer:
+                _fill(writer, batches, bar)
+
+
+def _fill(writer: ShowerWriter, batches: Batches, bar: tqdm) -> None:
+    """Appends batches until the file is full; the next ones are left."""
+    while writer.written < writer.count:
+        energies, showers = next(batches)
+        writer.append(energies, showers)
+        bar.update(len(showers))
+
+
+def _digest(variables: Variables) -> str:
+    """Of all of a model's arrays: another training, even under the same name, has another."""
+    digest = hashlib.blake2b(digest_size=16)
+    for leaf in jax.tree.leaves(variables):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
 
 
 def warn_outside(energies: np.ndarray, trained: tuple[float, float]) -> None:
@@ -81,7 +172,8 @@ def warn_outside(energies: np.ndarray, trained: tuple[float, float]) -> None:
     outside = ((energies < 0.98 * low) | (energies > 1.02 * high)).mean()
     if outside > 0:
         print(
-            f"warning: {outside:.1%} of the incident energies are outside {low:g} to {high:g} MeV, "
-            "which the model was trained on; their showers are extrapolated.",
+            f"warning: {outside:.1%} of the first {len(energies):,} incident energies are outside "
+            f"{low:g} to {high:g} MeV, which the model was trained on; their showers are "
+            "extrapolated.",
             file=sys.stderr,
         )

@@ -7,8 +7,9 @@ import tyro
 
 from calojax import generation
 from calojax.cli.sample import write
+from calojax.data.writer import LayoutName
 from calojax.geometry import find_detector
-from calojax.incident import incident_energies
+from calojax.incident import energy_source
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -23,6 +24,7 @@ def simulate(
     energies: str | None = None,
     seed: int = 0,
     batch: int = 1000,
+    layout: LayoutName = "dense",
 ) -> None:
     """Writes showers of a parametric generator (GFLASH, hep-ex/0001020): data without Geant4.
 
@@ -33,11 +35,12 @@ def simulate(
       energies: a list such as 50GeV,100GeV (in turn), log-uniform:1GeV:1TeV, or an HDF5 file;
         default: the spectrum of the CaloChallenge's data set.
       seed: of all random numbers; shower i is the same for any --num.
-      batch: showers computed at a time.
+      batch: showers a device computes at a time.
+      layout: dense (the CaloChallenge's) or sparse (voxel and energy of every hit).
     """
     detector = find_detector(geometry)
-    wanted = incident_energies(energies, detector, num=num, seed=seed)
+    wanted = energy_source(energies, detector, num=num, seed=seed)
     batches = generation.simulate(detector, wanted, seed=seed, batch_size=batch)
     provenance = {"model": "gflash", "seed": seed}
-    write(out, detector, len(wanted), provenance, batches, label="simulate")
+    write(out, detector, len(wanted), provenance, batches, label="simulate", layout=layout)
     print(f"{out}: {len(wanted)} showers of geometry {detector.name}")

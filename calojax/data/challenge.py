@@ -9,6 +9,7 @@ Keys, shapes and incident energies are checked when a file is opened; voxel valu
 """
 
 import contextlib
+import itertools
 import math
 import os
 import pathlib
@@ -19,6 +20,7 @@ from typing import Protocol
 import h5py
 import numpy as np
 
+from calojax.data import parts
 from calojax.data.sparse import SparseShowers, is_sparse
 from calojax.errors import CalojaxError
 from calojax.geometry import DETECTORS, Detector
@@ -57,25 +59,30 @@ class ShowerSource(Protocol):
 
 def open_showers(
     paths: str | os.PathLike | Sequence[str | os.PathLike], detector: Detector | None = None
-) -> ShowerSource:
+) -> "ShowerFile | ShowerFiles":
     """The showers of one file, or of several joined in the given order.
 
     Args:
-      paths: one path or several.
+      paths: one path or several; a folder of parts (`calojax.data.parts`) stands for its files.
       detector: their geometry; without it the first file tells (see `ShowerFile`).
 
     Raises:
       CalojaxError: if there is no path, or a file is not what `ShowerFile` accepts, or the files
         are of different geometries.
     """
-    if isinstance(paths, str | os.PathLike):
-        return ShowerFile(paths, detector)
+    paths = [paths] if isinstance(paths, str | os.PathLike) else paths
     if not paths:
         raise CalojaxError("No shower file was given; name at least one HDF5 file.")
     files: list[ShowerFile] = []
-    for path in paths:
+    for path in itertools.chain.from_iterable(map(_files_of, paths)):
         files.append(ShowerFile(path, files[0].detector if files else detector))
     return files[0] if len(files) == 1 else ShowerFiles(files)
+
+
+def _files_of(path: str | os.PathLike) -> list[pathlib.Path]:
+    """The file, or those of a folder of parts."""
+    path = pathlib.Path(path)
+    return parts.files(path) if (path / parts.MANIFEST).exists() else [path]
 
 
 def guess_detector(n_voxels: int) -> Detector | None:
@@ -189,6 +196,7 @@ class ShowerFiles(_Blocks):
       sources: what is joined.
       detector: their geometry.
       energies: incident energies of all in MeV, float32 [n].
+      attributes: what all files say about their origin.
     """
 
     def __init__(self, sources: Sequence[ShowerFile]):
@@ -201,6 +209,8 @@ class ShowerFiles(_Blocks):
                     f"{self.sources[0].path} of {self.detector.name}; only files of one geometry "
                     "can be joined."
                 )
+        said = [set(source.attributes.items()) for source in self.sources]
+        self.attributes = dict(sorted(set.intersection(*said)))
         self.energies = np.concatenate([source.energies for source in self.sources])
         self.energies.flags.writeable = False
 

@@ -110,7 +110,7 @@ class ShowerWriter:
 
     def _create(self) -> None:
         self._file = h5py.File(self._disk, "w")
-        self._file.attrs.update(self._attributes)
+        self._file.attrs.update(sorted(self._attributes.items()))
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="calojax-writer")
         # Twice the threads: the next items wait when a thread is free, and memory stays bounded.
         limit = 2 * self._threads

@@ -1,0 +1,158 @@
+"""Many showers in a folder: numbered part files, and a manifest that says what they are parts of.
+
+The manifest holds the plan and the settings, never what is done: a part file appears under its
+name when it is complete, so that a part is made if and only if its file is there. Any number of
+processes may therefore fill a folder, stop at any moment and start again.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Mapping, Sequence
+
+from calojax.errors import CalojaxError
+
+MANIFEST = "manifest.json"
+
+Settings = Mapping[str, str | int | float | None]
+"""Whatever the showers of a folder depend on, by name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A part of the showers.
+
+    Attributes:
+      number: of the part, from 0.
+      showers: which of all showers it has.
+    """
+
+    number: int
+    showers: range
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        return f"part-{self.number:05d}.hdf5"
+
+
+def split(num: int, size: int) -> tuple[Part, ...]:
+    """``num`` showers in parts of ``size``; the last may be smaller.
+
+    Raises:
+      CalojaxError: if the size is not positive.
+    """
+    if size < 1:
+        raise CalojaxError(f"Parts of {size} showers hold none; set --part-size to 1 or more.")
+    firsts = range(0, num, size)
+    return tuple(Part(i, range(f, min(f + size, num))) for i, f in enumerate(firsts))
+
+
+def share(parts: Sequence[Part], index: int, count: int) -> tuple[Part, ...]:
+    """The parts that process ``index`` of ``count`` makes: those with number % count == index.
+
+    They do not depend on what is there already, so that processes need not agree on that.
+    """
+    return tuple(part for part in parts if part.number % count == index)
+
+
+def missing(folder: pathlib.Path, parts: Sequence[Part]) -> tuple[Part, ...]:
+    """The parts whose files are not there."""
+    return tuple(part for part in parts if not (folder / part.name).exists())
+
+
+def begin(folder: pathlib.Path, settings: Settings, parts: Sequence[Part]) -> None:
+    """Makes a folder with a manifest, or checks that the one there has the same settings.
+
+    Raises:
+      CalojaxError: if the folder cannot be written, has a manifest of other settings or a damaged
+        one, or part files without one.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise CalojaxError(f"{folder}: is a file; parts need a folder of their own.") from None
+    except OSError as error:
+        raise CalojaxError(f"{folder}: cannot be made ({error.strerror}).") from None
+    if not (folder / MANIFEST).exists():
+        if len(missing(folder, parts)) < len(parts):
+            raise CalojaxError(
+                f"{folder}: has part files but no {MANIFEST}; move them or take another folder."
+            )
+        _write(folder / MANIFEST, _text(settings, parts))
+    # Also after writing: another process may have been quicker.
+    begun = _read(folder / MANIFEST)["settings"]
+    for name in sorted(settings.keys() | begun.keys()):
+        if begun.get(name) != settings.get(name):
+            raise CalojaxError(
+                f"{folder}: was begun with {name} {begun.get(name)!r}, but is to go on with "
+                f"{settings.get(name)!r}; go on as it was begun, or take another folder."
+            )
+
+
+def files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The files of all parts of a folder, in order.
+
+    Raises:
+      CalojaxError: if the manifest is missing or damaged, or a part is not made yet.
+    """
+    names = [part["file"] for part in _read(folder / MANIFEST)["parts"]]
+    absent = [name for name in names if not (folder / name).exists()]
+    if absent:
+        raise CalojaxError(
+            f"{folder}: {len(absent):,} of {len(names):,} parts are not made yet ({absent[0]} is "
+            "the first); make them by the command that the folder was begun with."
+        )
+    return [folder / name for name in names]
+
+
+def _text(settings: Settings, parts: Sequence[Part]) -> str:
+    plan = [
+        {"file": part.name, "first": part.showers.start, "showers": len(part.showers)}
+        for part in parts
+    ]
+    # One part a line.
+    lines = ",\n".join("    " + json.dumps(part) for part in plan)
+    head = json.dumps({"settings": dict(settings)}, indent=2).removesuffix("\n}")
+    return f'{head},\n  "parts": [\n{lines}\n  ]\n}}\n'
+
+
+def _read(path: pathlib.Path) -> dict:
+    try:
+        manifest = json.loads(path.read_text())
+        _ = dict(manifest["settings"]), [str(part["file"]) for part in manifest["parts"]]
+    except FileNotFoundError:
+        raise CalojaxError(
+            f"{path}: there is no such file; name a folder that calojax sample --part-size made."
+        ) from None
+    except OSError as error:
+        raise CalojaxError(f"{path}: cannot be read ({error.strerror}).") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise CalojaxError(
+            f"{path}: is damaged or not a manifest of calojax ({type(error).__name__}: {error}); "
+            "take another folder."
+        ) from None
+    return manifest
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+    """Writes a text file that appears under its name only when it is complete."""
+    partial = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", dir=path.parent, prefix=f"{path.name}.", suffix=".partial", delete=False
+        ) as file:
+            partial = pathlib.Path(file.name)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        # Of a temporary file only its owner may read.
+        partial.chmod(0o644)
+        os.replace(partial, path)
+    except OSError as error:
+        raise CalojaxError(f"{path}: cannot be written ({error.strerror}).") from None
+    finally:
+        if partial is not None:
+            partial.unlink(missing_ok=True)

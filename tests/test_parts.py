@@ -1,0 +1,101 @@
+"""Parts in a folder: the plan, the manifest, restarts and who makes what."""
+
+import json
+
+import pytest
+from toys import TINY, toy
+
+from calojax.data import open_showers, parts, write_showers
+from calojax.errors import CalojaxError
+
+SETTINGS = {"seed": 1, "temperature": 1.0, "energies": None, "layout": "dense"}
+
+
+@pytest.mark.parametrize(("num", "size"), [(10, 3), (9, 3), (2, 5), (1, 1)])
+def test_parts_cover_all_showers_once(num, size):
+    plan = parts.split(num, size)
+    assert [part.number for part in plan] == list(range(len(plan)))
+    assert [i for part in plan for i in part.showers] == list(range(num))
+    assert max(len(part.showers) for part in plan) <= size
+
+
+def test_names_stay_in_order():
+    names = [part.name for part in parts.split(120, 1)]
+    assert names == sorted(names)
+    assert names[:2] == ["part-00000.hdf5", "part-00001.hdf5"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 20])
+def test_processes_share_without_gap_or_overlap(count):
+    plan = parts.split(17, 2)
+    shares = [parts.share(plan, index, count) for index in range(count)]
+    assert sorted(part.number for share in shares for part in share) == list(range(9))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_a_folder_is_begun_once_and_gone_on_with(tmp_path):
+    folder, plan = tmp_path / "deep" / "folder", parts.split(25, 10)
+    parts.begin(folder, SETTINGS, plan)
+    before = (folder / parts.MANIFEST).read_bytes()
+    parts.begin(folder, SETTINGS, plan)
+    assert (folder / parts.MANIFEST).read_bytes() == before
+    assert [path.name for path in folder.iterdir()] == [parts.MANIFEST]
+    assert json.loads(before) == {
+        "settings": SETTINGS,
+        "parts": [
+            {"file": "part-00000.hdf5", "first": 0, "showers": 10},
+            {"file": "part-00001.hdf5", "first": 10, "showers": 10},
+            {"file": "part-00002.hdf5", "first": 20, "showers": 5},
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seed": 2}, "begun with seed 1, but is to go on with 2"),
+        ({"energies": "5GeV"}, "begun with energies None, but .* '5GeV'"),
+        ({"version": "9"}, "begun with version None, but .* '9'"),
+    ],
+)
+def test_other_settings_are_refused(changed, message, tmp_path):
+    parts.begin(tmp_path, SETTINGS, parts.split(5, 2))
+    with pytest.raises(CalojaxError, match=message):
+        parts.begin(tmp_path, SETTINGS | changed, parts.split(5, 2))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"settings": {}, "parts": 3}', "\xff"])
+def test_damaged_manifests_are_refused(text, tmp_path):
+    (tmp_path / parts.MANIFEST).write_bytes(text.encode("latin-1"))
+    for use in (lambda: parts.begin(tmp_path, SETTINGS, ()), lambda: open_showers(tmp_path)):
+        with pytest.raises(CalojaxError, match="damaged or not a manifest"):
+            use()
+
+
+def test_folders_that_will_not_do(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(CalojaxError, match="file: is a file"):
+        parts.begin(tmp_path / "file", SETTINGS, ())
+    with pytest.raises(CalojaxError, match="cannot be made"):
+        parts.begin(tmp_path / "file" / "folder", SETTINGS, ())
+    (tmp_path / "part-00001.hdf5").touch()
+    with pytest.raises(CalojaxError, match=r"has part files but no manifest\.json"):
+        parts.begin(tmp_path, SETTINGS, parts.split(5, 2))
+    with pytest.raises(CalojaxError, match="--part-size to 1 or more"):
+        parts.split(5, 0)
+
+
+def test_a_folder_is_read_like_a_file_when_it_is_complete(tmp_path):
+    energies, showers = toy(25)
+    plan = parts.split(25, 10)
+    parts.begin(tmp_path, SETTINGS, plan)
+    for part in plan:
+        with pytest.raises(CalojaxError, match="of 3 parts are not made yet"):
+            open_showers(tmp_path)
+        rows = slice(part.showers.start, part.showers.stop)
+        about = {"seed": 1, "part": part.number}
+        write_showers(tmp_path / part.name, TINY, energies[rows], [showers[rows]], about)
+        assert parts.missing(tmp_path, plan) == plan[part.number + 1 :]
+    source = open_showers(tmp_path)
+    assert (source.read() == showers).all()
+    assert source.attributes.keys() == {"seed", "geometry", "calojax_version"}
