@@ -39,8 +39,13 @@ class Benchmark:
 def seconds(arguments: list[str], environment: dict[str, str]) -> float:
     """Wall time of a Python process."""
     start = time.perf_counter()
-    subprocess.run([sys.executable, *arguments], env=environment, check=True, capture_output=True)
-    return time.perf_counter() - start
+    done = subprocess.run(
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+    took = time.perf_counter() - start
+    if done.returncode:
+        sys.exit(f"{' '.join(arguments)} failed:\n{done.stderr}")
+    return took
 
 
 def main() -> None:

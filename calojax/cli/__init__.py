@@ -21,6 +21,8 @@ COMMANDS = {
     "download": "fetch the CaloChallenge's data sets",
     "doctor": "tell what calojax runs on and what is wrong with it",
 }
+# These compile nothing.
+WITHOUT_PROGRAMS = ("convert", "check", "download")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -50,7 +52,8 @@ def _run(arguments: list[str]) -> None:
     if name not in COMMANDS:
         print(f"{_overview()}\n\nerror: there is no command {name!r}.", file=sys.stderr)
         sys.exit(2)
-    keep_programs()
+    if name not in WITHOUT_PROGRAMS:
+        keep_programs()
     with StoppedBySignals():
         importlib.import_module(f"calojax.cli.{name}").main(rest)
 
