@@ -11,8 +11,9 @@ import h5py
 import numpy as np
 import pytest
 
-from calojax import checkpoint
+from calojax import checkpoint, processes
 from calojax.cli import COMMANDS, main
+from calojax.data import open_showers
 
 TRAIN = (
     "train calovq-tiny --out {out} --data {data} --cache {cache} "
@@ -89,6 +90,77 @@ def test_samples_are_reproducible(sampled, data, run, folder):
     assert calojax(line, run=run, data=data, path=again) == 0
     with h5py.File(sampled) as a, h5py.File(again) as b:
         np.testing.assert_allclose(a["showers"][:130], b["showers"][:], rtol=1e-4, atol=1e-4)
+
+
+PARTS = "sample {run} --num 50 --part-size 20 --batch 20 --out {out} "
+
+
+def bytes_of(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def in_parts(folder, run):
+    out = folder / "parts"
+    assert calojax(PARTS, run=run, out=out) == 0
+    return out
+
+
+def test_parts_are_numbered_and_complete(in_parts, run, folder):
+    assert set(bytes_of(in_parts)) == {"manifest.json", *(f"part-0000{i}.hdf5" for i in range(3))}
+    single = folder / "single.hdf5"
+    assert calojax("sample {run} --num 50 --batch 20 --out {out}", run=run, out=single) == 0
+    together, alone = open_showers(in_parts), open_showers(single)
+    np.testing.assert_array_equal(together.energies, alone.energies)
+    np.testing.assert_array_equal(together.read(), alone.read())
+
+
+def test_a_part_is_made_again_to_the_byte(in_parts, run, folder):
+    before = bytes_of(in_parts)
+    (in_parts / "part-00001.hdf5").unlink()
+    (in_parts / "part-00000.hdf5.partial").touch()
+    untouched = (in_parts / "part-00002.hdf5").stat().st_mtime_ns
+    assert calojax(PARTS, run=run, out=in_parts) == 0
+    (in_parts / "part-00000.hdf5.partial").unlink()
+    assert bytes_of(in_parts) == before
+    assert (in_parts / "part-00002.hdf5").stat().st_mtime_ns == untouched
+    (in_parts / "part-00002.hdf5").unlink()
+    assert calojax(PARTS, run=run, out=in_parts) == 0
+    assert bytes_of(in_parts) == before
+
+
+def test_processes_share_the_parts(in_parts, run, folder, monkeypatch):
+    out = folder / "shared"
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    for index in (1, 0):
+        monkeypatch.setattr(processes, "index", lambda index=index: index)
+        assert calojax(PARTS, run=run, out=out) == 0
+        made = {path.name for path in out.glob("*.hdf5")}
+        assert made == {f"part-0000{i}.hdf5" for i in ((0, 1, 2) if index == 0 else (1,))}
+    assert bytes_of(out) == bytes_of(in_parts)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("--seed 1", "begun with seed 0, but is to go on with 1"),
+        ("--layout sparse", "begun with layout 'dense', but is to go on with 'sparse'"),
+        ("--energies 5GeV", "but is to go on with '5GeV'"),
+    ],
+)
+def test_parts_of_other_settings_are_refused(change, words, in_parts, run, capsys):
+    before = bytes_of(in_parts)
+    assert calojax(PARTS + change, run=run, out=in_parts) == 1
+    assert words in capsys.readouterr().err
+    assert bytes_of(in_parts) == before
+
+
+def test_sparse_samples_are_the_same_showers(sampled, data, run, folder):
+    path = folder / "sparse.hdf5"
+    line = "sample {run} --energies {data} --layout sparse --out {path}"
+    assert calojax(line, run=run, data=data, path=path) == 0
+    np.testing.assert_array_equal(open_showers(path).read(), open_showers(sampled).read())
+    assert calojax("check {path}", path=path) == calojax("check {path}", path=sampled)
 
 
 def test_evaluation_writes_scores_and_page(sampled, data, folder, capsys):
