@@ -281,6 +281,9 @@ def _answer(host: str, port: int, process: int, num: int) -> None:
     while True:
         try:
             with socket.create_connection((host, port), timeout=5.0) as connection:
+                if connection.getsockname() == connection.getpeername():
+                    # Where no one listens, the system may give a client that very port.
+                    raise ConnectionRefusedError("nobody listens there")
                 connection.sendall(f"calojax {process} {num}\n".encode())
                 connection.settimeout(_PATIENCE + 5.0)
                 words = connection.makefile().readline(400).strip()
