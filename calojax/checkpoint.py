@@ -11,7 +11,12 @@ came from: what eight GPUs wrote, one CPU reads (device arrays would record thei
 cannot be restored without those devices).
 """
 
+import contextlib
 import pathlib
+import shutil
+import sys
+import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -20,11 +25,15 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 
 import calojax
-from calojax import models, processes
+from calojax import files, models, processes
 from calojax.errors import CalojaxError
 from calojax.models.base import Model, Variables
 
 _FOLDER = "checkpoints"
+# Bytes for Orbax's own files and for what others write meanwhile.
+_SPARE = 2**20
+# Seconds in which reads that began before one failed come to their end.
+_ECHO = 0.2
 
 
 class Progress(NamedTuple):
@@ -69,7 +78,8 @@ class Checkpoints:
 
     def __init__(self, run: pathlib.Path):
         self.folder = pathlib.Path(run).absolute() / _FOLDER
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.folder.is_dir():
+            files.make_folder(self.folder)
         # Every process has all arrays, so Orbax is told that each of them is alone.
         alone = ocp.options.MultiprocessingOptions(
             primary_host=processes.index(), active_processes={processes.index()}
@@ -85,8 +95,10 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_) -> None:
-        self._manager.close()
+    def __exit__(self, kind, *_) -> None:
+        # What ended the block says more than that the checkpoint in the background failed too.
+        with self._told() if kind is None else contextlib.suppress(Exception):
+            self._manager.close()
 
     @property
     def latest(self) -> int | None:
@@ -94,7 +106,11 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, model: Model, variables: Variables, optimizer: Any, progress: Progress) -> None:
-        """Writes a checkpoint in the background; Orbax renames it into place when complete."""
+        """Writes a checkpoint in the background; Orbax renames it into place when complete.
+
+        Raises:
+          CalojaxError: if the disk has no room for it, or refused the one before.
+        """
         if not processes.is_first() or self.latest == progress.total:
             return
         description = {
@@ -102,14 +118,17 @@ class Checkpoints:
             **models.to_json(model),
             "progress": progress._asdict(),
         }
-        self._manager.save(
-            progress.total,
-            args=ocp.args.Composite(
-                description=ocp.args.JsonSave(description),
-                variables=ocp.args.StandardSave(_flat(variables)),
-                optimizer=ocp.args.StandardSave(_numbered(optimizer)),
-            ),
-        )
+        arrays, numbered = _flat(variables), _numbered(optimizer)
+        self._check_room(sum(a.nbytes for a in (*arrays.values(), *numbered.values())))
+        with self._told():
+            self._manager.save(
+                progress.total,
+                args=ocp.args.Composite(
+                    description=ocp.args.JsonSave(description),
+                    variables=ocp.args.StandardSave(arrays),
+                    optimizer=ocp.args.StandardSave(numbered),
+                ),
+            )
 
     def load(self) -> Checkpoint:
         """The newest checkpoint.
@@ -160,8 +179,13 @@ class Checkpoints:
         return jax.tree.unflatten(structure, found)
 
     def wait(self) -> None:
-        """Returns, in all processes, when everything is on disk."""
-        self._manager.wait_until_finished()
+        """Returns, in all processes, when everything is on disk.
+
+        Raises:
+          CalojaxError: if the disk refused it.
+        """
+        with self._told():
+            self._manager.wait_until_finished()
         processes.barrier("checkpoint")
 
     def _newest(self) -> tuple[pathlib.Path, int]:
@@ -169,13 +193,34 @@ class Checkpoints:
             raise CalojaxError(f"{self.folder}: holds no complete checkpoint; train first.")
         return self.folder / str(self.latest), self.latest
 
+    def _check_room(self, size: int) -> None:
+        # Before, for Orbax writes a page of tracebacks when the disk fills on the way.
+        free = shutil.disk_usage(self.folder).free
+        if size + _SPARE > free:
+            raise CalojaxError(
+                f"{self.folder}: a checkpoint needs {(size + _SPARE) / 1e6:,.1f} MB, but the disk "
+                f"is full: {free / 1e6:,.1f} MB are left; free some space and continue the run "
+                "with --resume."
+            )
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Makes a sentence of what went wrong with a checkpoint, be it the one before."""
+        try:
+            yield
+        except Exception as error:  # Orbax and TensorStore each raise their own kinds.
+            raise CalojaxError(
+                f"{self.folder}: a checkpoint cannot be written ({_reason(error)}); the last "
+                "complete one is kept, so continue the run with --resume."
+            ) from None
+
     def _restore(self, where: pathlib.Path, step: int, **items: Any) -> Any:
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**items))
+            with _without_echo():
+                return self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # Orbax, TensorStore and JSON each raise their own kinds.
-            reason = str(error).strip().split("\n")[0][:200]
             raise CalojaxError(
-                f"{where}: is damaged or not a calojax checkpoint ({reason}); "
+                f"{where}: is damaged or not a calojax checkpoint ({_reason(error)}); "
                 "remove that folder to fall back to the one before."
             ) from None
 
@@ -198,6 +243,30 @@ def load(run: str | pathlib.Path) -> Checkpoint:
             "continue with train.py and --resume."
         )
     return checkpoint
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what an exception says, or its kind."""
+    return str(error).strip().split("\n")[0][:200] or type(error).__name__
+
+
+@contextlib.contextmanager
+def _without_echo() -> Iterator[None]:
+    """Keeps TensorStore from a traceback for each of the reads that end after one has failed."""
+    hook = sys.unraisablehook
+
+    def others(unraisable) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            hook(unraisable)
+
+    sys.unraisablehook = others
+    try:
+        yield
+    except Exception:
+        time.sleep(_ECHO)
+        raise
+    finally:
+        sys.unraisablehook = hook
 
 
 def _flat(variables: Variables) -> dict[str, np.ndarray]:

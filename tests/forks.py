@@ -5,14 +5,21 @@ a child is as good as a fresh process: it can be killed, or given a small disk, 
 others.
 """
 
+import ctypes
+import json
 import multiprocessing
 import multiprocessing.process
 import os
 import pathlib
+import resource
+import sys
+from typing import NamedTuple
 
-from calojax import cli
+from calojax import checkpoint, cli
 from calojax.cli import train
 
+# Of <sched.h> and <sys/mount.h>.
+_NEW_USER, _NEW_MOUNTS, _READ_ONLY = 0x10000000, 0x00020000, 1
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     ["calojax.cli.train", "calojax.cli.sample", "calojax.cli.simulate", "calojax.cli.evaluate"]
@@ -40,3 +47,66 @@ def redirect(output: pathlib.Path) -> None:
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
+
+
+class Disk(NamedTuple):
+    """What a child finds at a folder instead of what was there.
+
+    Attributes:
+      folder: where.
+      room: bytes that can be written, None where nothing can.
+    """
+
+    folder: pathlib.Path
+    room: int | None
+
+
+def calojax_on(disk: Disk, arguments: list[str], report: pathlib.Path) -> None:
+    """Runs a command that writes to ``disk`` and exits.
+
+    ``report`` then holds JSON: its ``status``, the last ``line`` it printed, the files ``left`` on
+    the disk, and whether a ``newest`` checkpoint there can be read (its steps).
+    """
+    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+    output = report.with_suffix(".output")
+    redirect(output)
+    train._draw_losses = lambda run: None
+    _lay(disk)
+    status = 0
+    try:
+        cli.main(arguments)
+    except SystemExit as stop:
+        status = stop.code
+    sys.stderr.flush()
+    files = [path for path in disk.folder.rglob("*") if path.is_file()]
+    left = [str(path.relative_to(disk.folder)) for path in files]
+    line = output.read_text().strip().splitlines()[-1]
+    runs = [path.parent for path in disk.folder.rglob("checkpoints")]
+    newest = None
+    for run in runs:
+        with checkpoint.Checkpoints(run) as checkpoints:
+            newest = checkpoints.load().progress.total
+    report.write_text(
+        json.dumps({"status": status, "line": line, "left": sorted(left), "newest": newest})
+    )
+
+
+def _lay(disk: Disk) -> None:
+    """Mounts a small or read-only memory disk; where none may be mounted, takes what comes near.
+
+    That is a limit on the size of each file, or a folder without permission to write.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    owner, group = os.getuid(), os.getgid()
+    if libc.unshare(_NEW_USER | _NEW_MOUNTS) == 0:
+        pathlib.Path("/proc/self/setgroups").write_text("deny")
+        pathlib.Path("/proc/self/uid_map").write_text(f"0 {owner} 1")
+        pathlib.Path("/proc/self/gid_map").write_text(f"0 {group} 1")
+        options = b"" if disk.room is None else b"size=%d" % disk.room
+        flags = _READ_ONLY if disk.room is None else 0
+        if libc.mount(b"none", os.fsencode(disk.folder), b"tmpfs", flags, options) == 0:
+            return
+    if disk.room is None:
+        disk.folder.chmod(0o500)
+    else:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (disk.room, disk.room))

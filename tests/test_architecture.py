@@ -13,7 +13,7 @@ ROOT = pathlib.Path(calojax.__file__).parent
 # From the bottom up; a module imports only from the levels below its own, and from its own package.
 LEVELS = (
     ("errors", "rng", "progress"),
-    ("geometry", "mesh", "processes"),
+    ("files", "geometry", "mesh", "processes"),
     ("data", "transforms", "points", "dequantisation", "nn"),
     ("models", "evaluate"),
     ("checkpoint", "plot"),

@@ -14,6 +14,7 @@ import pytest
 from calojax import checkpoint, processes
 from calojax.cli import COMMANDS, main
 from calojax.data import open_showers
+from calojax.data.challenge import provenance_of
 
 TRAIN = (
     "train calovq-tiny --out {out} --data {data} --cache {cache} "
@@ -76,7 +77,7 @@ def test_samples_are_challenge_files_with_provenance(sampled, data):
         energies = file["incident_energies"][:]
         assert energies.shape == (400, 1)
         np.testing.assert_array_equal(energies, reference["incident_energies"][:])
-        attributes = dict(file.attrs)
+        attributes = provenance_of(file)
     assert attributes["model"] == "calovq"
     assert attributes["geometry"] == "tiny"
     assert attributes["seed"] == 0

@@ -48,7 +48,7 @@ def test_files_hold_what_the_layout_promises(path):
     with h5py.File(path) as file:
         assert set(file) == {"incident_energies", "hit_offsets", "hit_voxels", "hit_energies"}
         assert file["incident_energies"].shape == (203, 1)
-        assert dict(file.attrs) == {
+        assert challenge.provenance_of(file) == {
             "calojax_version": writer.calojax.__version__,
             "seed": 4,
             "geometry": "tiny",

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 import calojax
+from calojax import files
 from calojax.cli.compilation import keep_programs
 from calojax.cli.interruption import StoppedBySignals
 from calojax.errors import CalojaxError
@@ -39,6 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Who read our output (a pager, head) has gone; Python's flush at exit must not complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        if error.errno not in files.FULL:
+            raise
+        print(f"error: {files.refusal(error.filename or 'a file', error)}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _run(arguments: list[str]) -> None:

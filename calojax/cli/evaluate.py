@@ -10,7 +10,7 @@ from typing import Literal
 
 import tyro
 
-from calojax import checkpoint, generation, report
+from calojax import checkpoint, files, generation, report
 from calojax.cli.sample import warn_outside, write
 from calojax.data.challenge import ShowerFile, ShowerSource, open_showers
 from calojax.errors import CalojaxError
@@ -103,6 +103,7 @@ def main(arguments: Sequence[str]) -> None:
     published = _published(asked.against, reference.detector.name)
     for path in asked.rivals:
         open_showers(path, reference.detector)
+    files.make_folder(asked.out)
     with contextlib.ExitStack() as stack:
         if run:
             folder = stack.enter_context(_working_folder(asked.out))
@@ -140,7 +141,6 @@ def main(arguments: Sequence[str]) -> None:
 @contextlib.contextmanager
 def _working_folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
     """A folder on the disk of ``out`` that is gone afterwards, for showers in passing."""
-    out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".showers-") as folder:
         yield pathlib.Path(folder)
 

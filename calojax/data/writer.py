@@ -110,7 +110,8 @@ class ShowerWriter:
 
     def _create(self) -> None:
         self._file = h5py.File(self._disk, "w")
-        self._file.attrs.update(sorted(self._attributes.items()))
+        for name, value in sorted(self._attributes.items()):
+            self._file.attrs[name] = _attribute(value)
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="calojax-writer")
         # Twice the threads: the next items wait when a thread is free, and memory stays bounded.
         limit = 2 * self._threads
@@ -242,6 +243,11 @@ def write_showers(
             writer.append(energies[first : first + len(showers)], showers)
 
 
+def _attribute(value: str | int | float) -> bytes | int | float:
+    """A text of fixed length; others lie in a heap, where HDF5 runs in circles if it is damaged."""
+    return np.bytes_(value.encode()) if isinstance(value, str) else value
+
+
 def rows_of_a_chunk(detector: Detector) -> int:
     """How many showers of a detector are compressed together: about a megabyte."""
     return max(1, _CHUNK_BYTES // (4 * detector.n_voxels))
@@ -298,7 +304,7 @@ class _Sparse:
     """The layout of `calojax.data.sparse`: hits."""
 
     def __init__(self, file: h5py.File, chunks: Conveyor, detector: Detector, count: int):
-        file.attrs[sparse.LAYOUT] = sparse.SPARSE
+        file.attrs[sparse.LAYOUT] = _attribute(sparse.SPARSE)
         file.attrs[sparse.N_VOXELS] = detector.n_voxels
         hits = count * detector.n_voxels
         number = sparse.voxel_type(detector.n_voxels)

@@ -15,6 +15,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from calojax import files
+
 # Okabe and Ito's palette tells apart for every kind of colour vision (jfly.uni-koeln.de/color);
 # Geant4 is always grey and never one of these.
 GENERATED = "#0072B2"
@@ -130,11 +132,7 @@ def png(picture: Figure, *, dpi: int = 110) -> bytes:
 def save(picture: Figure, path: str | os.PathLike, *, dpi: int = 110) -> pathlib.Path:
     """Writes the picture in the format of the name's ending; never leaves half a file."""
     path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    try:
+    files.make_folder(path.parent)
+    with files.replacing(path) as partial:
         picture.savefig(partial, format=path.suffix.lstrip(".") or "png", dpi=dpi)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 import calojax
+from calojax import files
 from calojax.evaluate import averages, quantity, scoreboard
 from calojax.evaluate.classifiers import MulticlassScore
 from calojax.evaluate.features import ShowerSource
@@ -154,10 +155,13 @@ def write(
 
     Returns:
       The path of the page.
+
+    Raises:
+      CalojaxError: if something cannot be written.
     """
     folder = pathlib.Path(folder)
     figures = folder / "figures"
-    figures.mkdir(parents=True, exist_ok=True)
+    files.make_folder(figures)
     text = json.dumps(metrics(evaluation, context), indent=1, allow_nan=False)
     _replace(folder / "metrics.json", (text + "\n").encode())
 
@@ -392,10 +396,5 @@ def _finite(value: Any) -> Any:
 
 
 def _replace(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file under another name and renames it: never half a file."""
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    try:
+    with files.replacing(path) as partial:
         partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
