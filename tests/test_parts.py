@@ -1,6 +1,8 @@
 """Parts in a folder: the plan, the manifest, restarts and who makes what."""
 
+import errno
 import json
+import os
 
 import pytest
 from toys import TINY, toy
@@ -99,3 +101,13 @@ def test_a_folder_is_read_like_a_file_when_it_is_complete(tmp_path):
     source = open_showers(tmp_path)
     assert (source.read() == showers).all()
     assert source.attributes.keys() == {"seed", "geometry", "calojax_version"}
+
+
+def test_a_manifest_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(parts.os, "fsync", full)
+    with pytest.raises(CalojaxError, match=r"cannot be written \(No space left on device\)"):
+        parts.begin(tmp_path, SETTINGS, parts.split(5, 2))
+    assert list(tmp_path.iterdir()) == []
