@@ -27,7 +27,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from calojax.errors import CalojaxError
 
 _PATIENCE = 120.0  # seconds until all processes must have come
-_HEARTBEAT = 20  # seconds of silence after which a process counts as lost
+# Seconds: of silence after which a process is lost, and to wait at exit for others that are alive.
+_TIMES = {"heartbeat_timeout_seconds": 20, "shutdown_timeout_seconds": 10**6}
 _LAST_WORDS = 1.0  # seconds that process 0 leaves to others which stop for the same reason
 _SIGNS_OF_LOSS = ("Gloo", "NCCL", "oordination service", "by peer")
 
@@ -48,12 +49,15 @@ class Group:
     process: int | None = None
 
 
+ALONE = Group()
+
+
 @contextlib.contextmanager
 def joined(group: Group) -> Iterator[None]:
     """Within it, this process is one of a group; the first thing to ask of JAX.
 
-    A process that leaves by an exception does not wait for the others: they see that it is gone,
-    and end too.
+    A process that is done waits at exit for the others. One that leaves by an exception does not:
+    they see that it is gone, and end too.
 
     Raises:
       CalojaxError: if the arguments are incomplete or contradict those of other processes, if the
@@ -64,7 +68,6 @@ def joined(group: Group) -> Iterator[None]:
         return
     try:
         yield
-        barrier("leave")
     except BaseException as error:
         # JAX would wait at exit for processes that are waiting for this one.
         atexit.register(_leave, _status(error))
@@ -75,6 +78,27 @@ def joined(group: Group) -> Iterator[None]:
                 "what the other says, and continue with --resume, with any number of processes."
             ) from None
         raise
+
+
+@contextlib.contextmanager
+def sharing(group: Group) -> Iterator[tuple[int, int]]:
+    """As `joined`, for work of which each process can do its share without the others.
+
+    Then --processes and --process do without a coordinator, and processes may come when they like:
+    this is how the tasks of an array job share.
+
+    Yields:
+      Which process this is, from 0, and how many there are.
+
+    Raises:
+      CalojaxError: see `joined`.
+    """
+    if group.coordinator is None and None not in (group.processes, group.process):
+        _check_numbers(group.process, group.processes)
+        yield group.process, group.processes
+        return
+    with joined(group):
+        yield index(), count()
 
 
 def index() -> int:
@@ -174,11 +198,7 @@ def _join(group: Group) -> bool:
             f"--coordinator {group.coordinator} needs both --processes (how many there are) and "
             "--process (which of them this is, from 0)."
         )
-    if not 0 <= group.process < group.processes:
-        raise CalojaxError(
-            f"--process {group.process} is none of {group.processes} processes; they are numbered "
-            f"0 to {group.processes - 1}."
-        )
+    _check_numbers(group.process, group.processes)
     host, _, port = group.coordinator.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 2**16:
         raise CalojaxError(
@@ -194,14 +214,23 @@ def _join(group: Group) -> bool:
         group.process,
         # All devices of the machine, also where a batch system numbers its tasks.
         cluster_detection_method="deactivate",
-        heartbeat_timeout_seconds=_HEARTBEAT,
+        **_TIMES,
     )
     return True
 
 
+def _check_numbers(process: int, num: int) -> None:
+    if num < 1:
+        raise CalojaxError(f"--processes {num} is none; there is at least one.")
+    if not 0 <= process < num:
+        raise CalojaxError(
+            f"--process {process} is none of {num} processes; they are numbered 0 to {num - 1}."
+        )
+
+
 def _join_cluster() -> None:
     try:
-        jax.distributed.initialize(heartbeat_timeout_seconds=_HEARTBEAT)
+        jax.distributed.initialize(**_TIMES)
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().split("\n")[0][:150]
         raise CalojaxError(

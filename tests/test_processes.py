@@ -179,6 +179,17 @@ def test_another_number_of_processes_and_devices_resumes(left, alone, dataset, f
     assert set(lines) >= {(stage, STEPS) for stage in STAGES}
 
 
+def test_processes_share_parts_without_a_coordinator(left, folder, capsys):
+    run, out = folder / "run", folder / "showers"
+    line = f"sample {run} --num 50 --part-size 20 --out {out} --processes 2 --process"
+    for process, names in ((1, ["part-00001.hdf5"]), (0, [f"part-0000{i}.hdf5" for i in range(3)])):
+        cli.main([*line.split(), str(process)])
+        assert sorted(path.name for path in out.glob("part-*")) == names
+    with pytest.raises(SystemExit):
+        cli.main(f"sample {run} --num 5 --out {out}.hdf5 --processes 2 --process 0".split())
+    assert "2 processes cannot write one file; add --part-size" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("group", "words"),
     [
@@ -187,6 +198,7 @@ def test_another_number_of_processes_and_devices_resumes(left, alone, dataset, f
         (Group("localhost:1", process=0), "needs both --processes"),
         (Group("localhost:1", 2, 2), "--process 2 is none of 2 processes"),
         (Group("localhost:1", 2, -1), "--process -1 is none of 2 processes"),
+        (Group("localhost:1", 0, 0), "--processes 0 is none"),
         (Group("localhost", 2, 0), "'localhost' is not HOST:PORT"),
         (Group("localhost:http", 2, 0), "is not HOST:PORT"),
         (Group("auto", 2, 0), "leave out --processes"),

@@ -5,6 +5,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ import calojax
 from calojax import checkpoint, generation, models, processes
 from calojax.data import parts
 from calojax.data.writer import LayoutName, ShowerWriter
+from calojax.errors import CalojaxError
 from calojax.generation import Batches
 from calojax.geometry import Detector
 from calojax.incident import energy_source
@@ -43,6 +45,7 @@ def sample(
     temperature: float = 1.0,
     layout: LayoutName = "dense",
     part_size: int | None = None,
+    group: Annotated[processes.Group, tyro.conf.arg(name="")] = processes.ALONE,
 ) -> None:
     """Writes showers of a trained model to HDF5 (MeV).
 
@@ -59,58 +62,69 @@ def sample(
         faster, read by all commands of calojax).
       part_size: showers of a file; writes numbered part files and a manifest into the folder
         --out. The same command again makes the parts that are missing.
+      group: processes that share the parts, each on its own devices; without --coordinator none of
+        them waits for the others, as suits the tasks of an array job.
     """
-    model, variables, done = checkpoint.load(run)
-    wanted = energy_source(energies, model.detector, num=num, seed=seed, trained=done.energy_range)
-    warn_outside(wanted[:_LOOK], done.energy_range)
-    provenance = {
-        "model": models.name_of(model),
-        "checkpoint": run.resolve().name,
-        "checkpoint_step": done.total,
-        "seed": seed,
-        "temperature": temperature,
-    }
-    start = time.perf_counter()
-
-    def showers_of(batch: int, ranges: Sequence[range] | None) -> Batches:
-        return generation.generate(
-            model,
-            variables,
-            wanted,
-            seed=seed,
-            parts=ranges,
-            batch_size=batch,
-            temperature=temperature,
+    with processes.sharing(group) as (index, count):
+        if count > 1 and part_size is None:
+            raise CalojaxError(
+                f"{count} processes cannot write one file; add --part-size, and --out is a folder."
+            )
+        model, variables, done = checkpoint.load(run)
+        wanted = energy_source(
+            energies, model.detector, num=num, seed=seed, trained=done.energy_range
         )
-
-    if part_size is None:
-        batches = showers_of(batch, None)
-        write(out, model.detector, len(wanted), provenance, batches, label="sample", layout=layout)
-        made = f"{len(wanted):,} showers"
-    else:
-        plan = parts.split(len(wanted), part_size)
-        # What a part holds depends on its batches, which do not reach over its ends.
-        batch = min(batch, part_size)
-        settings = provenance | {
-            "calojax_version": calojax.__version__,
-            "geometry": model.detector.name,
-            "variables": _digest(variables),
-            "energies": wanted.name,
-            "num": len(wanted),
-            "part_size": part_size,
-            "batch": batch,
-            "layout": layout,
+        warn_outside(wanted[:_LOOK], done.energy_range)
+        provenance = {
+            "model": models.name_of(model),
+            "checkpoint": run.resolve().name,
+            "checkpoint_step": done.total,
+            "seed": seed,
+            "temperature": temperature,
         }
-        parts.begin(out, settings, plan)
-        own = parts.share(plan, processes.index(), processes.count())
-        todo = parts.missing(out, own)
-        batches = showers_of(batch, [part.showers for part in todo])
-        write_parts(out, model.detector, todo, provenance, batches, layout=layout)
-        made = f"{len(todo):,} parts of {len(plan):,}, {len(own) - len(todo):,} were there,"
-    print(
-        f"{out}: {made} in {time.perf_counter() - start:.1f} s, compilation and writing included "
-        "(benchmarks/pipeline.py tells where the time goes)"
-    )
+        start = time.perf_counter()
+
+        def showers_of(batch: int, ranges: Sequence[range] | None) -> Batches:
+            return generation.generate(
+                model,
+                variables,
+                wanted,
+                seed=seed,
+                parts=ranges,
+                batch_size=batch,
+                temperature=temperature,
+            )
+
+        if part_size is None:
+            batches = showers_of(batch, None)
+            write(
+                out, model.detector, len(wanted), provenance, batches, label="sample", layout=layout
+            )
+            made = f"{len(wanted):,} showers"
+        else:
+            plan = parts.split(len(wanted), part_size)
+            # What a part holds depends on its batches, which do not reach over its ends.
+            batch = min(batch, part_size)
+            settings = provenance | {
+                "calojax_version": calojax.__version__,
+                "geometry": model.detector.name,
+                "variables": _digest(variables),
+                "energies": wanted.name,
+                "num": len(wanted),
+                "part_size": part_size,
+                "batch": batch,
+                "layout": layout,
+            }
+            parts.begin(out, settings, plan)
+            own = parts.share(plan, index, count)
+            todo = parts.missing(out, own)
+            batches = showers_of(batch, [part.showers for part in todo])
+            write_parts(out, model.detector, todo, provenance, batches, layout=layout)
+            made = f"{len(todo):,} parts of {len(plan):,}, {len(own) - len(todo):,} were there,"
+        print(
+            f"{out}: {made} in {time.perf_counter() - start:.1f} s, compilation and writing "
+            "included (benchmarks/pipeline.py tells where the time goes)"
+        )
 
 
 def write(
