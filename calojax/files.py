@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import pathlib
+import secrets
 from collections.abc import Iterator
 
 from calojax.errors import CalojaxError
@@ -25,7 +26,8 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     Raises:
       CalojaxError: if it cannot be written.
     """
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    # Processes of several machines may write the same file, and have the same number.
+    partial = path.with_name(f"{path.name}.partial-{secrets.token_hex(8)}")
     try:
         yield partial
         os.replace(partial, path)

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from calojax import checkpoint, processes
+from calojax import checkpoint
 from calojax.cli import COMMANDS, main
 from calojax.data import open_showers
 from calojax.data.challenge import provenance_of
@@ -130,12 +130,11 @@ def test_a_part_is_made_again_to_the_byte(in_parts, run, folder):
     assert bytes_of(in_parts) == before
 
 
-def test_processes_share_the_parts(in_parts, run, folder, monkeypatch):
+def test_processes_share_the_parts(in_parts, run, folder):
     out = folder / "shared"
-    monkeypatch.setattr(processes, "count", lambda: 2)
     for index in (1, 0):
-        monkeypatch.setattr(processes, "index", lambda index=index: index)
-        assert calojax(PARTS, run=run, out=out) == 0
+        line = PARTS + f"--processes 2 --process {index}"
+        assert calojax(line, run=run, out=out) == 0
         made = {path.name for path in out.glob("*.hdf5")}
         assert made == {f"part-0000{i}.hdf5" for i in ((0, 1, 2) if index == 0 else (1,))}
     assert bytes_of(out) == bytes_of(in_parts)

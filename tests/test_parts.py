@@ -7,6 +7,7 @@ import os
 import pytest
 from toys import TINY, toy
 
+from calojax import files
 from calojax.data import open_showers, parts, write_showers
 from calojax.errors import CalojaxError
 
@@ -76,10 +77,9 @@ def test_damaged_manifests_are_refused(text, tmp_path):
 
 def test_folders_that_will_not_do(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(CalojaxError, match="file: is a file"):
-        parts.begin(tmp_path / "file", SETTINGS, ())
-    with pytest.raises(CalojaxError, match="cannot be made"):
-        parts.begin(tmp_path / "file" / "folder", SETTINGS, ())
+    for folder in (tmp_path / "file", tmp_path / "file" / "folder"):
+        with pytest.raises(CalojaxError, match="cannot be written"):
+            parts.begin(folder, SETTINGS, ())
     (tmp_path / "part-00001.hdf5").touch()
     with pytest.raises(CalojaxError, match=r"has part files but no manifest\.json"):
         parts.begin(tmp_path, SETTINGS, parts.split(5, 2))
@@ -107,7 +107,7 @@ def test_a_manifest_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch)
     def full(*arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(parts.os, "fsync", full)
+    monkeypatch.setattr(files.os, "replace", full)
     with pytest.raises(CalojaxError, match=r"cannot be written \(No space left on device\)"):
         parts.begin(tmp_path, SETTINGS, parts.split(5, 2))
     assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,6 @@
 """``calojax sample``: writes showers of a trained model, to one file or to many."""
 
+import functools
 import hashlib
 import pathlib
 import sys
@@ -84,19 +85,11 @@ def sample(
         }
         start = time.perf_counter()
 
-        def showers_of(batch: int, ranges: Sequence[range] | None) -> Batches:
-            return generation.generate(
-                model,
-                variables,
-                wanted,
-                seed=seed,
-                parts=ranges,
-                batch_size=batch,
-                temperature=temperature,
-            )
-
+        showers_of = functools.partial(
+            generation.generate, model, variables, wanted, seed=seed, temperature=temperature
+        )
         if part_size is None:
-            batches = showers_of(batch, None)
+            batches = showers_of(batch_size=batch)
             write(
                 out, model.detector, len(wanted), provenance, batches, label="sample", layout=layout
             )
@@ -118,7 +111,7 @@ def sample(
             parts.begin(out, settings, plan)
             own = parts.share(plan, index, count)
             todo = parts.missing(out, own)
-            batches = showers_of(batch, [part.showers for part in todo])
+            batches = showers_of(batch_size=batch, parts=[part.showers for part in todo])
             write_parts(out, model.detector, todo, provenance, batches, layout=layout)
             made = f"{len(todo):,} parts of {len(plan):,}, {len(own) - len(todo):,} were there,"
         print(

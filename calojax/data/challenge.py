@@ -82,7 +82,7 @@ def open_showers(
 def _files_of(path: str | os.PathLike) -> list[pathlib.Path]:
     """The file, or those of a folder of parts."""
     path = pathlib.Path(path)
-    return parts.files(path) if (path / parts.MANIFEST).exists() else [path]
+    return parts.paths(path) if (path / parts.MANIFEST).exists() else [path]
 
 
 def guess_detector(n_voxels: int) -> Detector | None:
@@ -366,7 +366,7 @@ def _dataset(path: pathlib.Path, file: h5py.File, key: str) -> h5py.Dataset:
                 "Par04 example with axes (r, alpha, z); transpose its showers to (z, alpha, r) and "
                 "flatten them."
             )
-        found = ", ".join(repr(name) for name in sorted(file)) or "nothing"
+        found = ", ".join(sorted(map(repr, file))) or "nothing"
         raise CalojaxError(
             f"{path}: has no {key!r} but {found}; the CaloChallenge's layout needs {ENERGIES!r} "
             f"and {SHOWERS!r}."

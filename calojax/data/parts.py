@@ -7,11 +7,10 @@ processes may therefore fill a folder, stop at any moment and start again.
 
 import dataclasses
 import json
-import os
 import pathlib
-import tempfile
 from collections.abc import Mapping, Sequence
 
+from calojax import files
 from calojax.errors import CalojaxError
 
 MANIFEST = "manifest.json"
@@ -70,18 +69,14 @@ def begin(folder: pathlib.Path, settings: Settings, parts: Sequence[Part]) -> No
       CalojaxError: if the folder cannot be written, has a manifest of other settings or a damaged
         one, or part files without one.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise CalojaxError(f"{folder}: is a file; parts need a folder of their own.") from None
-    except OSError as error:
-        raise CalojaxError(f"{folder}: cannot be made ({error.strerror}).") from None
+    files.make_folder(folder)
     if not (folder / MANIFEST).exists():
         if len(missing(folder, parts)) < len(parts):
             raise CalojaxError(
                 f"{folder}: has part files but no {MANIFEST}; move them or take another folder."
             )
-        _write(folder / MANIFEST, _text(settings, parts))
+        with files.replacing(folder / MANIFEST) as partial:
+            partial.write_text(_text(settings, parts))
     # Also after writing: another process may have been quicker.
     begun = _read(folder / MANIFEST)["settings"]
     for name in sorted(settings.keys() | begun.keys()):
@@ -92,7 +87,7 @@ def begin(folder: pathlib.Path, settings: Settings, parts: Sequence[Part]) -> No
             )
 
 
-def files(folder: pathlib.Path) -> list[pathlib.Path]:
+def paths(folder: pathlib.Path) -> list[pathlib.Path]:
     """The files of all parts of a folder, in order.
 
     Raises:
@@ -135,24 +130,3 @@ def _read(path: pathlib.Path) -> dict:
             "take another folder."
         ) from None
     return manifest
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-    """Writes a text file that appears under its name only when it is complete."""
-    partial = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, prefix=f"{path.name}.", suffix=".partial", delete=False
-        ) as file:
-            partial = pathlib.Path(file.name)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        # Of a temporary file only its owner may read.
-        partial.chmod(0o644)
-        os.replace(partial, path)
-    except OSError as error:
-        raise CalojaxError(f"{path}: cannot be written ({error.strerror}).") from None
-    finally:
-        if partial is not None:
-            partial.unlink(missing_ok=True)
