@@ -40,7 +40,7 @@ TRAIN = (
     "train calovq-tiny --out {disk}/r --data {data} --cache {cache} --checkpoint-every 2 "
     "--autoencoder.schedule.steps 40"
 )
-EVALUATE = "evaluate {data} {data} --out {disk}/e --metrics correlations"
+EVALUATE = "evaluate {data} {data} --out {disk}/e --metrics histograms"
 EVALUATE_RUN = "evaluate --run {run} {data} --out {disk}/e --metrics correlations"
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from calojax import models, processes
+from calojax import files, models, processes
 from calojax.data.cache import open_cached
 from calojax.data.challenge import open_showers
 from calojax.geometry import find_detector
@@ -42,7 +42,7 @@ class Train:
     geometry: str = ""
     cache: pathlib.Path | None = None
     options: Annotated[Options, tyro.conf.arg(name="")] = Options()
-    group: Annotated[processes.Group, tyro.conf.arg(name="")] = processes.Group()
+    group: Annotated[processes.Group, tyro.conf.arg(name="")] = processes.ALONE
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -63,7 +63,7 @@ def _train(asked: Train) -> None:
     detector = find_detector(asked.geometry)
     source = open_showers(asked.data, detector)
     cached = open_cached(source, asked.data, asked.cache)
-    asked.out.mkdir(parents=True, exist_ok=True)
+    files.make_folder(asked.out)
     start = time.perf_counter()
     train(
         models.build(asked.model, detector),

@@ -1,6 +1,7 @@
 """Where training writes its numbers: a JSON line each, and TensorBoard if installed."""
 
 import importlib.util
+import itertools
 import json
 import os
 import pathlib
@@ -52,13 +53,20 @@ class Nowhere:
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The records of a metrics file; none if there is no file. A cut last line is dropped."""
+    """The records of a metrics file up to the first cut or damaged line; none without a file."""
     if not path.exists():
         return []
-    records = []
-    for line in path.read_text().splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
+    records = map(_record, path.read_bytes().splitlines())
+    return list(itertools.takewhile(lambda record: record is not None, records))
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """The record of a line, None if it is not one that `MetricsFile` has written."""
+    try:
+        record = json.loads(line)
+        named = isinstance(record["stage"], str) and isinstance(record["step"], int)
+        numbers = [value for name, value in record.items() if name != "stage"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    whole = named and record["step"] >= 0 and all(isinstance(v, int | float) for v in numbers)
+    return record if whole else None
