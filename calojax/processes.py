@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Callable, Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -67,6 +68,7 @@ def joined(group: Group) -> Iterator[None]:
         yield
         return
     try:
+        _meet()
         yield
     except BaseException as error:
         # JAX would wait at exit for processes that are waiting for this one.
@@ -75,7 +77,8 @@ def joined(group: Group) -> Iterator[None]:
             reason = str(error).strip().split("\n")[0][:150]
             raise CalojaxError(
                 f"Process {index()} of {count()} has lost another one and stops ({reason}); see "
-                "what the other says, and continue with --resume, with any number of processes."
+                "what the other says and start again, training with --resume; the number of "
+                "processes may be another."
             ) from None
         raise
 
@@ -155,9 +158,7 @@ def agreed(asked: Callable[[], bool], *, every: int = 8) -> Callable[[], bool]:
     """
     if count() == 1:
         return asked
-    mesh = Mesh(np.asarray(jax.devices()), ("device",))
-    shared = NamedSharding(mesh, PartitionSpec("device"))
-    anyone = jax.jit(lambda answers: answers.any(), out_shardings=NamedSharding(mesh, jax.P()))
+    ask_all = _poll()
     calls, on_the_way, answer = 0, None, False
 
     def ask() -> bool:
@@ -167,11 +168,33 @@ def agreed(asked: Callable[[], bool], *, every: int = 8) -> Callable[[], bool]:
             return answer
         if on_the_way is not None:
             answer = bool(on_the_way)
-        here = np.full(jax.local_device_count(), asked())
-        on_the_way = anyone(jax.make_array_from_process_local_data(shared, here))
+        on_the_way = ask_all(asked())
         return answer
 
     return ask
+
+
+def _poll() -> Callable[[bool], jax.Array]:
+    """A function of each process's answer that all call: whether one is yes, when it is read."""
+    mesh = Mesh(np.asarray(jax.devices()), ("device",))
+    shared = NamedSharding(mesh, PartitionSpec("device"))
+    anyone = jax.jit(jnp.any, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+    def ask_all(answer: bool) -> jax.Array:
+        here = np.full(jax.local_device_count(), answer)
+        return anyone(jax.make_array_from_process_local_data(shared, here))
+
+    return ask_all
+
+
+def _meet() -> None:
+    """Has processes and devices make their connections while all of them are here.
+
+    The first computation makes them, and on CPUs it gives the others half a minute to come; they
+    may take longer to read their data.
+    """
+    barrier("joined")
+    _poll()(False).block_until_ready()
 
 
 def _join(group: Group) -> bool:
