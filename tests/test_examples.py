@@ -19,8 +19,9 @@ def test_example_showers_are_those_of_dataset_2(name):
     assert 0.9 < (showers.sum(1) / source.energies[:50]).mean() < 1.0
 
 
-def test_the_trained_model_samples_showers(one_device):
-    model, variables, progress = checkpoint.load(EXAMPLES / "calovq-ds2")
+@pytest.mark.parametrize("name", ["calovq-ds2", "pointflow-ds2"])
+def test_the_trained_models_sample_showers(name, one_device):
+    model, variables, progress = checkpoint.load(EXAMPLES / name)
     assert set(progress.done) == {stage.name for stage in model.stages}
     energies = np.geomspace(1e3, 64e3, 32).astype(np.float32)
     ((_, showers),) = generation.generate(model, variables, energies, mesh=one_device)
