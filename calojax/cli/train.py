@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from calojax import files, models, processes
+from calojax.cli.allocator import keep_freed_memory
 from calojax.data.cache import open_cached
 from calojax.data.challenge import open_showers
 from calojax.geometry import find_detector
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str]) -> None:
         for name, preset in PRESETS.items()
     }
     asked = tyro.extras.overridable_config_cli(presets, prog="calojax train", args=arguments)
+    keep_freed_memory()
     with processes.joined(asked.group):
         _train(asked)
 
