@@ -29,7 +29,7 @@ demo: setup
 	@echo "Pictures: $(DEMO)/evaluation/report.html, $(DEMO)/evaluation/figures/ and $(DEMO)/run/loss.png"
 
 test: setup
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: setup
 	$(BIN)/ruff check .

@@ -115,12 +115,16 @@ def test_every_geometry_trains_and_samples(name):
     showers = rng_.exponential(10.0, (8, detector.n_voxels)).astype(np.float32)
     batch = {"energies": showers.sum(1), "showers": showers}
     fitted = model.fit([(showers.sum(1), showers)])
-    variables = model.init(jax.random.key(0), fitted, batch)
-    for stage in model.stages:
-        loss, _ = model.loss(stage.name, variables, jax.random.key(1), batch, training=True)
-        assert np.isfinite(loss)
+    variables = jax.jit(model.init)(jax.random.key(0), fitted, batch)
+    losses = jax.jit(
+        lambda variables: [
+            model.loss(stage.name, variables, jax.random.key(1), batch, training=True)[0]
+            for stage in model.stages
+        ]
+    )
+    assert np.isfinite(losses(variables)).all()
     keys = rng.per_item(rng.root(0), np.arange(8))
-    sampled = model.sample(variables, keys, batch["energies"])
+    sampled = jax.jit(model.sample)(variables, keys, batch["energies"])
     assert sampled.shape == showers.shape
     assert np.isfinite(sampled).all()
 

@@ -117,6 +117,8 @@ def assert_equal_trees(a, b) -> None:
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_stopped_training_goes_on_to_the_same_parameters(how, data, trained, folder):
     reference, duration = trained
+    # Two thirds of the way, a run seldom comes to its end at once, and goes on after several stops.
+    duration *= 2 / 3
     finished = []
 
     def out() -> pathlib.Path:
