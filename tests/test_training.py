@@ -196,7 +196,7 @@ def test_steps_compile_once_and_move_nothing_to_the_host(model, showers, variabl
     with jax.transfer_guard("disallow"):
         for batch in stream:
             state, _ = train_step(state, batch)
-    assert train_step.program._cache_size() == 1
+    assert train_step._cache_size() == 1
 
 
 def test_loss_that_is_not_finite_names_its_step_and_keeps_the_checkpoint(
