@@ -16,7 +16,7 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 def refusal(path: str | os.PathLike, error: OSError) -> CalojaxError:
     """The sentence for a file or folder that the system refused to write."""
     advice = "free some space or write elsewhere" if error.errno in FULL else "write elsewhere"
-    return CalojaxError(f"{path}: cannot be written ({error.strerror}); {advice}.")
+    return CalojaxError(f"{path}: cannot be written ({error.strerror or error}); {advice}.")
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ def test_each_stage_trains_its_own_parameters_and_no_others(model, variables, ba
 
 def test_codebook_learnt_by_gradient_gets_one(model, batch, variables):
     by_gradient = with_autoencoder(model, codebook="gradient")
-    fresh = by_gradient.init(jax.random.key(0), variables["transforms"], batch)
+    fresh = jax.jit(by_gradient.init)(jax.random.key(0), variables["transforms"], batch)
     assert fresh["state"] == {}
     stage = by_gradient.stages[0]
     assert reached(gradients(by_gradient, "autoencoder", fresh, batch)) == set(stage.parameters)
@@ -58,7 +58,9 @@ def test_codebook_of_averages_changes_in_training_only(model, variables, batch):
 def test_every_stage_learns(model, showers, batch, variables, head, codebook, one_device):
     model = with_autoencoder(model, head=head, codebook=codebook)
     now = jax.jit(model.init)(jax.random.key(0), variables["transforms"], batch)
-    for stage in model.stages:
+    # The stages after the first see codes, wherever they come from.
+    stages = model.stages if (head, codebook) == ("density", "ema") else model.stages[:1]
+    for stage in stages:
         train_step = step.make(model, stage, 0, one_device)
         state = step.start(now, stage)
         losses = []

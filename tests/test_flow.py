@@ -179,14 +179,15 @@ def test_order_of_points_goes_with_them(flow, context):
 @of_points
 def test_padding_is_harmless(flow, context):
     x, variables = features(flow), moved(start(flow, context))
-    u, log_det = flow.apply(variables, x, context)
+    apply = jax.jit(flow.apply)
+    u, log_det = apply(variables, x, context)
     longer = Owned(
         context.context,
         jnp.concatenate([OWNER, jnp.full(5, NUM + 4, jnp.int32)]),
         jnp.concatenate([context.given, jnp.full((5, context.given.shape[1]), 3.0)]),
     )
     changed = jnp.concatenate([x.at[POINTS:].set(1e3), jnp.full((5, flow.features), -2.0)])
-    other, other_log_det = flow.apply(variables, changed, longer)
+    other, other_log_det = apply(variables, changed, longer)
     np.testing.assert_allclose(other[:POINTS], u[:POINTS], atol=1e-5)
     np.testing.assert_allclose(other_log_det[:POINTS], log_det[:POINTS], atol=1e-5)
 

@@ -128,14 +128,18 @@ def test_gpt_draws_from_the_probabilities_that_it_tells():
     cell = GPT(5, Line(3), 1, 2, 8, True, conditions=2)
     prior = Autoregressive(cell)
     context = jax.random.normal(jax.random.key(0), (1, 2))
-    variables = prior.init(jax.random.key(1), context)
+    variables = jax.jit(prior.init)(jax.random.key(1), context)
     # Far from the uniform start, so that order and condition matter.
     variables = jax.tree.map(lambda x: 3 * x, variables)
     n = 20_000
     many = jnp.broadcast_to(context, (n, 2))
-    codes = np.asarray(prior.draw(variables, rng.per_item(rng.root(2), np.arange(n)), many))
+    codes = np.asarray(
+        jax.jit(prior.draw)(variables, rng.per_item(rng.root(2), np.arange(n)), many)
+    )
     every = np.stack(np.meshgrid(*[np.arange(5)] * 3, indexing="ij"), -1).reshape(-1, 3)
-    p = np.exp(prior.log_probs(variables, every, jnp.broadcast_to(context, (125, 2))).sum(1))
+    p = np.exp(
+        jax.jit(prior.log_probs)(variables, every, jnp.broadcast_to(context, (125, 2))).sum(1)
+    )
     assert p.sum() == pytest.approx(1, abs=1e-5)
     found = np.bincount(codes @ np.array([25, 5, 1]), minlength=125) / n
     assert np.abs(found - p).max() < 5 * np.sqrt(p.max() / n)

@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import os
 import re
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from calojax import report
 from calojax.data.challenge import ShowerArrays
+from calojax.errors import CalojaxError
 from calojax.evaluate import (
     correlations,
     features,
@@ -256,8 +258,8 @@ def test_a_failed_write_keeps_the_older_file(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(writer.os, "replace", refuse)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(CalojaxError, match=r"metrics.json: cannot be written \(disk full\)"):
         writer._replace(path, b"newer")
     assert path.read_text() == "older"
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
