@@ -5,13 +5,16 @@ a child is as good as a fresh process: it can be killed, or given a small disk, 
 others.
 """
 
+import contextlib
 import ctypes
+import itertools
 import json
 import multiprocessing
 import multiprocessing.process
 import os
 import pathlib
 import resource
+import shutil
 import sys
 from typing import NamedTuple
 
@@ -92,21 +95,40 @@ def calojax_on(disk: Disk, arguments: list[str], report: pathlib.Path) -> None:
 
 
 def _lay(disk: Disk) -> None:
-    """Mounts a small or read-only memory disk; where none may be mounted, takes what comes near.
+    """Mounts a small or read-only memory disk; where none may be mounted, takes what comes near."""
+    with contextlib.suppress(OSError):
+        _mount(disk)
+        return
+    if disk.room is not None:
+        # No file may be larger, and whoever asks for the free space finds half of what was there.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (disk.room, disk.room))
+        whole = shutil.disk_usage(disk.folder)
+        free = (disk.room // 2**asked for asked in itertools.count())
+        shutil.disk_usage = lambda path: whole._replace(free=next(free))
+    elif os.geteuid():
+        disk.folder.chmod(0o500)
+    else:  # Whom no permission stops.
+        disk.folder.rmdir()
+        disk.folder.touch()
 
-    That is a limit on the size of each file, or a folder without permission to write.
+
+def _mount(disk: Disk) -> None:
+    """Mounts a memory disk that this process alone sees.
+
+    Raises:
+      OSError: if the system does not let it.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     owner, group = os.getuid(), os.getgid()
-    if libc.unshare(_NEW_USER | _NEW_MOUNTS) == 0:
-        pathlib.Path("/proc/self/setgroups").write_text("deny")
-        pathlib.Path("/proc/self/uid_map").write_text(f"0 {owner} 1")
-        pathlib.Path("/proc/self/gid_map").write_text(f"0 {group} 1")
-        options = b"" if disk.room is None else b"size=%d" % disk.room
-        flags = _READ_ONLY if disk.room is None else 0
-        if libc.mount(b"none", os.fsencode(disk.folder), b"tmpfs", flags, options) == 0:
-            return
-    if disk.room is None:
-        disk.folder.chmod(0o500)
-    else:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (disk.room, disk.room))
+    if libc.unshare(_NEW_USER | _NEW_MOUNTS):
+        raise OSError(ctypes.get_errno(), "unshare")
+    for name, line in (
+        ("setgroups", "deny"),
+        ("uid_map", f"0 {owner} 1"),
+        ("gid_map", f"0 {group} 1"),
+    ):
+        pathlib.Path("/proc/self", name).write_text(line)
+    options = b"" if disk.room is None else b"size=%d" % disk.room
+    flags = _READ_ONLY if disk.room is None else 0
+    if libc.mount(b"none", os.fsencode(disk.folder), b"tmpfs", flags, options):
+        raise OSError(ctypes.get_errno(), "mount")
