@@ -5,7 +5,6 @@ import os
 import pathlib
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable
 
@@ -13,13 +12,15 @@ import forks
 import numpy as np
 import pytest
 
+from calojax import files
 from calojax.checkpoint import Checkpoint, Checkpoints
-from calojax.cli.interruption import StoppedBySignals
+from calojax.cli.interruption import stopped_by_signals
+from calojax.data import ShowerWriter
+from calojax.geometry import DETECTORS
 
 STOPS = 30
-# What may come of a SIGTERM: no harm, a checkpoint and a sentence, or the end before there was one
-# (in the first moments by the system, then by calojax).
-_ENDS = {signal.SIGTERM: {0, 1, 128 + signal.SIGTERM, -signal.SIGTERM}, signal.SIGKILL: {0, -9}}
+# What may come of a SIGTERM: no harm, a checkpoint and a sentence, or the end at once.
+_ENDS = {signal.SIGTERM: {0, 1, -signal.SIGTERM}, signal.SIGKILL: {0, -signal.SIGKILL}}
 
 
 @pytest.fixture(scope="module")
@@ -177,22 +178,30 @@ def contents(folder: pathlib.Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("*")}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_that_strikes_the_garbage_collector_is_not_lost(number):
-    class Callback:
+def strike(number: signal.Signals, folder: pathlib.Path) -> None:
+    """A command in a child that a signal strikes where an exception would be dropped."""
+
+    class Dropped:
         def __del__(self):
             signal.raise_signal(number)
 
-    before = signal.getsignal(signal.SIGTERM), sys.unraisablehook
+    forks.redirect(folder / "output")
+    with stopped_by_signals():
+        with ShowerWriter(folder / "done.hdf5", DETECTORS["tiny"], 1) as writer:
+            writer.append(np.ones(1), np.ones((1, 120)))
+        with (
+            ShowerWriter(folder / "showers.hdf5", DETECTORS["tiny"], 1),
+            files.replacing(folder / "other") as partial,
+        ):
+            partial.write_text("half")
+            Dropped()
 
-    def wait() -> None:
-        with StoppedBySignals():
-            Callback()
-            for _ in range(500):
-                time.sleep(0.01)
 
-    with pytest.raises((SystemExit, KeyboardInterrupt)) as stopped:
-        wait()
-    if number == signal.SIGTERM:
-        assert stopped.value.code == 128 + signal.SIGTERM
-    assert (signal.getsignal(signal.SIGTERM), sys.unraisablehook) == before
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_end_a_command_at_once_and_leave_nothing_unfinished(number, tmp_path):
+    process = forks.start(strike, number, tmp_path)
+    process.join()
+    assert process.exitcode == -number
+    assert {path.name for path in tmp_path.iterdir()} == {"done.hdf5", "output"}
+    sentence = "error: stopped; nothing half-written is left behind."
+    assert (tmp_path / "output").read_text().strip() == sentence

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import calojax
 from calojax import files
 from calojax.cli.compilation import keep_programs
-from calojax.cli.interruption import StoppedBySignals
+from calojax.cli.interruption import stopped_by_signals
 from calojax.errors import CalojaxError
 
 COMMANDS = {
@@ -29,13 +29,11 @@ WITHOUT_PROGRAMS = ("convert", "check", "download")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command; a `CalojaxError` becomes one sentence and exit status 1."""
     try:
-        _run(list(sys.argv[1:] if arguments is None else arguments))
+        with stopped_by_signals():
+            _run(list(sys.argv[1:] if arguments is None else arguments))
     except CalojaxError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("error: stopped; nothing half-written is left behind.", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
         # Who read our output (a pager, head) has gone; Python's flush at exit must not complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -60,8 +58,7 @@ def _run(arguments: list[str]) -> None:
         sys.exit(2)
     if name not in WITHOUT_PROGRAMS:
         keep_programs()
-    with StoppedBySignals():
-        importlib.import_module(f"calojax.cli.{name}").main(rest)
+    importlib.import_module(f"calojax.cli.{name}").main(rest)
 
 
 def _overview() -> str:

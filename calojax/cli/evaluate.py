@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Literal
@@ -141,8 +143,9 @@ def main(arguments: Sequence[str]) -> None:
 @contextlib.contextmanager
 def _working_folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
     """A folder on the disk of ``out`` that is gone afterwards, for showers in passing."""
-    with tempfile.TemporaryDirectory(dir=out, prefix=".showers-") as folder:
-        yield pathlib.Path(folder)
+    folder = pathlib.Path(tempfile.mkdtemp(dir=out, prefix=".showers-"))
+    with files.unfinished(functools.partial(shutil.rmtree, folder, ignore_errors=True)):
+        yield folder
 
 
 def _showers_of_run(

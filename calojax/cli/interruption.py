@@ -1,53 +1,34 @@
-"""SIGTERM and ctrl-C as exceptions, so that files which are being written are removed."""
+"""SIGTERM and ctrl-C end a command at once, after what is unfinished was removed."""
 
+import contextlib
+import os
 import signal
-import sys
+from collections.abc import Iterator
 
-# Which signal an exception was.
-_SIGNALS = {SystemExit: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}
-_PAUSE = 0.01  # seconds
+from calojax import files
+
+_STOPPED = b"\nerror: stopped; nothing half-written is left behind.\n"
 
 
-class StoppedBySignals:
-    """Within it, SIGTERM raises `SystemExit` as ctrl-C raises `KeyboardInterrupt`.
+@contextlib.contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Within it, SIGTERM and SIGINT remove what is unfinished before they end the process.
 
-    Python drops an exception that strikes inside a callback of the garbage collector, as JAX has
-    one, and the command would go on as if nothing had been asked. Such a signal is sent once more,
-    a moment later and by the clock: in the callback it would be dropped again.
+    An exception instead would strike anywhere: inside a callback of HDF5, which cannot be closed
+    after that, or of the garbage collector, which drops it, so that the command would go on.
     """
-
-    def __enter__(self) -> None:
-        self._dropped: signal.Signals | None = None
-        self._reporting = False
-        self._hook = sys.unraisablehook
-        self._handlers = {
-            signal.SIGTERM: signal.signal(signal.SIGTERM, _stop),
-            signal.SIGALRM: signal.signal(signal.SIGALRM, self._send_again),
-        }
-        sys.unraisablehook = self._report
-
-    def __exit__(self, *_) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        sys.unraisablehook = self._hook
-        for number, handler in self._handlers.items():
+    signals = (signal.SIGTERM, signal.SIGINT)
+    handlers = {number: signal.signal(number, _stop) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
-    def _report(self, unraisable) -> None:
-        self._reporting = True
-        number = _SIGNALS.get(unraisable.exc_type)
-        if number is None:
-            self._hook(unraisable)
-        else:
-            self._dropped = number
-            signal.setitimer(signal.ITIMER_REAL, _PAUSE)
-        self._reporting = False
 
-    def _send_again(self, *_) -> None:
-        if self._reporting:  # On a busy machine, the moment is over before that is.
-            signal.setitimer(signal.ITIMER_REAL, _PAUSE)
-        elif self._dropped is not None:
-            signal.raise_signal(self._dropped)
-
-
-def _stop(*_) -> None:
-    sys.exit(128 + signal.SIGTERM)
+def _stop(number: int, _) -> None:
+    files.remove_unfinished()
+    os.write(2, _STOPPED)
+    # So that who started the process learns what ended it.
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)

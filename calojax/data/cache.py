@@ -5,6 +5,7 @@ map of uncompressed float32 costs one disk read, or none when the system has it 
 """
 
 import errno
+import functools
 import hashlib
 import os
 import pathlib
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from calojax import files
 from calojax.data.challenge import ShowerArrays, ShowerSource
 from calojax.errors import CalojaxError
 from calojax.progress import progress_bar
@@ -64,7 +66,7 @@ def open_cached(
         _sweep(folder)
         _check_room(folder, source)
         unfinished = folder / f"{_UNFINISHED}{uuid.uuid4().hex}"
-        try:
+        with files.unfinished(functools.partial(shutil.rmtree, unfinished, ignore_errors=True)):
             unfinished.mkdir()
             _convert(source, unfinished)
             if _name(source, paths) != place.name:
@@ -73,8 +75,6 @@ def open_cached(
                     "again when it is complete."
                 )
             _settle(unfinished, place, source)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise CalojaxError(_no_room(folder, source)) from None

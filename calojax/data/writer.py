@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 import calojax
+from calojax import files
 from calojax.data import sparse
 from calojax.data.challenge import (
     ENERGIES,
@@ -96,6 +97,8 @@ class ShowerWriter:
             # Whatever an earlier run that was killed has left.
             self._partial.unlink(missing_ok=True)
             self._disk = Disk(self._partial)
+            self._guard = files.unfinished(self._remove)
+            self._guard.__enter__()
         except OSError as error:
             raise CalojaxError(
                 f"{self.path}: cannot be written ({error.strerror}); "
@@ -215,10 +218,14 @@ class ShowerWriter:
             )
         raise CalojaxError(f"{self.path}: cannot be written ({error.strerror}).")
 
-    def _abandon(self) -> None:
-        """Closes the partial file and removes it, if it is still there and still ours."""
+    def _remove(self) -> None:
+        """Removes the partial file, if it is still there and still ours."""
         if self._disk.still_is(self._partial):
             self._partial.unlink()
+
+    def _abandon(self) -> None:
+        """Removes the partial file and closes it."""
+        self._guard.__exit__(None, None, None)
         self._disk.close()
 
 
