@@ -68,7 +68,9 @@ def untrained(
 
 def incident(subject: Subject, num: int) -> jax.Array:
     """Incident energies [n] in MeV on the device, spread over the range in no order."""
-    energies = np.geomspace(*subject.energy_range, num).astype(np.float32)
+    # The middles of equal parts of the logarithm: one alone is in the middle of the range.
+    low, high = np.log(subject.energy_range)
+    energies = np.exp(low + (high - low) * (np.arange(num) + 0.5) / num).astype(np.float32)
     return jax.device_put(np.random.default_rng(0).permutation(energies))
 
 

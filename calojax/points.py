@@ -69,6 +69,11 @@ def to_points(showers: jax.Array, detector: Detector, budget: int) -> tuple[Poin
     return points, jnp.maximum(found[-1] - budget, 0)
 
 
+def starts(owner: jax.Array, num: int) -> jax.Array:
+    """Where each shower has its first point, and the number of points: int32 [num + 1]."""
+    return jnp.searchsorted(owner, jnp.arange(num + 1, dtype=owner.dtype)).astype(jnp.int32)
+
+
 def to_showers(points: Points, detector: Detector, num: int) -> jax.Array:
     """Adds up the points of each voxel -> showers [num, v] in MeV; inverse of `to_points`.
 
@@ -113,8 +118,7 @@ def place(keys: jax.Array, points: Points, detector: Detector) -> Points:
     num, size = len(keys), len(points.owner)
     position = jnp.arange(size, dtype=jnp.int32)
     # The i-th point of a shower takes the i-th number of its key.
-    starts = jnp.searchsorted(points.owner, jnp.arange(num + 1, dtype=jnp.int32))
-    own = position - starts.astype(jnp.int32)[points.owner]
+    own = position - starts(points.owner, num)[points.owner]
     # 24 bits of a number divided into at most n_alpha parts: uniform to 1e-7 n_alpha.
     point_keys = jax.vmap(jax.random.fold_in)(keys[jnp.minimum(points.owner, num - 1)], own)
     uniform = jax.vmap(lambda key: jax.random.uniform(key, dtype=jnp.float32))(point_keys)

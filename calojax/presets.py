@@ -276,7 +276,7 @@ PRESETS: Mapping[str, Preset] = {
                 points_per_shower=96,
                 schedule=Schedule(100, 64),
             ),
-            generation=GenerationConfig(16, 2048, 512),
+            generation=GenerationConfig(16, 2048),
         ),
     ),
 }

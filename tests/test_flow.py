@@ -7,30 +7,33 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calojax.nn import segments
+from calojax.nn import tiles
 from calojax.nn.deepset import DeepSet, Encoder
 from calojax.nn.flow import Flow, Owned, Summary
+from calojax.nn.tiles import Tiling
 
 SUMMARY = Summary(point=(6, 5), shower=(8,), features=4)
-# Three showers of 4, 0 and 5 points, and two places of padding.
-OWNER = jnp.array([0, 0, 0, 0, 2, 2, 2, 2, 2, 3, 3], jnp.int32)
+# Three showers of 4, 0 and 5 points in tiles of 3, and a tile without points.
+HITS = jnp.array([4, 0, 5], jnp.int32)
 NUM = 3
-POINTS = 9
+TILING, NUMBER = tiles.lay(HITS, 5, 3)
+INSIDE = np.asarray(TILING.inside).reshape(-1)
+PLACES = len(INSIDE)
 
 
 def owned(given: int = 0, dtype=jnp.float32) -> Owned:
     key = jax.random.key(7)
     return Owned(
         jax.random.normal(key, (NUM, 3), dtype),
-        OWNER,
-        jax.random.normal(key, (len(OWNER), given), dtype),
+        TILING,
+        jax.random.normal(key, (PLACES, given), dtype),
     )
 
 
 # name -> (flow, its context)
 FLOWS = {
-    "two features": (Flow(2, depth=4, hidden=(8,)), jnp.ones((len(OWNER), 3))),
-    "five features": (Flow(5, depth=3, hidden=(8, 8), bins=5), jnp.ones((len(OWNER), 1))),
+    "two features": (Flow(2, depth=4, hidden=(8,)), jnp.ones((PLACES, 3))),
+    "five features": (Flow(5, depth=3, hidden=(8, 8), bins=5), jnp.ones((PLACES, 1))),
     "points": (Flow(2, depth=3, hidden=(8,)), owned(given=2)),
     "deep sets": (Flow(3, depth=3, hidden=(8, 8), summary=SUMMARY), owned(given=1)),
 }
@@ -43,7 +46,7 @@ every = pytest.mark.parametrize(("flow", "context"), FLOWS.values(), ids=FLOWS.k
 
 
 def features(flow: Flow, seed: int = 0, dtype=jnp.float32) -> jax.Array:
-    return 2.0 * jax.random.normal(jax.random.key(seed), (len(OWNER), flow.features), dtype)
+    return 2.0 * jax.random.normal(jax.random.key(seed), (PLACES, flow.features), dtype)
 
 
 @functools.cache
@@ -88,7 +91,7 @@ def test_inverse_undoes_it(flow, context):
     u, _ = jax.jit(flow.apply)(variables, x, context)
     assert np.abs(u - x).max() > 0.1
     back = flow.apply(variables, u, context, method="inverse")
-    np.testing.assert_allclose(back[:POINTS], x[:POINTS], atol=2e-3)
+    np.testing.assert_allclose(back, x, atol=2e-3)
 
 
 @every
@@ -99,7 +102,7 @@ def test_inverse_is_exact_in_float64(flow, context):
         u, log_det = flow.apply(variables, x, context)
         assert u.dtype == log_det.dtype == jnp.float64
         back = flow.apply(variables, u, context, method="inverse")
-        np.testing.assert_allclose(np.asarray(back)[:POINTS], np.asarray(x)[:POINTS], atol=1e-9)
+        np.testing.assert_allclose(np.asarray(back), np.asarray(x), atol=1e-9)
 
 
 @every
@@ -108,17 +111,13 @@ def test_log_det_is_that_of_the_whole_jacobian(flow, context):
     x, variables = features(flow), moved(start(flow, context))
     with jax.enable_x64(True):
         x, variables, context = in_float64((x, variables, context))
-        if isinstance(context, Owned):
-            context = context._replace(owner=context.owner[:POINTS], given=context.given[:POINTS])
-        else:
-            context = context[:POINTS]
-        x = x[:POINTS]
 
-        def flat(x):
-            return flow.apply(variables, x.reshape(POINTS, -1), context)[0].reshape(-1)
+        def flat(inside):
+            everywhere = x.at[INSIDE].set(inside.reshape(-1, flow.features))
+            return flow.apply(variables, everywhere, context)[0][INSIDE].reshape(-1)
 
-        jacobian = jax.jacfwd(flat)(x.reshape(-1))
-        _, log_det = flow.apply(variables, x, context)
+        jacobian = jax.jacrev(flat)(x[INSIDE].reshape(-1))
+        log_det = flow.apply(variables, x, context)[1][INSIDE]
         expected = np.linalg.slogdet(np.asarray(jacobian))[1]
         assert float(log_det.sum()) == pytest.approx(expected, abs=1e-8)
 
@@ -165,15 +164,20 @@ def test_density_integrates_to_one():
 # --- points ---------------------------------------------------------------------------------------
 
 
+# The points of each shower in another order, at the places that they have.
+ORDER = np.arange(PLACES)
+ORDER[[0, 1, 2, 3]] = [2, 0, 3, 1]
+ORDER[[6, 7, 8, 9, 10]] = [10, 7, 6, 9, 8]
+
+
 @of_points
 def test_order_of_points_goes_with_them(flow, context):
     x, variables = features(flow), moved(start(flow, context))
-    order = jnp.array([2, 0, 3, 1, 8, 5, 4, 7, 6, 9, 10])
-    turned = context._replace(given=context.given[order])
+    turned = context._replace(given=context.given[ORDER])
     u, log_det = flow.apply(variables, x, context)
-    other, other_log_det = flow.apply(variables, x[order], turned)
-    np.testing.assert_allclose(other[:POINTS], u[order][:POINTS], atol=1e-5)
-    np.testing.assert_allclose(other_log_det[:POINTS], log_det[order][:POINTS], atol=1e-4)
+    other, other_log_det = flow.apply(variables, x[ORDER], turned)
+    np.testing.assert_allclose(other[INSIDE], u[ORDER][INSIDE], atol=1e-5)
+    np.testing.assert_allclose(other_log_det[INSIDE], log_det[ORDER][INSIDE], atol=1e-4)
 
 
 @of_points
@@ -181,19 +185,19 @@ def test_padding_is_harmless(flow, context):
     x, variables = features(flow), moved(start(flow, context))
     apply = jax.jit(flow.apply)
     u, log_det = apply(variables, x, context)
-    longer = Owned(
-        context.context,
-        jnp.concatenate([OWNER, jnp.full(5, NUM + 4, jnp.int32)]),
-        jnp.concatenate([context.given, jnp.full((5, context.given.shape[1]), 3.0)]),
-    )
-    changed = jnp.concatenate([x.at[POINTS:].set(1e3), jnp.full((5, flow.features), -2.0)])
+    tiling, _ = tiles.lay(HITS, 7, 3)
+    more = 6
+    given = jnp.where(INSIDE[:, None], context.given, 3.0)
+    longer = Owned(context.context, tiling, jnp.pad(given, ((0, more), (0, 0))))
+    changed = jnp.where(INSIDE[:, None], x, 1e3)
+    changed = jnp.pad(changed, ((0, more), (0, 0)), constant_values=-2.0)
     other, other_log_det = apply(variables, changed, longer)
-    np.testing.assert_allclose(other[:POINTS], u[:POINTS], atol=1e-5)
-    np.testing.assert_allclose(other_log_det[:POINTS], log_det[:POINTS], atol=1e-5)
+    np.testing.assert_allclose(other[:PLACES][INSIDE], u[INSIDE], atol=1e-5)
+    np.testing.assert_allclose(other_log_det[:PLACES][INSIDE], log_det[INSIDE], atol=1e-5)
 
     def loss(variables, x, context):
         log_prob = flow.apply(variables, x, context, method="log_prob")
-        return jnp.where(context.owner < NUM, log_prob, 0.0).sum()
+        return jnp.where(context.tiling.inside.reshape(-1), log_prob, 0.0).sum()
 
     gradient = jax.jit(jax.grad(loss))
     gradients = gradient(variables, x, context), gradient(variables, changed, longer)
@@ -202,106 +206,131 @@ def test_padding_is_harmless(flow, context):
 
 
 @of_points
+@pytest.mark.parametrize("size", [1, 3, 4])
+def test_tiles_are_no_matter(flow, context, size):
+    x, variables = features(flow), moved(start(flow, context))
+    u, _ = flow.apply(variables, x, context)
+    tiling, number = tiles.lay(HITS, 15, size)
+    points, given = x[INSIDE], context.given[INSIDE]
+    other, _ = flow.apply(variables, points[number], Owned(context.context, tiling, given[number]))
+    np.testing.assert_allclose(other[tiling.inside.reshape(-1)], u[INSIDE], atol=1e-5)
+
+
+@of_points
 def test_showers_know_nothing_of_each_other(flow, context):
     x, variables = features(flow), moved(start(flow, context))
     u, _ = flow.apply(variables, x, context)
-    alone = Owned(context.context[2:], jnp.zeros(5, jnp.int32), context.given[4:POINTS])
-    other, _ = flow.apply(variables, x[4:POINTS], alone)
-    np.testing.assert_allclose(other, u[4:POINTS], atol=1e-5)
+    tiling, _ = tiles.lay(HITS[2:], 2, 3)
+    alone = Owned(context.context[2:], tiling, context.given[6:12])
+    other, _ = flow.apply(variables, x[6:12], alone)
+    np.testing.assert_allclose(other[:5], u[6:11], atol=1e-5)
 
 
 def test_context_once_a_shower_is_context_at_every_point():
     flow, context = FLOWS["points"]
     x, variables = features(flow), moved(start(flow, context))
-    repeated = Owned(
-        context.context[jnp.minimum(OWNER, NUM - 1)],
-        jnp.arange(len(OWNER), dtype=jnp.int32),
-        context.given,
-    )
+    owner = jnp.minimum(jnp.repeat(TILING.owner, 3), NUM - 1)
+    every = Tiling(jnp.arange(PLACES, dtype=jnp.int32), jnp.ones((PLACES, 1), bool))
+    repeated = Owned(context.context[owner], every, context.given)
     for once, often in zip(
         flow.apply(variables, x, context), flow.apply(variables, x, repeated), strict=True
     ):
-        np.testing.assert_allclose(once[:POINTS], often[:POINTS], atol=1e-5)
+        np.testing.assert_allclose(once[INSIDE], often[INSIDE], atol=1e-5)
 
 
 @of_points
-@pytest.mark.parametrize("piece", [1, 11])
-def test_pieces_change_nothing(flow, context, piece):
+@pytest.mark.parametrize("sizes", [(15,), (3, 6, 15), (12, 15)])
+def test_sizes_change_nothing(flow, context, sizes):
     u, variables = features(flow), moved(start(flow, context))
     whole = flow.apply(variables, u, context, method="inverse")
     inverse = jax.jit(
         lambda u, count: flow.apply(
-            variables, u, context, count, piece=piece, method="inverse_of_first"
+            variables, u, context, count, sizes=sizes, method="inverse_of_first"
         )
     )
-    np.testing.assert_allclose(inverse(u, POINTS)[:POINTS], whole[:POINTS], atol=1e-4)
+    np.testing.assert_allclose(inverse(u, 12)[INSIDE], whole[INSIDE], atol=1e-4)
 
 
-def test_pieces_of_padding_are_not_worked_on():
+def test_places_beyond_the_size_are_not_worked_on():
     flow, context = FLOWS["points"]
     u, variables = features(flow), moved(start(flow, context))
-    x = flow.apply(variables, u, context, 3, piece=1, method="inverse_of_first")
-    np.testing.assert_array_equal(x[3:], u[3:])
-    assert (x[:3] != u[:3]).any()
-    with pytest.raises(ValueError, match="11 points do not divide into pieces of 4"):
-        flow.apply(variables, u, context, 3, piece=4, method="inverse_of_first")
+    x = flow.apply(variables, u, context, 4, sizes=(3, 6, 15), method="inverse_of_first")
+    np.testing.assert_array_equal(x[6:], u[6:])
+    assert (x[:6] != u[:6]).any()
+    for sizes in ((3, 6), (4, 15)):
+        with pytest.raises(ValueError, match="are no sizes of 15 places in tiles of 3"):
+            flow.apply(variables, u, context, 4, sizes=sizes, method="inverse_of_first")
 
 
 # --- sets -----------------------------------------------------------------------------------------
 
 
+def test_points_lie_in_tiles_of_their_showers():
+    np.testing.assert_array_equal(TILING.owner, [0, 0, 2, 2, 3])
+    expected = [[1, 1, 1], [1, 0, 0], [1, 1, 1], [1, 1, 0], [0, 0, 0]]
+    np.testing.assert_array_equal(TILING.inside, np.array(expected, bool))
+    np.testing.assert_array_equal(NUMBER[INSIDE], range(9))
+    # And back; what is padding in front of the tiling may go anywhere.
+    owner = jnp.array([0] * 4 + [2] * 5 + [3] * 2, jnp.int32)
+    np.testing.assert_array_equal(tiles.place(owner, HITS, 3)[:9], np.flatnonzero(INSIDE))
+
+
+def test_points_without_a_tile_are_left_out():
+    tiling, number = tiles.lay(HITS, 3, 3)
+    np.testing.assert_array_equal(tiling.owner, [0, 0, 2])
+    np.testing.assert_array_equal(number[tiling.inside.reshape(-1)], range(7))
+
+
 @pytest.mark.parametrize("num", [NUM, 300])
 def test_totals_and_copies(num):
     """Both ways of adding up, and that each is the transpose of the other."""
-    values = jax.random.normal(jax.random.key(0), (len(OWNER), 2))
-    owner = jnp.where(OWNER == NUM, num, OWNER)
-    total = segments.total(values, owner, num)
+    values = jax.random.normal(jax.random.key(0), (PLACES, 2))
+    tiling = TILING._replace(owner=jnp.where(TILING.owner == NUM, num, TILING.owner))
+    total = tiles.total(values, tiling, num)
     np.testing.assert_allclose(total[0], values[:4].sum(0), rtol=1e-5)
     np.testing.assert_array_equal(total[1], 0.0)
-    np.testing.assert_allclose(total[2], values[4:9].sum(0), rtol=1e-5)
-    mean = segments.mean(values, owner, num)
-    np.testing.assert_allclose(mean[2], values[4:9].mean(0), rtol=1e-5)
+    np.testing.assert_allclose(total[2], values[6:11].sum(0), rtol=1e-5)
+    mean = tiles.mean(values, tiling, num)
+    np.testing.assert_allclose(mean[2], values[6:11].mean(0), rtol=1e-5)
     np.testing.assert_array_equal(mean[1], 0.0)
     of_showers = jax.random.normal(jax.random.key(1), (num, 2))
-    copies = segments.spread(of_showers, owner)
-    np.testing.assert_allclose(copies[4:9], jnp.tile(of_showers[2], (5, 1)), rtol=1e-6)
-    np.testing.assert_array_equal(copies[9:], 0.0)
+    copies = tiles.spread(of_showers, tiling)
+    np.testing.assert_allclose(copies[2:4, 0], jnp.tile(of_showers[2], (2, 1)), rtol=1e-6)
+    np.testing.assert_array_equal(copies[4:], 0.0)
+    of_places = jnp.where(INSIDE[:, None], values, 0.0).reshape(5, 3, 2)
     assert float((total * of_showers).sum()) == pytest.approx(
-        float((values * copies).sum()), rel=1e-4
+        float((of_places * copies).sum()), rel=1e-4
     )
-    np.testing.assert_array_equal(segments.sizes(owner, num)[:3], [4, 0, 5])
 
 
 def test_sets_have_no_order_and_no_padding():
     network = DeepSet((6, 7), (8,), 4)
-    x = jax.random.normal(jax.random.key(0), (len(OWNER), 3))
-    variables = network.init(jax.random.key(1), x, OWNER, NUM)
-    out = network.apply(variables, x, OWNER, NUM)
-    order = jnp.array([3, 1, 2, 0, 5, 4, 8, 7, 6, 10, 9])
-    np.testing.assert_allclose(network.apply(variables, x[order], OWNER, NUM), out, atol=1e-6)
-    changed = x.at[POINTS:].set(1e4)
-    np.testing.assert_allclose(network.apply(variables, changed, OWNER, NUM), out, atol=1e-6)
-    without = network.apply(variables, x[:POINTS], OWNER[:POINTS], NUM)
+    x = jax.random.normal(jax.random.key(0), (PLACES, 3))
+    variables = network.init(jax.random.key(1), x, TILING, NUM)
+    out = network.apply(variables, x, TILING, NUM)
+    np.testing.assert_allclose(network.apply(variables, x[ORDER], TILING, NUM), out, atol=1e-6)
+    changed = jnp.where(INSIDE[:, None], x, 1e4)
+    np.testing.assert_allclose(network.apply(variables, changed, TILING, NUM), out, atol=1e-6)
+    tiling, number = tiles.lay(HITS, 3, 5)
+    without = network.apply(variables, x[INSIDE][number], tiling, NUM)
     np.testing.assert_allclose(without, out, atol=1e-6)
 
 
 def test_linear_maps_may_change_places_with_the_mean():
     """What lets the published encoder do its last point layer once a shower."""
-    x = jax.random.normal(jax.random.key(0), (POINTS, 6))
+    x = jax.random.normal(jax.random.key(0), (PLACES, 6))
     weights = jax.random.normal(jax.random.key(1), (6, 9))
-    owner = OWNER[:POINTS]
     np.testing.assert_allclose(
-        segments.mean(x @ weights, owner, NUM), segments.mean(x, owner, NUM) @ weights, atol=1e-5
+        tiles.mean(x @ weights, TILING, NUM), tiles.mean(x, TILING, NUM) @ weights, atol=1e-5
     )
 
 
 def test_encoder_is_a_density_of_the_set():
     encoder = Encoder(4, (6,), (8,))
-    x = 10.0 * jax.random.normal(jax.random.key(0), (len(OWNER), 3))
-    variables = moved(encoder.init(jax.random.key(1), x, OWNER, NUM), 3.0)
-    mean, log_std = encoder.apply(variables, x, OWNER, NUM)
+    x = 10.0 * jax.random.normal(jax.random.key(0), (PLACES, 3))
+    variables = moved(encoder.init(jax.random.key(1), x, TILING, NUM), 3.0)
+    mean, log_std = encoder.apply(variables, x, TILING, NUM)
     assert mean.shape == log_std.shape == (NUM, 4)
     assert (jnp.exp(log_std) > 0).all()
-    order = jnp.array([3, 1, 2, 0, 5, 4, 8, 7, 6, 10, 9])
-    for a, b in zip(encoder.apply(variables, x[order], OWNER, NUM), (mean, log_std), strict=True):
+    for a, b in zip(encoder.apply(variables, x[ORDER], TILING, NUM), (mean, log_std), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-3)

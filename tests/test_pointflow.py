@@ -24,6 +24,7 @@ from calojax.models.pointflow import (
     PointsConfig,
     TotalsConfig,
 )
+from calojax.nn import tiles
 from calojax.nn.flow import Summary
 from calojax.training import step
 
@@ -49,7 +50,7 @@ def config(*, angles="uniform", **points) -> PointFlowConfig:
             summary=Summary((8,), (8,), 4), depth=2, bins=4, hidden=(16,), **(defaults | points)
         ),
         PlacementConfig(angles, hidden=16, window=2, schedule=SCHEDULE),
-        GenerationConfig(showers=8, points=256, piece=64),
+        GenerationConfig(showers=8, points=256),
     )
 
 
@@ -162,20 +163,21 @@ def test_terms_of_the_bound_are_the_closed_forms(start):
     params["encoder"]["set"]["out"]["bias"] = jnp.concatenate([mean, log_std])
 
     num = 500
-    owner = jnp.concatenate([jnp.arange(num), jnp.arange(num // 2)]).sort()
-    owner = jnp.concatenate([owner, jnp.full(50, num)]).astype(jnp.int32)
+    hits = jnp.where(jnp.arange(num) < num // 2, 2, 1).astype(jnp.int32)
+    tiling, _ = tiles.lay(hits, num + 20, 3)
+    owner, inside = np.repeat(tiling.owner, 3), np.asarray(tiling.inside).reshape(-1)
     x = jax.random.normal(jax.random.key(0), (len(owner), 3))
     reconstruction, prior, entropy = model.bound(
         variables | {"params": params},
         x,
         jnp.zeros((len(owner), 0)),
-        owner,
+        tiling,
         jnp.zeros((num, 3)),
         jax.random.normal(jax.random.key(1), (num, 4)),
     )
     log_normal = np.asarray(-0.5 * (x**2).sum(1) - 1.5 * math.log(2 * math.pi))
     for shower in (0, 1, num - 1):
-        expected = log_normal[np.asarray(owner) == shower].mean()
+        expected = log_normal[(owner == shower) & inside].mean()
         assert float(reconstruction[shower]) == pytest.approx(expected, rel=1e-4)
     # Entropy and prior together are minus the divergence from a standard normal.
     std = jnp.exp(log_std)
@@ -207,24 +209,25 @@ def test_padding_and_packing_change_nothing(start, batch):
     """Terms of showers in one buffer, in a longer one, and of each alone."""
     model, variables = build("layers"), start("layers")
     generator = np.random.default_rng(0)
-    counts = np.array([3, 0, 5])
-    owner = np.repeat(np.arange(3), counts).astype(np.int32)
+    hits = np.array([3, 0, 5], np.int32)
     x = generator.normal(size=(8, 2)).astype(np.float32)
     given = generator.normal(size=(8, 3)).astype(np.float32)
     context = generator.normal(size=(3, model.totals.context)).astype(np.float32)
     normal = generator.normal(size=(3, 4)).astype(np.float32)
-    bound = jax.jit(model.bound)
-    terms = bound(variables, x, given, owner, context, normal)
-    junk = np.full((4, 3), 7.0, np.float32)
-    longer = bound(
-        variables,
-        np.concatenate([x, junk[:, :2]]),
-        np.concatenate([given, junk]),
-        np.concatenate([owner, np.full(4, 3, np.int32)]),
-        context,
-        normal,
-    )
-    alone = bound(variables, x[3:], given[3:], np.zeros(5, np.int32), context[2:], normal[2:])
+
+    def bound(showers, first, count):
+        tiling, number = tiles.lay(hits[showers], count, 4)
+        return jax.jit(model.bound)(
+            variables,
+            x[first:][number],
+            given[first:][number],
+            tiling,
+            context[showers],
+            normal[showers],
+        )
+
+    terms, longer = bound(slice(3), 0, 3), bound(slice(3), 0, 7)
+    alone = bound(slice(2, 3), 3, 2)
     for term, other, single in zip(terms, longer, alone, strict=True):
         np.testing.assert_allclose(other, term, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(single[0], term[2], rtol=1e-4, atol=1e-5)
@@ -262,8 +265,8 @@ def test_settings_that_do_not_fit_together_are_refused():
         config(points_per_shower=0)
     with pytest.raises(CalojaxError, match="angles of their own"):
         config(coordinates="plane", angles="learnt")
-    with pytest.raises(CalojaxError, match=r"--generation\.piece is 0"):
-        GenerationConfig(piece=0)
+    with pytest.raises(CalojaxError, match=r"--generation\.points is 0"):
+        GenerationConfig(points=0)
     model = models.build(config(), DETECTORS["ds1-photons"])
     with pytest.raises(CalojaxError, match="ds1-photons: its layers are not all alike"):
         model.fit([])
@@ -320,10 +323,10 @@ def test_a_shower_alone_equals_the_same_in_a_batch(name, sampled, start, batch):
     np.testing.assert_allclose(alone, sampled(name)[1][40:43], rtol=1e-3, atol=1e-3)
 
 
-def test_chunks_and_pieces_change_nothing(sampled, start, batch):
+def test_chunks_change_nothing(sampled, start, batch):
     model = build("version II")
     other = models.build(
-        dataclasses.replace(model.config, generation=GenerationConfig(64, 8192, 512)),
+        dataclasses.replace(model.config, generation=GenerationConfig(64, 8192)),
         DETECTORS["tiny"],
     )
     keys = rng.per_item(rng.root(0), np.arange(64))

@@ -53,7 +53,7 @@ def small(config, grid):
             latent=replace(config.latent, dimensions=4, **sizes),
             points=scheduled(config.points, **sizes, **buffer),
             placement=scheduled(config.placement, hidden=8),
-            generation=GenerationConfig(showers=8, points=512, piece=128),
+            generation=GenerationConfig(showers=8, points=512),
         )
     raise TypeError(f"no small version of {type(config).__name__}: add one")
 

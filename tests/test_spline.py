@@ -1,8 +1,11 @@
 """Splines: exact both ways in float32, the same as distrax's, smooth at knots and at their ends."""
 
+import functools
+
 import distrax
 import jax
 import jax.numpy as jnp
+import jax.test_util
 import numpy as np
 import pytest
 
@@ -11,14 +14,32 @@ from calojax.nn import spline
 BOUND = 5.0
 BINS = 8
 
+forward = functools.partial(spline.forward, bound=BOUND)
+inverse = functools.partial(spline.inverse, bound=BOUND)
+
 
 def parameters(scale: float, num: int = 1, seed: int = 0, dtype=jnp.float32) -> jax.Array:
     shape = (num, spline.num_parameters(BINS))
-    return scale * jax.random.normal(jax.random.key(seed), shape, dtype)
+    return scale * jax.random.normal(jax.random.key(seed), shape, dtype).T
 
 
 def points(num: int = 400) -> jax.Array:
     return jnp.linspace(-7.0, 7.0, num)
+
+
+def knots(parameters) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """x, y and slopes of the knots, [K + 1, ...], as Durkan et al. define them."""
+    width, height, slope = np.split(np.asarray(parameters, np.float64), [BINS, 2 * BINS])
+
+    def edges(free):
+        share = np.exp(free) / np.exp(free).sum(0)
+        size = spline.MIN_BIN + (1 - spline.MIN_BIN * BINS) * share
+        return BOUND * (2 * np.concatenate([np.zeros_like(size[:1]), np.cumsum(size, 0)]) - 1)
+
+    offset = np.log(np.expm1(1 - spline.MIN_SLOPE))
+    slope = np.log1p(np.exp(slope + offset)) + spline.MIN_SLOPE
+    ends = np.ones_like(slope[:1])
+    return edges(width), edges(height), np.concatenate([ends, slope, ends])
 
 
 # A gentle spline, a wild one, and one whose bins and slopes reach the limits.
@@ -32,50 +53,53 @@ def wide(array) -> jax.Array:
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_forward_in_float32_loses_nothing(scale):
+    """But what the edges lose, which are sums, where the spline is steep."""
     x = points()
-    s = spline.knots(parameters(scale, len(x), seed=1), bound=BOUND)
-    y, log_slope = spline.forward(x, s)
+    p = parameters(scale, len(x), seed=1)
+    y, log_slope = forward(x, p)
     with jax.enable_x64(True):
-        exact, exact_log = spline.forward(wide(x), spline.Spline(*map(wide, s)))
+        exact, exact_log = forward(wide(x), wide(p))
         assert exact.dtype == jnp.float64
-        np.testing.assert_allclose(np.asarray(y), np.asarray(exact), atol=1e-6)
-        np.testing.assert_allclose(np.asarray(log_slope), np.asarray(exact_log), atol=1e-5)
+        slope = np.exp(np.asarray(exact_log))
+        assert (np.abs(np.asarray(y) - np.asarray(exact)) < 4e-6 * (1 + slope)).all()
+        if scale < 2:
+            np.testing.assert_allclose(np.asarray(log_slope), np.asarray(exact_log), atol=2e-5)
 
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_inverse_in_float32_is_the_inverse_of_a_neighbour(scale):
     """What is found maps onto y exactly, up to the last bits of x and of y."""
     y = points()
-    s = spline.knots(parameters(scale, len(y), seed=1), bound=BOUND)
-    x, log_slope = spline.inverse(y, s)
+    p = parameters(scale, len(y), seed=1)
+    x, log_slope = inverse(y, p)
     with jax.enable_x64(True):
-        again, exact_log = spline.forward(wide(x), spline.Spline(*map(wide, s)))
+        again, exact_log = forward(wide(x), wide(p))
         again, slope = np.asarray(again), np.exp(np.asarray(exact_log))
-    assert (np.abs(again - y) < 1e-6 * (1 + slope)).all()
+    assert (np.abs(again - y) < 4e-6 * (1 + slope)).all()
     if scale < 2:
         np.testing.assert_allclose(log_slope, -np.log(slope), atol=2e-5)
 
 
-def test_steep_bins_are_inverted_where_the_textbook_root_is_not():
+def test_steep_bins_are_inverted_where_the_textbook_root_is_not(monkeypatch):
     """A flat bin between steep knots: b < 0 in the quadratic, and 2c / (-b - sqrt) cancels."""
-    s = spline.Spline(
-        jnp.array([[-5.0, -1.0, 1.0, 5.0]]),
-        jnp.array([[-5.0, -0.01, 0.01, 5.0]]),
-        jnp.array([[1.0, 1.0, 200.0, 1.0]]),
-    )
     y = jnp.linspace(-0.0099, 0.0099, 50)
-    s = spline.Spline(*(jnp.repeat(a, 50, 0) for a in s))
-    x, _ = spline.inverse(y, s)
+    steep = [jnp.full_like(y, value) for value in (-1.0, 1.0, -0.01, 0.01, 1.0, 200.0)]
+    monkeypatch.setattr(
+        spline, "_bin_of", lambda value, *_: spline._Bin(*(a.astype(value.dtype) for a in steep))
+    )
+    x, _ = inverse(y, None)
     up, slope = (y + 0.01) / 0.02, 0.01
     excess = up * (1.0 + 200.0 - 2 * slope)
     a, b, c = slope - 1.0 + excess, 1.0 - excess, -slope * up
     textbook = 4.0 * c / (-b - jnp.sqrt(b * b - 4 * a * c)) - 1.0
 
     def misses(x):
-        with jax.enable_x64(True):
-            back, log_slope = spline.forward(wide(x), spline.Spline(*map(wide, s)))
-            error = np.abs(np.asarray(back) - np.asarray(y)) / (1 + np.exp(np.asarray(log_slope)))
-        return error.max()
+        # The spline in the middle bin, in float64.
+        p, q = (np.asarray(x, np.float64) + 1) / 2, (1 - np.asarray(x, np.float64)) / 2
+        denominator = slope * (p * p + q * q) + 201 * p * q
+        back = -0.01 + 0.02 * (slope * p * p + p * q) / denominator
+        rise = slope**2 * (200 * p * p + 2 * slope * p * q + q * q) / denominator**2
+        return (np.abs(back - np.asarray(y)) / (1 + rise)).max()
 
     assert misses(x) < 3e-7
     assert misses(textbook) > 10 * misses(x)
@@ -84,30 +108,43 @@ def test_steep_bins_are_inverted_where_the_textbook_root_is_not():
 def test_float64_round_trip_is_exact():
     with jax.enable_x64(True):
         x = jnp.linspace(-7.0, 7.0, 500)
-        s = spline.knots(parameters(2.0, 500, dtype=jnp.float64), bound=BOUND)
-        y, log_slope = spline.forward(x, s)
-        back, log_back = spline.inverse(y, s)
+        p = parameters(2.0, 500, dtype=jnp.float64)
+        y, log_slope = forward(x, p)
+        back, log_back = inverse(y, p)
         assert y.dtype == jnp.float64
         np.testing.assert_allclose(np.asarray(back), np.asarray(x), atol=1e-10)
         np.testing.assert_allclose(np.asarray(log_back), -np.asarray(log_slope), atol=1e-8)
 
 
 @pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("direction", ["forward", "inverse"])
-def test_log_slope_is_that_of_autodiff(scale, direction):
+@pytest.mark.parametrize("function", [forward, inverse])
+def test_log_slope_is_that_of_autodiff(scale, function):
     x = points(200)
-    s = spline.knots(parameters(scale, len(x), seed=2), bound=BOUND)
-    function = getattr(spline, direction)
-    _, log_slope = function(x, s)
-    slope = jax.vmap(jax.grad(lambda x, s: function(x, s)[0]))(x, s)
+    p = parameters(scale, len(x), seed=2)
+    _, log_slope = function(x, p)
+    slope = jax.vmap(jax.grad(lambda x, p: function(x, p)[0]), (0, 1))(x, p)
     np.testing.assert_allclose(log_slope, jnp.log(slope), atol=1e-3)
+
+
+@pytest.mark.parametrize("function", [forward, inverse])
+def test_gradients_are_those_of_differences(function):
+    """Of values and parameters alike; those of parameters are written out by hand."""
+    with jax.enable_x64(True):
+        x = jnp.linspace(-5.4, 5.3, 24)
+        p = parameters(1.0, len(x), seed=6, dtype=jnp.float64)
+
+        def total(x, p):
+            y, log_slope = function(x, p)
+            return (jnp.sin(y) + log_slope**2).sum()
+
+        jax.test_util.check_grads(total, (x, p), order=1, modes=["rev"], eps=1e-7, rtol=1e-5)
 
 
 def test_agrees_with_distrax():
     with jax.enable_x64(True):
         x = jnp.linspace(-7.0, 7.0, 400)
         flat = parameters(2.0, len(x), dtype=jnp.float64)
-        width, height, slope = jnp.split(flat, [BINS, 2 * BINS], -1)
+        width, height, slope = jnp.split(flat.T, [BINS, 2 * BINS], -1)
         # distrax takes K + 1 slopes, of which "identity" boundaries leave out the ends.
         padded = jnp.pad(slope, [(0, 0), (1, 1)])
         theirs = distrax.RationalQuadraticSpline(
@@ -118,56 +155,53 @@ def test_agrees_with_distrax():
             min_bin_size=spline.MIN_BIN * 2 * BOUND,
             min_knot_slope=spline.MIN_SLOPE,
         )
-        ours = spline.knots(flat, bound=BOUND)
         for mine, reference in (
-            (spline.forward, theirs.forward_and_log_det),
-            (spline.inverse, theirs.inverse_and_log_det),
+            (forward, theirs.forward_and_log_det),
+            (inverse, theirs.inverse_and_log_det),
         ):
-            for found, expected in zip(mine(x, ours), reference(x), strict=True):
+            for found, expected in zip(mine(x, flat), reference(x), strict=True):
                 np.testing.assert_allclose(np.asarray(found), np.asarray(expected), atol=1e-9)
 
 
 def test_zeros_are_the_identity():
     x = points()
-    s = spline.knots(jnp.zeros((len(x), 3 * BINS - 1)), bound=BOUND)
-    for function in (spline.forward, spline.inverse):
-        y, log_slope = function(x, s)
-        np.testing.assert_allclose(y, x, atol=1e-6)
-        np.testing.assert_allclose(log_slope, 0.0, atol=1e-6)
+    p = jnp.zeros((3 * BINS - 1, len(x)))
+    for function in (forward, inverse):
+        y, log_slope = function(x, p)
+        np.testing.assert_allclose(y, x, atol=2e-6)
+        np.testing.assert_allclose(log_slope, 0.0, atol=2e-6)
 
 
 def test_tails_are_the_identity_and_meet_the_spline_smoothly():
-    s = spline.knots(parameters(2.0, 1), bound=BOUND)
     far = jnp.array([-1e6, -13.8, -5.1, 5.1, 13.8, 1e6])
-    for function in (spline.forward, spline.inverse):
-        y, log_slope = function(far, s)
+    p = jnp.repeat(parameters(2.0, 1), 6, 1)
+    for function in (forward, inverse):
+        y, log_slope = function(far, p)
         np.testing.assert_array_equal(y, far)
         np.testing.assert_array_equal(log_slope, 0.0)
-        end, log_end = function(jnp.array([-BOUND, BOUND]), s)
+        end, log_end = function(jnp.array([-BOUND, BOUND]), p[:, :2])
         np.testing.assert_allclose(end, [-BOUND, BOUND], atol=1e-6)
         np.testing.assert_allclose(log_end, 0.0, atol=1e-5)
 
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_knots_are_hit_with_their_slopes(scale):
-    s = spline.knots(parameters(scale, 1, seed=3), bound=BOUND)
-    each = spline.Spline(*(jnp.repeat(a, BINS + 1, 0) for a in s))
-    y, log_slope = spline.forward(s.x[0], each)
-    np.testing.assert_allclose(y, s.y[0], atol=1e-6)
-    np.testing.assert_allclose(jnp.exp(log_slope), s.slope[0], rtol=1e-5)
-    x, log_slope = spline.inverse(s.y[0], each)
-    np.testing.assert_allclose(x, s.x[0], atol=1e-6)
-    np.testing.assert_allclose(jnp.exp(-log_slope), s.slope[0], rtol=1e-5)
+    with jax.enable_x64(True):
+        p = parameters(scale, 1, seed=3, dtype=jnp.float64)
+        x, y, slope = (values[:, 0] for values in knots(p))
+        each = jnp.repeat(p, BINS + 1, 1)
+        found, log_slope = forward(jnp.asarray(x), each)
+        np.testing.assert_allclose(np.asarray(found), y, atol=1e-9)
+        np.testing.assert_allclose(np.exp(np.asarray(log_slope)), slope, rtol=1e-6)
+        found, log_slope = inverse(jnp.asarray(y), each)
+        np.testing.assert_allclose(np.asarray(found), x, atol=1e-9)
+        np.testing.assert_allclose(np.exp(-np.asarray(log_slope)), slope, rtol=1e-6)
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_increases_within_its_limits(scale):
-    s = spline.knots(parameters(scale, 1, seed=4), bound=BOUND)
-    assert (jnp.diff(s.x) > 0.9 * spline.MIN_BIN * 2 * BOUND).all()
-    assert (jnp.diff(s.y) > 0.9 * spline.MIN_BIN * 2 * BOUND).all()
-    assert (s.slope >= spline.MIN_SLOPE).all()
+def test_increases(scale):
     x = jnp.linspace(-6, 6, 500)
-    y, _ = spline.forward(x, spline.Spline(*(jnp.repeat(a, 500, 0) for a in s)))
+    y, _ = forward(x, jnp.repeat(parameters(scale, 1, seed=4), 500, 1))
     assert (jnp.diff(y) >= 0).all()
 
 
@@ -177,11 +211,11 @@ def test_gradients_are_finite_everywhere():
 
     def total(function):
         def value(flat, x):
-            y, log_slope = function(x, spline.knots(flat, bound=BOUND))
+            y, log_slope = function(x, flat)
             return y.sum() + log_slope.sum()
 
         return value
 
-    for function in (spline.forward, spline.inverse):
+    for function in (forward, inverse):
         for gradient in jax.grad(total(function), (0, 1))(flat, x):
             assert np.isfinite(gradient).all()

@@ -19,7 +19,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -36,15 +36,20 @@ from calojax.models import chunks
 from calojax.models.base import Batch, Outcome, Schedule, Stage, Variables
 from calojax.models.coordinates import Coordinates, CoordinatesName, Counts
 from calojax.models.totals import EveryLayer, Quota, Totals, WholeShower, least_energy
-from calojax.nn import segments
+from calojax.nn import tiles
 from calojax.nn.deepset import Encoder
 from calojax.nn.flow import Flow, Owned, Summary
 from calojax.nn.placement import Placement
+from calojax.nn.tiles import Tiling
 from calojax.points import Points
 from calojax.transforms import layer_sums
 
 Weights = Literal["slide", "released", "bound"]
 Angles = Literal["uniform", "learnt"]
+
+# Places of a tile (see `calojax.nn.tiles`): half of them are left over in the mean, 1 or 2 % of the
+# points of a shower.
+_TILE = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,24 +168,52 @@ class PlacementConfig:
     schedule: Schedule = Schedule(20_000, 256)
 
 
+class Chunk(NamedTuple):
+    """What is generated at a time.
+
+    Attributes:
+      showers: most of them.
+      points: most of their points.
+    """
+
+    showers: int
+    points: int
+
+
 @dataclasses.dataclass(frozen=True)
 class GenerationConfig:
     """How much is generated at a time; changes nothing but speed and memory.
 
+    What is not set follows the device: on a CPU a few buffers that its cores can share, elsewhere
+    enough for thousands of cores, for which a small chunk is mostly waiting.
+
     Attributes:
       showers: most showers of a chunk.
       points: most hits of a chunk; raised to the voxels of a shower if need be.
-      piece: points that a layer of the flow works on at a time.
     """
 
-    showers: int = 64
-    points: int = 32_768
-    piece: int = 4096
+    showers: int | None = None
+    points: int | None = None
 
     def __post_init__(self):
-        for name in ("showers", "points", "piece"):
-            if getattr(self, name) < 1:
-                raise CalojaxError(f"--generation.{name} is {getattr(self, name)}; take 1 or more.")
+        for name in ("showers", "points"):
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                raise CalojaxError(f"--generation.{name} is {size}; take 1 or more.")
+
+    def chunk(self, batch: int, voxels: int) -> Chunk:
+        """The chunks of a batch of showers that have so many voxels each."""
+        device = _ON_CPU if jax.default_backend() == "cpu" else _ON_ACCELERATOR
+        points = min(self.points or device.points, batch * voxels)
+        return Chunk(min(self.showers or device.showers, batch), max(points, voxels))
+
+
+_ON_CPU = Chunk(showers=64, points=32_768)
+# Sums over more showers would not always be added up in the same order (see `calojax.nn.tiles`).
+_ON_ACCELERATOR = Chunk(showers=256, points=262_144)
+# The last chunk, or all there is of a small batch, has fewer points than a chunk holds; of the flow
+# there are programs for these shares of it.
+_SHARES = (1 / 8, 1 / 4, 1 / 2, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -310,13 +343,13 @@ class PointFlow:
         shower = jnp.zeros((1, self.totals.context))
         latent = jnp.zeros((1, self.config.latent.dimensions))
         point = jnp.zeros((1, self.coordinates.features))
-        owner = jnp.zeros(1, jnp.int32)
+        tiling = Tiling(jnp.zeros(1, jnp.int32), jnp.ones((1, 1), bool))
         given = jnp.zeros((1, self._given))
-        owned = Owned(jnp.concatenate([shower, latent], -1), owner, given)
+        owned = Owned(jnp.concatenate([shower, latent], -1), tiling, given)
         # Incident energy alone is known to the flow of the totals.
         modules = {
             "totals": (self._totals, jnp.zeros((1, self.totals.features)), jnp.zeros((1, 1))),
-            "encoder": (self._encoder, jnp.concatenate([point, given], -1), owner, 1),
+            "encoder": (self._encoder, jnp.concatenate([point, given], -1), tiling, 1),
             "latent": (self._latent, latent, shower),
             "points": (self._points, point, owned),
         }
@@ -367,7 +400,10 @@ class PointFlow:
             normal = jax.random.normal(
                 rng.stream(key, "posterior"), (c.group, self.config.latent.dimensions)
             )
-            elbo = self.bound(variables, x, given, hit.owner, context, normal)
+            # Each shower may leave places of its last tile over.
+            count = -(-size // _TILE) + c.group
+            tiling, number = tiles.lay(_hits(hit.owner, c.group), count, _TILE)
+            elbo = self.bound(variables, x[number], given[number], tiling, context, normal)
             return elbo, overflow
 
         keys = rng.per_item(rng.stream(key, "points"), jnp.arange(num))
@@ -391,7 +427,7 @@ class PointFlow:
         variables: Variables,
         x: jax.Array,
         given: jax.Array,
-        owner: jax.Array,
+        tiling: Tiling,
         context: jax.Array,
         normal: jax.Array,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -405,7 +441,7 @@ class PointFlow:
           variables: of the model.
           x: points as numbers [p, d].
           given: what is known of points [p, k].
-          owner: shower of each point [p], sorted; g for padding.
+          tiling: of the points, with p places.
           context: of the showers [g, c].
           normal: standard normal noise of the posterior [g, latents].
 
@@ -414,13 +450,13 @@ class PointFlow:
         """
         num, dimensions = normal.shape
         mean, log_std = self._apply(
-            variables, "encoder", jnp.concatenate([x, given], -1), owner, num
+            variables, "encoder", jnp.concatenate([x, given], -1), tiling, num
         )
         latent = mean + jnp.exp(log_std) * normal
         prior = self._apply(variables, "latent", latent, context, method="log_prob")
-        owned = Owned(jnp.concatenate([context, latent], -1), owner, given)
+        owned = Owned(jnp.concatenate([context, latent], -1), tiling, given)
         log_prob = self._apply(variables, "points", x, owned, method="log_prob")
-        reconstruction = segments.mean(log_prob[:, None], owner, num)[:, 0]
+        reconstruction = tiles.mean(log_prob[:, None], tiling, num)[:, 0]
         entropy = 0.5 * dimensions * (1.0 + math.log(2.0 * math.pi)) + log_std.sum(-1)
         return reconstruction, prior, entropy
 
@@ -513,16 +549,18 @@ class PointFlow:
     def encode(self, variables: Variables, keys: jax.Array, showers: jax.Array) -> jax.Array:
         """Means of the posterior [b, latents] of showers [b, v] in MeV."""
 
-        def encode(inside, keys, showers):
+        def encode(places, inside, keys, showers):
             showers = jnp.where(inside[:, None], showers, 0.0)
-            hit, _ = pointclouds.to_points(showers, self.detector, self._capacity)
+            hit, _ = pointclouds.to_points(showers, self.detector, places)
             quota = self._quota(showers)
             noise = _of_points(
                 lambda key: jax.random.uniform(key, (3,)), rng.streams(keys, "bins"), hit.owner
             )
             x, given = self._numbers(variables, hit, quota, noise)
-            both = jnp.concatenate([x, given], -1)
-            return self._apply(variables, "encoder", both, hit.owner, len(showers))[0]
+            num = len(showers)
+            tiling, number = tiles.lay(_hits(hit.owner, num), places // _TILE, _TILE)
+            both = jnp.concatenate([x, given], -1)[number]
+            return self._apply(variables, "encoder", both, tiling, num)[0]
 
         hits = (showers > 0).sum(1, dtype=jnp.int32)
         return self._in_chunks(encode, hits, keys, showers)
@@ -540,9 +578,9 @@ class PointFlow:
         context = self.totals.describe(quota, energies, self._scales(variables))
         context = jnp.concatenate([context, latent], -1)
 
-        def draw(inside, keys, context, hits, energy):
+        def draw(places, inside, keys, context, hits, energy):
             quota = Quota(jnp.where(inside[:, None], hits, 0), energy)
-            return self._fill(variables, keys, context, quota, temperature)
+            return self._fill(places, variables, keys, context, quota, temperature)
 
         return self._in_chunks(draw, quota.hits.sum(-1), keys, context, *quota)
 
@@ -556,11 +594,11 @@ class PointFlow:
         placed = self._apply(variables, "placement", gumbel, grid, method="draw")
         return placed.reshape(showers.shape)
 
-    def _fill(self, variables, keys, context, quota, temperature):
-        """Showers [g, v] of a chunk with quotas [g, s]."""
+    def _fill(self, places, variables, keys, context, quota, temperature):
+        """Showers [g, v] of a chunk of so many places, with quotas [g, s]."""
         num, parts = quota.hits.shape
         of_part = jnp.cumsum(quota.hits.reshape(-1), dtype=jnp.int32)
-        position = jnp.arange(self._capacity, dtype=jnp.int32)
+        position = jnp.arange(places, dtype=jnp.int32)
         part = jnp.searchsorted(of_part, position, side="right").astype(jnp.int32)
         owner, layer = part // parts, part % parts
         normal = temperature * _of_points(
@@ -569,15 +607,18 @@ class PointFlow:
             owner,
         )
         given = self._known(variables, owner, layer, quota)
+        hits = quota.hits.sum(-1)
+        tiling, number = tiles.lay(hits, places // _TILE, _TILE)
         x = self._apply(
             variables,
             "points",
-            normal,
-            Owned(context, owner, given),
-            of_part[-1],
-            piece=self._piece,
+            normal[number],
+            Owned(context, tiling, given[number]),
+            _in_tiles(hits).sum(),
+            sizes=tuple(_in_tiles(math.ceil(share * places)) for share in _SHARES),
             method="inverse_of_first",
         )
+        x = x[tiles.place(owner, hits, _TILE)]
         total = _at(quota.energy.sum(-1), owner, fill=1.0)
         hit = self.coordinates.inverse(x, total, owner, layer, variables["transforms"]["hits"])
         hit = hit._replace(energy=self._rescaled(hit.energy, part, quota))
@@ -594,7 +635,7 @@ class PointFlow:
         excess = jnp.maximum(energy - least, 1e-6 * energy)
         # Quotas of real showers may have hits on the threshold.
         wanted = jnp.maximum(quota.energy - quota.hits * least, 0.0).reshape(-1)
-        found = segments.total(excess[:, None], part, wanted.size)[:, 0]
+        found = _sums(excess, part, wanted.size)
         factor = wanted / jnp.where(found > 0, found, 1.0)
         inside = part < wanted.size
         return jnp.where(inside, least + excess * _at(factor, part), 0.0)
@@ -645,18 +686,16 @@ class PointFlow:
         return array.reshape(-1, group, *array.shape[1:])
 
     def _in_chunks(self, function, hits: jax.Array, *arrays: jax.Array) -> jax.Array:
-        showers = min(self.config.generation.showers, len(hits))
-        return chunks.over_showers(function, hits, *arrays, showers=showers, points=self._capacity)
-
-    @property
-    def _capacity(self) -> int:
-        """Points of a chunk: whole pieces, and no less than a shower can have."""
-        c = self.config.generation
-        return -(-max(c.points, self.detector.n_voxels) // self._piece) * self._piece
-
-    @property
-    def _piece(self) -> int:
-        return self.config.generation.piece
+        """Applies a function of (places, which are inside, rows of arrays) to chunks of showers."""
+        chunk = self.config.generation.chunk(len(hits), self.detector.n_voxels)
+        places = _in_tiles(chunk.points)
+        return chunks.over_showers(
+            functools.partial(function, places),
+            _in_tiles(hits),
+            *arrays,
+            showers=chunk.showers,
+            points=places,
+        )
 
     def _check_budget(self, hits: np.ndarray) -> None:
         """Refuses a buffer that some batch of showers with hits [n] would not fit.
@@ -685,10 +724,36 @@ def _normal(keys: jax.Array, num: int) -> jax.Array:
 def _of_points(draw, keys: jax.Array, owner: jax.Array) -> jax.Array:
     """Noise of points [p, ...] with keys [g]: the i-th of a shower is the same in any buffer."""
     num = len(keys)
-    first = jnp.searchsorted(owner, jnp.arange(num, dtype=owner.dtype)).astype(jnp.int32)
+    first = pointclouds.starts(owner, num)
     own = jnp.minimum(owner, num - 1)
     number = jnp.arange(len(owner), dtype=jnp.int32) - first[own]
     return jax.vmap(lambda key, i: draw(jax.random.fold_in(key, i)))(keys[own], number)
+
+
+def _hits(owner: jax.Array, num: int) -> jax.Array:
+    """Points of each of ``num`` showers, int32 [num], from the owners of points [p]."""
+    return jnp.diff(pointclouds.starts(owner, num))
+
+
+def _in_tiles(hits: jax.Array) -> jax.Array:
+    """Places that showers with hits [b] take, with those left over in their last tiles."""
+    return -(-hits // _TILE) * _TILE
+
+
+def _sums(values: jax.Array, part: jax.Array, num: int) -> jax.Array:
+    """Sums values [p] over each of ``num`` parts [p], which are sorted -> [num].
+
+    Pairs of neighbours are added up, then pairs of pairs: always in the same order, unlike atomic
+    additions on a GPU, and to the last bits, unlike differences of cumulative sums.
+    """
+
+    def add(left, right):
+        (a, of_a), (b, of_b) = left, right
+        return b + jnp.where(of_a == of_b, a, 0), of_b
+
+    upto, _ = jax.lax.associative_scan(add, (values, part))
+    ends = pointclouds.starts(part, num)
+    return jnp.where(ends[1:] > ends[:-1], upto[ends[1:] - 1], 0.0)
 
 
 def _at(values: jax.Array, index: jax.Array, *, fill: float = 0.0) -> jax.Array:

@@ -13,7 +13,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from calojax.nn import segments
+from calojax.nn import tiles
+from calojax.nn.tiles import Tiling
 
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -38,9 +39,9 @@ class DeepSet(nn.Module):
         self.shower_layers = [nn.Dense(width) for width in self.shower]
         self.out = nn.Dense(self.features)
 
-    def __call__(self, x: jax.Array, owner: jax.Array, num: int) -> jax.Array:
-        """Points x [p, d] of ``num`` showers, their owners [p] -> [num, features]."""
-        return self.of_showers(segments.mean(self.of_points(x), owner, num))
+    def __call__(self, x: jax.Array, tiling: Tiling, num: int) -> jax.Array:
+        """Points x [p, d] in the tiles of ``num`` showers -> [num, features]."""
+        return self.of_showers(tiles.mean(self.of_points(x), tiling, num))
 
     def of_points(self, x: jax.Array) -> jax.Array:
         """What is to be averaged: [p, d] -> [p, c]."""
@@ -71,8 +72,8 @@ class Encoder(nn.Module):
     def setup(self):
         self.set = DeepSet(self.point, self.shower, 2 * self.latents, nn.gelu)
 
-    def __call__(self, x: jax.Array, owner: jax.Array, num: int) -> tuple[jax.Array, jax.Array]:
-        """Points x [p, d], owners [p] -> mean and log of the standard deviation, [num, latents]."""
-        mean, log_std = jnp.split(self.set(x, owner, num), 2, -1)
+    def __call__(self, x: jax.Array, tiling: Tiling, num: int) -> tuple[jax.Array, jax.Array]:
+        """Points x [p, d] in tiles -> mean and log of the standard deviation, [num, latents]."""
+        mean, log_std = jnp.split(self.set(x, tiling, num), 2, -1)
         # The bounds keep exp() finite; a posterior is not narrower than 1e-3 nor wider than 20.
         return mean, jnp.clip(log_std, -7.0, 3.0)

