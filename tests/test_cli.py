@@ -1,6 +1,7 @@
 """The command line as users meet it: the whole path, and one sentence for whatever goes wrong."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -208,6 +209,22 @@ def test_rivals_are_ranked(sampled, data, folder, capsys):
 def test_check_tells_what_a_file_is(data, capsys):
     assert calojax("check {data}", data=data) == 0
     assert "geometry tiny" in capsys.readouterr().out
+
+
+def test_check_looks_into_all_parts_of_a_folder(in_parts, folder, capsys):
+    calojax("check {out}", out=in_parts)
+    assert f"{in_parts}: 3 parts with 50 showers" in capsys.readouterr().out
+    broken = folder / "broken-parts"
+    shutil.copytree(in_parts, broken)
+    last = broken / "part-00002.hdf5"
+    last.write_bytes(last.read_bytes()[:1000])
+    assert calojax("check {out}", out=broken) == 1
+    told = capsys.readouterr().out
+    assert str(last) in told
+    assert "of them cannot be used" in told
+    last.unlink()
+    assert calojax("check {out}", out=broken) == 1
+    assert "are not made yet" in capsys.readouterr().err
 
 
 def test_help_of_every_command(capsys):

@@ -1,4 +1,4 @@
-"""``calojax check``: tells what a shower file is and what is wrong with it."""
+"""``calojax check``: tells what shower files are and what is wrong with them."""
 
 import pathlib
 import sys
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import tyro
 
+from calojax.data import parts
 from calojax.data.inspection import inspect
 from calojax.geometry import find_detector
 
@@ -19,10 +20,20 @@ def check(file: tyro.conf.Positional[pathlib.Path], geometry: str | None = None)
     """Tells what a shower file is and what is wrong with it; status 1 if it cannot be used.
 
     Args:
-      file: an HDF5 file.
+      file: an HDF5 file, or a folder of parts: of these the first, and all with something wrong.
       geometry: what it should be: built-in, or a binning file ending in .xml (default: guessed).
     """
-    found = inspect(file, find_detector(geometry) if geometry else None)
-    print(found.text())
-    if not found.ok:
+    detector = find_detector(geometry) if geometry else None
+    paths = parts.paths(file) if file.is_dir() else [file]
+    showers, bad = 0, 0
+    for path in paths:
+        found = inspect(path, detector)
+        showers += found.summary.showers if found.summary else 0
+        bad += not found.ok
+        if path == paths[0] or found.findings:
+            print(found.text())
+    if file.is_dir():
+        verdict = f"{bad:,} of them cannot be used" if bad else "all can be used"
+        print(f"{file}: {len(paths):,} parts with {showers:,} showers, {verdict}")
+    if bad:
         sys.exit(1)
