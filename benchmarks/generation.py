@@ -28,6 +28,7 @@ from limits import Limits
 from subjects import Subject
 
 from calojax import models, rng
+from calojax.generation import Precision, rounding
 from calojax.presets import PRESETS
 
 
@@ -41,6 +42,7 @@ class Benchmark:
       batch: batch sizes.
       best: look for the best batch size too.
       largest: batch that it tries.
+      precision: of matrix products, as `calojax sample` has it; their limit is the default one's.
       parts: time the networks of the model one by one.
       repeats: timed repetitions of each figure.
       seconds: a figure stops repeating after this long; batches that would take longer are left
@@ -53,6 +55,7 @@ class Benchmark:
     batch: tuple[int, ...] = (1, 100, 10_000)
     best: bool = False
     largest: int = 4**9
+    precision: Precision = "default"
     parts: bool = True
     repeats: int = 10
     seconds: float = 60.0
@@ -63,7 +66,8 @@ def time_call(
     function: Callable[..., Any], arguments: tuple[Any, ...], b: Benchmark, limit: Limits, size: int
 ) -> tuple[dict[str, Any], Any]:
     """Columns of a function that makes ``size`` showers, and what it returns."""
-    program, compilation = stopwatch.compiled(function, *arguments)
+    with rounding(b.precision):
+        program, compilation = stopwatch.compiled(function, *arguments)
     times = stopwatch.repeat(lambda: program(*arguments), repeats=b.repeats, seconds=b.seconds)
     columns = times.per_shower(size) | {"compile_seconds": compilation}
     columns |= limits.shares(work.of(function, *arguments), times.median, limit, size)
@@ -144,6 +148,7 @@ def main() -> None:
             "model": models.name_of(subject.model),
             "subject": subject.name,
             "geometry": subject.model.detector.name,
+            "precision": b.precision,
         }
         latest = None
         for size in b.batch:

@@ -72,7 +72,9 @@ def reached(row: Row) -> str:
 
 def name(row: Row) -> str:
     """What was timed."""
-    return row.get("subject", row["model"])
+    subject = row.get("subject") or row["model"]
+    rounded = row["benchmark"] == "generation" and row.get("precision", "default") != "default"
+    return f"{subject}, {row['precision']}" if rounded else subject
 
 
 def device(row: Row) -> str:

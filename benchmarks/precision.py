@@ -6,8 +6,9 @@ Generates the same showers (same seed, same energies) with the inputs of every m
 convolution rounded to the mantissa of tf32 (10 bits) and of bf16 (7 bits), products summed in
 float32 as matrix units do, and scores each against the reference. Rounding is done in the program,
 so the answer is the same on any device; how much time it saves only a device with matrix units
-tells (there, ``JAX_DEFAULT_MATMUL_PRECISION=bfloat16`` turns it on; tf32 is JAX's default on NVIDIA
-GPUs). One JSON line a precision; ``changed`` is the share of voxels that differ from float32.
+tells (there, ``calojax sample --precision bf16`` turns it on for all products but convolutions;
+tf32 is JAX's default on NVIDIA GPUs). One JSON line a precision; ``changed`` is the share of voxels
+that differ from float32.
 """
 
 import contextlib

@@ -48,11 +48,16 @@ def repeat(
     Args:
       call: what is timed.
       repeats: how often.
-      seconds: after this long, all in all, no further repetition starts; one there is always.
+      seconds: after this long, all in all, no further repetition starts; one there is always. A
+        first call that takes longer than that is the one: what warms up is little of it.
       prepare: makes the arguments of each call, and is not timed.
     """
+    arguments = jax.block_until_ready(prepare())
     begin = time.perf_counter()
-    jax.block_until_ready(call(*prepare()))
+    jax.block_until_ready(call(*arguments))
+    first = time.perf_counter() - begin
+    if first > seconds:
+        return Times(first, first, first, first, 1)
     times: list[float] = []
     while not times or (len(times) < repeats and time.perf_counter() - begin < seconds):
         arguments = jax.block_until_ready(prepare())

@@ -8,10 +8,11 @@ turn out another way.)
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import jax
 import numpy as np
@@ -26,6 +27,14 @@ from calojax.models.base import Model, Variables
 
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]
 """(incident energies [b], showers [b, v]), both in MeV, float32."""
+
+Precision = Literal["default", "float32", "tf32", "bf16"]
+"""How matrix units round what they multiply; sums are float32 in all. "default" is the device's own
+choice, tf32 on NVIDIA's GPUs and bf16 on TPUs; a CPU does not round. Convolutions know no bf16 of
+their own and take the default instead."""
+
+# What JAX calls them. Its "bfloat16" is whatever the device does by default: on a GPU, tf32.
+_PRECISIONS = {"float32": "float32", "tf32": "tensorfloat32", "bf16": "BF16_BF16_F32"}
 
 _Inputs = Callable[[range], tuple[np.ndarray, ...]]
 
@@ -54,6 +63,7 @@ def generate(
     parts: Sequence[range] | None = None,
     batch_size: int = 1000,
     temperature: float = 1.0,
+    precision: Precision = "default",
     mesh: Mesh | None = None,
 ) -> Batches:
     """Yields showers for incident energies [n] in MeV, in order.
@@ -67,6 +77,7 @@ def generate(
         of two parts, so that a part is the same whichever others are made.
       batch_size: showers a device computes at a time, and most of a batch.
       temperature: see `Model.sample`.
+      precision: of matrix products.
       mesh: devices (default: all of this process).
 
     Raises:
@@ -81,7 +92,16 @@ def generate(
     size = _block_size(batch_size, len(energies))
     blocks = Blocks([range(len(energies))] if parts is None else parts, size)
     root = rng.stream(rng.root(seed), "generate")
-    yield from _run(_Sample(model, temperature), inputs, variables, root, blocks, mesh)
+    function = _Sample(model, temperature, precision)
+    yield from _run(function, inputs, variables, root, blocks, mesh)
+
+
+def rounding(precision: Precision) -> contextlib.AbstractContextManager[None]:
+    """Within it, programs that are traced round products so."""
+    if precision == "default":
+        # And not None, which would pass over what the user's environment says.
+        return contextlib.nullcontext()
+    return jax.default_matmul_precision(_PRECISIONS[precision])
 
 
 def reconstruct(
@@ -162,9 +182,11 @@ def _block_size(batch_size: int, num: int) -> int:
 class _Sample:
     model: Model
     temperature: float
+    precision: Precision
 
     def __call__(self, variables: Variables, keys: jax.Array, energies: jax.Array) -> jax.Array:
-        return self.model.sample(variables, keys, energies, temperature=self.temperature)
+        with rounding(self.precision):
+            return self.model.sample(variables, keys, energies, temperature=self.temperature)
 
 
 @dataclasses.dataclass(frozen=True)

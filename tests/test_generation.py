@@ -166,6 +166,32 @@ def test_cold_codes_are_the_likeliest_and_hot_ones_are_any(model, variables, ene
     assert distinct(1.0) > 100
 
 
+@pytest.mark.parametrize(
+    ("precision", "words"),
+    [
+        ("default", "precision = [DEFAULT, DEFAULT] :"),
+        ("float32", "precision = [HIGHEST, HIGHEST] :"),
+        ("tf32", "precision = [HIGH, HIGH] :"),
+        ("bf16", "algorithm = <lhs_precision_type = bf16, rhs_precision_type = bf16"),
+    ],
+)
+def test_precision_is_that_of_the_products(model, variables, precision, words):
+    """As the program is handed to the compiler; what a device makes of it, only it can tell."""
+    function = generation._Sample(model, 1.0, precision)
+    arguments = variables, rng.per_item(rng.root(0), np.arange(2)), np.full(2, 1e4, np.float32)
+    text = jax.jit(function).lower(*arguments).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    assert len(products) > 5
+    assert all(words in line for line in products)
+
+
+def test_the_default_precision_is_the_environment_s(model, variables):
+    arguments = variables, rng.per_item(rng.root(0), np.arange(2)), np.full(2, 1e4, np.float32)
+    with jax.default_matmul_precision("float32"):
+        text = jax.jit(generation._Sample(model, 1.0, "default")).lower(*arguments).as_text()
+    assert "[HIGHEST, HIGHEST]" in text
+
+
 def test_a_temperature_that_is_none_is_refused(model, variables, energies):
     for temperature in (0.0, -1.0, float("nan")):
         with pytest.raises(CalojaxError, match=r"A temperature of .* is none"):

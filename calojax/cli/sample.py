@@ -18,7 +18,7 @@ from calojax import checkpoint, generation, models, processes
 from calojax.data import parts
 from calojax.data.writer import LayoutName, ShowerWriter
 from calojax.errors import CalojaxError
-from calojax.generation import Batches
+from calojax.generation import Batches, Precision
 from calojax.geometry import Detector
 from calojax.incident import energy_source
 from calojax.models.base import Variables
@@ -44,6 +44,7 @@ def sample(
     seed: int = 0,
     batch: int = 1000,
     temperature: float = 1.0,
+    precision: Precision = "default",
     layout: LayoutName = "dense",
     part_size: int | None = None,
     group: Annotated[processes.Group, tyro.conf.arg(name="")] = processes.ALONE,
@@ -59,6 +60,8 @@ def sample(
       seed: of all random numbers; shower i is the same for any --num.
       batch: showers a device computes at a time.
       temperature: below 1 showers are more alike than those of the training, above less.
+      precision: of matrix products: tf32 and bf16 are faster where there are units for them, and
+        do not move the scores (docs/speed.md); default: what the device takes by itself.
       layout: dense (the CaloChallenge's) or sparse (voxel and energy of every hit; smaller and
         faster, read by all commands of calojax).
       part_size: showers of a file; writes numbered part files and a manifest into the folder
@@ -83,10 +86,18 @@ def sample(
             "seed": seed,
             "temperature": temperature,
         }
+        if precision != "default":
+            provenance["precision"] = precision
         start = time.perf_counter()
 
         showers_of = functools.partial(
-            generation.generate, model, variables, wanted, seed=seed, temperature=temperature
+            generation.generate,
+            model,
+            variables,
+            wanted,
+            seed=seed,
+            temperature=temperature,
+            precision=precision,
         )
         if part_size is None:
             batches = showers_of(batch_size=batch)

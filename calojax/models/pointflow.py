@@ -615,7 +615,7 @@ class PointFlow:
             normal[number],
             Owned(context, tiling, given[number]),
             _in_tiles(hits).sum(),
-            sizes=tuple(_in_tiles(math.ceil(share * places)) for share in _SHARES),
+            sizes=tuple(sorted({_in_tiles(math.ceil(share * places)) for share in _SHARES})),
             method="inverse_of_first",
         )
         x = x[tiles.place(owner, hits, _TILE)]
