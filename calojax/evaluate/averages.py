@@ -80,8 +80,9 @@ class Averager:
         of_slice = np.searchsorted(self.edges, energies, side="right") - 1
         member = (of_slice == np.arange(len(self._counts))[:, None]).astype(np.float32)
         starts = [where.start for where in self.detector.layer_slices]
-        layers = np.add.reduceat(showers, starts, axis=1) / energies[:, None]
-        rings = showers @ self._weights / energies[:, None]
+        # In double: a spread is the small difference of large squares.
+        layers = np.add.reduceat(showers, starts, axis=1) / energies[:, None].astype(float)
+        rings = showers @ self._weights / energies[:, None].astype(float)
         self._counts += member.sum(axis=1)
         self._voxels += member @ showers
         self._layers += np.stack([member @ layers, member @ layers**2])
