@@ -123,6 +123,8 @@ def generated(subject: Subject, b: Benchmark) -> tuple[float, dict[int, str]]:
 
 def measure(b: Benchmark, group: Group, devices: int, link: Connection) -> None:
     """Sends what this process of a group has found; None if there are not as many devices."""
+    # The library that connects CPUs talks on standard output, where rows go.
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     with processes.joined(group):
         if jax.device_count() < devices:
             link.send(None)

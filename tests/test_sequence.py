@@ -73,6 +73,23 @@ def test_teacher_forced_equals_stepped(cell):
         np.testing.assert_allclose(forced[:, t], stepped, rtol=1e-5, atol=1e-5)
 
 
+def test_tables_of_codes_are_no_matter():
+    """One sequence looks up fewer codes than a table has rows, twenty more."""
+    gru = GRU(size=40, length=3, width=8, embedding=4, lags=(1, 2))
+    context = jax.random.normal(jax.random.key(3), (20, 2))
+    variables = gru.init(jax.random.key(1), context)
+    carries = [gru.apply(variables, context[:n], method="start") for n in (1, 20)]
+    assert [len(carry.weights.of_code[0]) for carry in carries] == [2, 1]
+    found = []
+    for n, carry in zip((1, 20), carries, strict=True):
+        for t, token in enumerate((40, 7, 31)):
+            carry, logits = gru.apply(
+                variables, carry, jnp.full(n, token), jnp.asarray(t), context[:n], method="step"
+            )
+        found.append(logits[0])
+    np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-6)
+
+
 @cells
 def test_probabilities_of_all_sequences_sum_to_one(cell):
     prior = Autoregressive(cell)
@@ -186,6 +203,22 @@ def test_codes_at_quantiles():
     u = jnp.array([0.0, 0.249, 0.251, 0.749, 0.751, 1 - 2**-23])
     drawn = sequence.choose(u, jnp.broadcast_to(jnp.log(p), (6, 5)))
     np.testing.assert_array_equal(drawn, [0, 0, 2, 2, 3, 3])
+
+
+@pytest.mark.parametrize("size", [32, 33, 70, 1024])
+def test_codes_of_many_are_at_their_quantiles(size):
+    generator = np.random.default_rng(size)
+    p = generator.exponential(size=size) * (generator.random(size) < 0.5)
+    p[[0, -1]] = 0.0
+    ends = np.cumsum(p) / p.sum()
+    u = np.float32([*generator.random(5000), 0.0, 1 - 2**-23])
+    logits = jnp.broadcast_to(jnp.log(jnp.float32(p)), (len(u), size))
+    drawn = np.asarray(sequence.choose(jnp.asarray(u), logits))
+    assert (p[drawn] > 0).all()
+    # Where the quantile is not an edge up to rounding, there is one answer.
+    clear = np.abs(ends - u[:, None]).min(1) > 1e-6
+    assert clear.mean() > 0.9
+    np.testing.assert_array_equal(drawn[clear], np.searchsorted(ends, u, side="right")[clear])
 
 
 # --- inside Calo-VQ -------------------------------------------------------------------------------

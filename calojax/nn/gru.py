@@ -5,6 +5,7 @@ need not wait is done before the first step: what an embedded code contributes t
 a row of a table, and the three gates, which see the same, are one matrix.
 """
 
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -18,14 +19,16 @@ class Weights(NamedTuple):
     """What all steps share, for k codes, a width w and contexts of c numbers.
 
     Attributes:
-      of_code: input layer's share of the code so far back, for every lag [k + 1, w].
+      of_code: input layer's share of the code so far back: for every lag, matrices whose product is
+        the table of all codes [k + 1, w]. They are multiplied where the table has fewer rows than
+        will be looked up.
       of_position: of the position, with the bias, [t, w].
       of_context: kernel for the context [c, w].
       of_input: kernel of the gates (reset, update, new) for the input [w, 3 w] and bias [3 w].
       of_state: kernel for the state [w, 3 w], and the bias of the new one [w].
     """
 
-    of_code: tuple[jax.Array, ...]
+    of_code: tuple[tuple[jax.Array, ...], ...]
     of_position: jax.Array
     of_context: jax.Array
     of_input: tuple[jax.Array, jax.Array]
@@ -77,7 +80,8 @@ class GRU(nn.Module):
 
     def start(self, context: jax.Array) -> Carry:
         """Before the first code: context [b, c] or [b, t, c]."""
-        return Carry(self._initial(context), self._nothing(context), self._weights())
+        tabled = len(context) * self.length > self.size
+        return Carry(self._initial(context), self._nothing(context), self._weights(tabled))
 
     def grow(self, carry: Carry, length: int) -> Carry:
         """As it is: it has the same size at every position."""
@@ -96,8 +100,8 @@ class GRU(nn.Module):
         recent = jnp.concatenate([carry.recent[:, 1:], token[:, None]], 1)
         x = weights.of_position[position]
         x += sequence.context_at(context, position) @ weights.of_context
-        for lag, of_code in zip(self.lags, weights.of_code, strict=True):
-            x += of_code[recent[:, -lag]]
+        for lag, (table, *others) in zip(self.lags, weights.of_code, strict=True):
+            x += functools.reduce(jnp.matmul, others, table[recent[:, -lag]])
         kernel, bias = weights.of_input
         state = _next(carry.state, nn.silu(x) @ kernel + bias, weights)
         return Carry(state, recent, weights), self.output(state)
@@ -142,12 +146,13 @@ class GRU(nn.Module):
         whole = context if context.ndim == 2 else context.mean(1)
         return nn.tanh(self.initial(whole))
 
-    def _weights(self) -> Weights:
+    def _weights(self, tabled: bool) -> Weights:
         layer, cell = (module.variables["params"] for module in (self.input, self.cell))
         bounds = [self.embedding * number for number in range(1, len(self.lags) + 1)]
         *of_codes, of_context = jnp.split(layer["kernel"], bounds)
+        pairs = tuple((self.tokens.embedding, kernel) for kernel in of_codes)
         return Weights(
-            tuple(self.tokens.embedding @ kernel for kernel in of_codes),
+            tuple((table @ kernel,) for table, kernel in pairs) if tabled else pairs,
             self.positions.embedding @ of_codes[0] + layer["bias"],
             of_context,
             tuple(_beside(cell["ir"][part], cell["iz"][part], cell["in"][part]) for part in _PARTS),

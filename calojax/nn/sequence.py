@@ -147,9 +147,36 @@ def uniforms(keys: jax.Array, length: int) -> jax.Array:
 def choose(u: jax.Array, logits: jax.Array) -> jax.Array:
     """The code at quantile u [...] of softmax(logits [..., k]) -> int32 [...].
 
-    One random number a code instead of Gumbel noise for each of k. The largest u is 1 - 2^-23, so
-    u x total is below the total after rounding too, and the code is below k; where p is zero the
-    cumulative sum does not rise, and the code is never chosen.
+    One random number a code instead of Gumbel noise for each of k. Of many codes first a group is
+    found and then one of the group, so that few numbers are summed up one after the other. Codes
+    whose p is zero are never chosen.
     """
-    cumulative = jnp.cumsum(jax.nn.softmax(logits), axis=-1)
-    return jnp.sum(cumulative <= u[..., None] * cumulative[..., -1:], axis=-1, dtype=jnp.int32)
+    p = jax.nn.softmax(logits)
+    size = p.shape[-1]
+    if size <= 2 * _GROUP:
+        return _at(u * p.sum(-1), p)[0]
+    missing = -size % _GROUP
+    p = jnp.pad(p, [(0, 0)] * (p.ndim - 1) + [(0, missing)])
+    p = p.reshape(*p.shape[:-1], -1, _GROUP)
+    groups = p.sum(-1)
+    group, before = _at(u * groups.sum(-1), groups)
+    mine = group[..., None] == jnp.arange(groups.shape[-1])
+    inside = jnp.where(mine[..., None], p, 0).sum(-2)
+    return group * _GROUP + _at(u * groups.sum(-1) - before, inside)[0]
+
+
+# Codes of a group.
+_GROUP = 16
+
+
+def _at(value: jax.Array, p: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Where the sum of p [..., k] passes a value [...], and what it is before: int32 [...], [...].
+
+    Compared with the sum itself, a rounded value could lie at its end, behind all p; it is held
+    below it. Where p is zero the sum does not rise, and so nothing is found there.
+    """
+    cumulative = jnp.cumsum(p, axis=-1)
+    end = cumulative[..., -1]
+    value = jnp.clip(value, 0, end * (1 - 2**-23))
+    passed = cumulative <= value[..., None]
+    return jnp.sum(passed, -1, dtype=jnp.int32), jnp.max(jnp.where(passed, cumulative, 0), -1)
