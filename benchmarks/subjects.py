@@ -40,7 +40,9 @@ class Subject(NamedTuple):
 def trained(run: pathlib.Path) -> Subject:
     """The model of a finished run."""
     model, variables, progress = checkpoint.load(run)
-    return Subject(run.resolve().name, model, jax.device_put(variables), progress.energy_range)
+    # With its folder: a run often has the name of its preset.
+    name = "/".join(run.resolve().parts[-2:])
+    return Subject(name, model, jax.device_put(variables), progress.energy_range)
 
 
 def untrained(
