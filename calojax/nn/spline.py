@@ -21,9 +21,8 @@ again sums of numbers that are not negative. Only u is a difference, and its err
 Q in their last bits: what is found belongs to a y that is one or two bits away.
 
 Of a spline's numbers a value needs those of one bin. They are found by comparing it with one edge
-after the other, so that no array of edges is ever laid down: on a CPU three times as fast as to
-compute all knots and sum over a mask. Autodiff of that would add up an array for every edge, so the
-gradient is written out.
+after the other, so that no array of edges is ever laid down (docs/speed.md has a flow before and
+after). Autodiff of that would add up an array for every edge, so the gradient is written out.
 """
 
 import functools
