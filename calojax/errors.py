@@ -1,9 +1,24 @@
-"""The one exception that is meant for users: a sentence that says what, where and what to do."""
+"""The exception meant for users, and text that is safe to print."""
 
 
 class CalojaxError(Exception):
-    """Bad input or a bad environment, told in one sentence that names the file, value and remedy.
+    """Bad input or a bad environment: one sentence that names the file, the value and the remedy.
 
-    The command line prints the sentence without a traceback and exits with status 1. Everything
-    else that is raised is a bug in calojax and keeps its traceback.
+    The command line prints the sentence without a traceback and exits with status 1. Every other
+    exception is a bug in calojax and keeps its traceback.
     """
+
+    def __init__(self, sentence: str):
+        """Stores the sentence; it may quote file names and values from foreign files."""
+        super().__init__(printable(sentence))
+
+
+def printable(text: object) -> str:
+    r"""``str(text)`` with control characters and undecodable bytes escaped, as in ``\x1b``.
+
+    Text from files, and file names, may hold terminal escape codes and bytes that are not UTF-8.
+    """
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in str(text)
+    )

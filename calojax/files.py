@@ -1,12 +1,15 @@
-"""Files that appear only when they are complete, and a sentence where the system refuses one."""
+"""Safe output: atomic writes, locks, and one-line messages for errors of the file system."""
 
 import contextlib
 import errno
+import fcntl
 import functools
 import os
 import pathlib
 import secrets
-from collections.abc import Callable, Iterator
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
 
 from calojax.errors import CalojaxError
 
@@ -61,6 +64,55 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
             os.replace(partial, path)
         except OSError as error:
             raise refusal(path, error) from None
+
+
+def check_output(path: pathlib.Path, *, force: bool = False, inputs: Iterable[pathlib.Path] = ()):
+    """Refuses an output file that would replace an input, another file, or a device.
+
+    Args:
+      path: the file that a command is about to write.
+      force: whether it may replace an existing regular file.
+      inputs: files that the command reads; these are never replaced.
+
+    Raises:
+      CalojaxError: with the reason and what to do.
+    """
+    if not os.path.lexists(path):
+        return
+    if path.is_dir():
+        raise CalojaxError(f"{path}: is a folder; name a file to write.")
+    if path.exists() and not path.is_file():
+        raise CalojaxError(f"{path}: is not a regular file; name a file to write.")
+    for source in inputs:
+        if source.exists() and path.exists() and path.samefile(source):
+            raise CalojaxError(f"{path}: is also an input of this command; choose another --out.")
+    if not force:
+        raise CalojaxError(f"{path}: already exists; choose another --out, or replace it: --force.")
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path) -> Iterator[None]:
+    """Keeps other processes from writing to a folder; the lock ends with the process.
+
+    Raises:
+      CalojaxError: if another process holds the lock; the message names it.
+    """
+    with (folder / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise CalojaxError(
+                f"{folder}: in use by {file.read(200).strip() or 'another process'}; wait until it "
+                "has ended, or choose another --out."
+            ) from None
+        except OSError:  # Some network file systems have no locks.
+            pass
+        file.truncate(0)
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
+        file.flush()
+        yield
 
 
 def make_folder(path: pathlib.Path) -> None:

@@ -11,10 +11,30 @@ import zlib
 import jax
 import jax.numpy as jnp
 
+from calojax.errors import CalojaxError
+
+# Seeds and shower indices are 32-bit words of a threefry key.
+MAX_SEED = 2**32 - 1
+
+
+def checked_seed(seed: int) -> int:
+    """The seed itself: a whole number from 0 to 2^32 - 1.
+
+    Raises:
+      CalojaxError: for any other number; JAX would map some of these to the same key.
+    """
+    if not 0 <= seed <= MAX_SEED:
+        raise CalojaxError(f"seed must be a whole number from 0 to {MAX_SEED}, got {seed}.")
+    return int(seed)
+
 
 def root(seed: int) -> jax.Array:
-    """The typed root key of a seed in 0..2^32-1."""
-    return jax.random.key(seed, impl="threefry2x32")
+    """The typed root key of a seed.
+
+    Raises:
+      CalojaxError: as `checked_seed` does.
+    """
+    return jax.random.key(checked_seed(seed), impl="threefry2x32")
 
 
 def stream(key: jax.Array, name: str, step: int | jax.Array = 0) -> jax.Array:

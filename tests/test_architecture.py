@@ -12,7 +12,8 @@ import calojax
 ROOT = pathlib.Path(calojax.__file__).parent
 # From the bottom up; a module imports only from the levels below its own, and from its own package.
 LEVELS = (
-    ("errors", "rng", "progress"),
+    ("errors",),
+    ("rng", "progress"),
     ("files", "geometry", "mesh", "processes"),
     ("data", "transforms", "points", "dequantisation", "nn"),
     ("models", "evaluate"),

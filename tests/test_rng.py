@@ -2,8 +2,10 @@
 
 import jax
 import numpy as np
+import pytest
 
 from calojax import rng
+from calojax.errors import CalojaxError
 
 
 def bits(key):
@@ -38,3 +40,9 @@ def test_draws_of_a_shower_do_not_depend_on_its_batch():
 def test_streams_of_many_keys_equal_one_by_one():
     keys = rng.per_item(rng.root(5), np.arange(4))
     assert bits(rng.streams(keys, "x"))[2] == bits(rng.stream(keys[2], "x"))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**40])
+def test_a_seed_outside_32_bits_is_refused(seed):
+    with pytest.raises(CalojaxError, match=f"from 0 to 4294967295, got {seed}"):
+        rng.root(seed)
