@@ -7,7 +7,7 @@ import pytest
 
 from calojax.data.challenge import ShowerArrays
 from calojax.errors import CalojaxError
-from calojax.evaluate import classifiers, histograms, suite
+from calojax.evaluate import classifiers, distances, histograms, manifold, suite
 from calojax.evaluate.suite import METRICS, Options, Selection
 from calojax.geometry import detector
 
@@ -31,7 +31,7 @@ def evaluation(samples) -> suite.Evaluation:
 
 
 def test_every_score_has_a_meaning_and_published_names_are_unique(evaluation):
-    keys = {key.removesuffix("_error") for key in evaluation.scores}
+    keys = {key.removesuffix("_error").removesuffix("_chance") for key in evaluation.scores}
     assert keys <= set(METRICS)
     assert keys == {
         *(f"separation_{f}" for f in ("e_total", "e_layer", "voxel", "ec_eta", "ec_phi", "ec_r")),
@@ -58,6 +58,48 @@ def test_means_over_layers_are_those_of_the_histograms(evaluation, tiny):
     of_layers = [h.separation for h in evaluation.histograms if h.family == histograms.E_LAYER]
     assert len(of_layers) == tiny.n_layers
     assert evaluation.scores["separation_e_layer"] == pytest.approx(np.mean(of_layers))
+
+
+def test_the_chance_level_is_what_equal_samples_have_on_average(evaluation):
+    scores = evaluation.scores
+    families = {key for key in scores if f"{key}_chance" in scores}
+    assert families == {key for key in METRICS if key in scores and key.startswith("separation")}
+    for key in families:
+        assert scores[key] == pytest.approx(scores[f"{key}_chance"], abs=5 * scores[f"{key}_error"])
+    of_layers = [h.floor for h in evaluation.histograms if h.family == histograms.E_LAYER]
+    assert scores["separation_e_layer_chance"] == pytest.approx(np.mean(of_layers))
+
+
+def test_known_scores_are_not_computed_again(samples, monkeypatch):
+    options = Options(metrics=("histograms", "kpd", "prdc"), slices=(1e3, 1e4, 1.1e5), floor=True)
+    steps = list(suite.scoring(*samples, options))
+    assert [set(step.scores) & {"separation_voxel", "kpd", "recall"} for step in steps[:3]] == [
+        {"separation_voxel"},
+        {"separation_voxel", "kpd"},
+        {"separation_voxel", "kpd", "recall"},
+    ]
+    (first, complete), computed = (steps[1], steps[-1]), []
+    for module, name in ((distances, "kpd"), (manifold, "prdc")):
+        metric = getattr(module, name)
+
+        def noted(*arguments, name=name, metric=metric, **options):
+            computed.append(name)
+            return metric(*arguments, **options)
+
+        monkeypatch.setattr(module, name, noted)
+
+    def known(step):
+        slices = {(part.low, part.high): part.scores for part in step.slices}
+        return suite.Known(step.scores, slices, step.floor or {})
+
+    assert list(suite.scoring(*samples, options, known(complete)))[-1].scores == complete.scores
+    assert computed == []
+    *_, again = suite.scoring(*samples, options, known(first))
+    assert computed == ["prdc"] * 3 + ["kpd", "prdc"]  # all, two slices; and both of the floor
+    assert again.scores == complete.scores
+    assert again.slices == complete.slices
+    assert again.floor == complete.floor
+    assert again.settings == complete.settings
 
 
 def test_equal_samples_score_as_their_floor_does(evaluation):

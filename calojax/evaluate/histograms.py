@@ -224,8 +224,8 @@ def compare_voxels(generated: Spectrum, reference: Spectrum) -> Histogram:
     )
 
 
-def means(histograms: Iterable[Histogram]) -> dict[str, tuple[float, float]]:
-    """Mean separation power of each family, and its error: {family: (value, error)}.
+def means(histograms: Iterable[Histogram]) -> dict[str, tuple[float, float, float]]:
+    """Mean separation power of each family, its error and floor: {family: (value, error, floor)}.
 
     This is what the published tables give for quantities that every layer has. Layers see the same
     showers; their errors are taken as fully correlated, which makes the mean's an upper bound.
@@ -234,9 +234,9 @@ def means(histograms: Iterable[Histogram]) -> dict[str, tuple[float, float]]:
     for histogram in histograms:
         families.setdefault(histogram.family, []).append(histogram)
     return {
-        family: (
-            float(np.mean([member.separation for member in members])),
-            float(np.mean([member.error for member in members])),
+        family: tuple(
+            float(np.mean([getattr(member, what) for member in members]))
+            for what in ("separation", "error", "floor")
         )
         for family, members in families.items()
     }

@@ -7,8 +7,8 @@ under which name the CaloChallenge publishes it.
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -83,13 +83,25 @@ METRICS: Mapping[str, Metric] = {
     "jsd_high": Metric("JSD high", 1.0, False, "the same by the classifier on features"),
     "jsd_cnn": Metric("JSD cnn", 1.0, False, "the same by the ResNet"),
 }
-"""Every key of `Evaluation.scores`; where a score has an error, its key is ``<key>_error``."""
+"""Every key of `Evaluation.scores`.
+
+Where a score has an error, its key is ``<key>_error``. ``separation_..._chance`` is the separation
+power that two samples of these sizes from one distribution have on average.
+"""
 
 CLASSIFIERS: tuple[classifiers.Kind, ...] = ("low", "low-normed", "high", "cnn")
 CHOICES = ("histograms", "fpd", "kpd", "prdc", "correlations", *CLASSIFIERS)
-"""What `Options.metrics` may name."""
+"""Groups of scores that `Options.metrics` may name, in the order in which they are computed."""
 
-_HISTOGRAMS, _CORRELATIONS, _PRDC = "histograms", "correlations", "prdc"
+# Keys of the scores of a group, of those groups whose scores alone are needed.
+_KEYS: Mapping[str, tuple[str, ...]] = {
+    "fpd": ("fpd",),
+    "kpd": ("kpd",),
+    "prdc": manifold.Prdc._fields,
+    **{k: (f"auc_{k.replace('-', '_')}", f"jsd_{k.replace('-', '_')}") for k in CLASSIFIERS},
+}
+# A slice's lowest incident energy and end in MeV, or None for all showers.
+_Where = tuple[float, float] | None
 # Fewest showers of a sample for which scores of a slice mean something.
 _SLICE_SHOWERS = 300
 # Fewest validation showers of each sample for an AUC in a slice.
@@ -158,7 +170,8 @@ class Evaluation:
       histograms: all histograms, if they were asked for.
       layer_correlations: of the layer energies, likewise.
       shower_correlations: of centres, widths, hits and energy, likewise.
-      scores: values by keys of `METRICS`, and errors by ``<key>_error``.
+      scores: values by keys of `METRICS`, errors by ``<key>_error`` and chance levels of
+        separation powers by ``<key>_chance``.
       slices: the same in slices of incident energy.
       floor: scores of one half of the reference against the other.
       warnings: sentences on what makes the scores less trustworthy.
@@ -197,41 +210,82 @@ def evaluate(
 
 def score(generated: ShowerSource, reference: ShowerSource, options: Options) -> Evaluation:
     """Scores samples that `comparable` gave; see `evaluate`."""
-    warnings = energy_warnings(generated.energies, reference.energies)
+    *_, complete = scoring(generated, reference, options)
+    return complete
+
+
+class Known(NamedTuple):
+    """Scores of an earlier run with the same showers and options, for `scoring` to reuse.
+
+    Attributes:
+      scores: as in `Evaluation`.
+      slices: scores by (low, high) of the slice in MeV.
+      floor: scores of one half of the reference against the other.
+    """
+
+    scores: Mapping[str, float] = {}
+    slices: Mapping[tuple[float, float], Mapping[str, float]] = {}
+    floor: Mapping[str, float] = {}
+
+
+def scoring(
+    generated: ShowerSource, reference: ShowerSource, options: Options, known: Known | None = None
+) -> Iterator[Evaluation]:
+    """Scores samples that `comparable` gave, one group of `CHOICES` after the other.
+
+    Args:
+      generated: the showers to judge.
+      reference: as many showers of the full simulation.
+      options: what to compute.
+      known: scores that need not be computed again. Histograms and correlations always are, since
+        pictures need more of them than scores.
+
+    Yields:
+      The evaluation after each group; the last one is complete.
+    """
+    known = known or Known()
     edges = options.slices
     if edges is None:
         edges = default_slices(generated.energies, reference.energies, reference.detector)
-
     measured = _measure(generated, reference, edges, options)
-    scores, found, settings = _scores(measured, None, options)
-    judged = _judge(generated, reference, options)
-    scores |= _classifier_scores(judged, None)
-    if options.quick:
-        settings["quick"] = True
-    for kind, (_, classifier_settings) in judged.items():
-        settings[kind] = dataclasses.asdict(classifier_settings) | {"seeds": options.seeds}
-
-    floor = None
+    places = [None, *_pairs(edges)]
+    evaluation = Evaluation(
+        detector=reference.detector,
+        generated=measured.generated,
+        reference=measured.reference,
+        histograms=(),
+        layer_correlations=None,
+        shower_correlations=None,
+        scores={},
+        slices=tuple(Slice(*where, *measured.counts(where), {}) for where in _pairs(edges)),
+        floor=None,
+        warnings=energy_warnings(generated.energies, reference.energies),
+        settings={"quick": True} if options.quick else {},
+    )
+    for group in CHOICES:
+        if group not in options.metrics:
+            continue
+        whole, *parts = _reused(group, places, known) or _found(group, measured, places, options)
+        slices = zip(evaluation.slices, parts, strict=True)
+        evaluation = dataclasses.replace(
+            evaluation,
+            scores={**evaluation.scores, **whole.scores},
+            slices=tuple(
+                dataclasses.replace(one, scores={**one.scores, **part.scores})
+                for one, part in slices
+            ),
+            settings={**evaluation.settings, **_settings(group, measured, options)},
+            **whole.fields,
+        )
+        yield evaluation
     if options.floor:
         whole = np.arange(len(reference))
         halves = Selection(reference, whole[::2]), Selection(reference, whole[1::2])
         inner = dataclasses.replace(
             options, floor=False, slices=(), energy_range=None, truncate=True
         )
-        floor = evaluate(*halves, inner).scores
-    return Evaluation(
-        detector=reference.detector,
-        generated=measured.generated,
-        reference=measured.reference,
-        histograms=found.histograms,
-        layer_correlations=found.layers,
-        shower_correlations=found.showers,
-        scores=scores,
-        slices=tuple(_slices(measured, judged, edges, options)),
-        floor=floor,
-        warnings=warnings,
-        settings=settings,
-    )
+        for half in scoring(*comparable(*halves, inner), inner, Known(known.floor)):
+            yield dataclasses.replace(evaluation, floor=half.scores)
 
 
 class Selection:
@@ -391,6 +445,13 @@ def _within(source: ShowerSource, low: float, high: float) -> Selection:
     return Selection(source, np.flatnonzero((source.energies >= low) & (source.energies < high)))
 
 
+class _Found(NamedTuple):
+    """What a group found in a slice or in all: its scores, and fields of `Evaluation`."""
+
+    scores: Mapping[str, float] = {}
+    fields: Mapping[str, Any] = {}
+
+
 @dataclasses.dataclass(frozen=True)
 class _Measured:
     """Both samples and all that passes over their voxels found; spectra by slice, None for all."""
@@ -399,17 +460,25 @@ class _Measured:
     reference_source: ShowerSource
     generated: Features
     reference: Features
-    generated_spectra: Mapping[tuple[float, float] | None, Spectrum]
-    reference_spectra: Mapping[tuple[float, float] | None, Spectrum]
+    generated_spectra: Mapping[_Where, Spectrum]
+    reference_spectra: Mapping[_Where, Spectrum]
 
+    def sources(self, where: _Where) -> tuple[ShowerSource, ShowerSource]:
+        """Generated and reference showers of a slice, or all."""
+        both = self.generated_source, self.reference_source
+        return both if where is None else tuple(_within(source, *where) for source in both)
 
-@dataclasses.dataclass(frozen=True)
-class _Found:
-    """What scores were read off."""
+    def features(self, where: _Where) -> tuple[Features, Features]:
+        """Features of the generated and reference showers of a slice, or of all."""
+        return (
+            self.generated.take(_rows(self.generated_source, where)),
+            self.reference.take(_rows(self.reference_source, where)),
+        )
 
-    histograms: tuple[Histogram, ...]
-    layers: correlations.Correlations | None
-    showers: correlations.Correlations | None
+    def counts(self, where: _Where) -> tuple[int, int]:
+        """Numbers of generated and reference showers of a slice, or of all."""
+        both = self.generated_source, self.reference_source
+        return tuple(int(_rows(source, where).sum()) for source in both)
 
 
 def _measure(
@@ -421,7 +490,7 @@ def _measure(
     reference's spectra.
     """
     detector = reference.detector
-    if _HISTOGRAMS not in options.metrics:
+    if "histograms" not in options.metrics:
         both = features.stream(generated), features.stream(reference)
         return _Measured(generated, reference, *both, {}, {})
 
@@ -431,7 +500,7 @@ def _measure(
         maxima[start : start + len(showers)] = showers.max(axis=1)
 
     reference_features = features.stream(reference, hook=note_maxima)
-    slices: list[tuple[float, float] | None] = [None, *_pairs(edges)]
+    slices: list[_Where] = [None, *_pairs(edges)]
     bins = {
         where: histograms.voxel_edges(detector, maxima[_rows(reference, where)].max(initial=0.0))
         for where in slices
@@ -455,125 +524,152 @@ def _measure(
     return _Measured(generated, reference, generated_features, reference_features, ours, theirs)
 
 
-def _scores(
-    measured: _Measured, where: tuple[float, float] | None, options: Options
-) -> tuple[dict[str, float], _Found, dict[str, object]]:
-    """All scores but the classifiers', of a slice or of all; and what they were read off."""
-    detector = measured.reference_source.detector
-    sources = measured.generated_source, measured.reference_source
-    ours, theirs = measured.generated, measured.reference
-    if where is not None:
-        ours, theirs = (
-            sample.take(_rows(source, where))
-            for sample, source in zip((ours, theirs), sources, strict=True)
-        )
-        sources = tuple(_within(source, *where) for source in sources)
+def _found(
+    group: str, measured: _Measured, places: Sequence[_Where], options: Options
+) -> list[_Found]:
+    """What a group finds in all showers and in each slice; nothing where these are too few."""
+    if group in CLASSIFIERS:
+        return _judge(group, measured, places, options)
+    return [
+        _FINDERS[group](measured, where, options)
+        if where is None or min(measured.counts(where)) > options.neighbours + 1
+        else _Found()
+        for where in places
+    ]
+
+
+def _reused(group: str, places: Sequence[_Where], known: Known) -> list[_Found] | None:
+    """What an earlier run found, if it has the scores of a group."""
+    keys = _KEYS.get(group, ())
+    if not keys or not all(key in known.scores for key in keys):
+        return None
+    tables = [known.scores if where is None else known.slices.get(where, {}) for where in places]
+    return [
+        _Found({k: v for k, v in table.items() if k.removesuffix("_error") in keys})
+        for table in tables
+    ]
+
+
+def _settings(group: str, measured: _Measured, options: Options) -> dict[str, object]:
+    """How the scores of a group are computed."""
+    sizes = distances.settings_for(min(measured.counts(None)))
+    match group:
+        case "fpd":
+            return {group: {"min_samples": sizes.min_samples, "max_samples": sizes.max_samples}}
+        case "kpd":
+            return {group: {"batch_size": sizes.kernel_samples}}
+        case "prdc":
+            showers = [len(points) for points in _points(measured, None, options)]
+            return {group: {"k": options.neighbours, "showers": showers}}
+        case "histograms" | "correlations":
+            return {}
+    settings = _classifier_settings(measured, options)
+    return {group: dataclasses.asdict(settings) | {"seeds": options.seeds}}
+
+
+def _histograms(measured: _Measured, where: _Where, options: Options) -> _Found:
+    compared = histograms.compare(*measured.features(where), measured.reference_source.detector)
+    spectra = measured.generated_spectra[where], measured.reference_spectra[where]
+    compared.append(histograms.compare_voxels(*spectra))
     scores: dict[str, float] = {}
-    settings: dict[str, object] = {}
-    found = _Found((), None, None)
-
-    if _HISTOGRAMS in options.metrics:
-        compared = histograms.compare(ours, theirs, detector)
-        spectra = measured.generated_spectra[where], measured.reference_spectra[where]
-        compared.append(histograms.compare_voxels(*spectra))
-        for family, (value, error) in histograms.means(compared).items():
-            scores |= _with_error(f"separation_{family}", value, error)
-        found = dataclasses.replace(found, histograms=tuple(compared))
-
-    sizes = distances.settings_for(min(len(ours.total), len(theirs.total)))
-    vectors = features.vector(theirs), features.vector(ours)
-    if "fpd" in options.metrics:
-        draws = {"min_samples": sizes.min_samples, "max_samples": sizes.max_samples}
-        scores |= _with_error("fpd", *distances.fpd(*vectors, **draws))
-        settings["fpd"] = draws
-    if "kpd" in options.metrics:
-        draw = {"batch_size": sizes.kernel_samples}
-        scores |= _with_error("kpd", *distances.kpd(*vectors, **draw))
-        settings["kpd"] = draw
-
-    if _PRDC in options.metrics:
-        count = _QUICK_PRDC if options.quick else None
-        points = [manifold.VoxelPoints(source, count) for source in reversed(sources)]
-        scores |= manifold.prdc(*points, k=options.neighbours)._asdict()
-        settings[_PRDC] = {"k": options.neighbours, "showers": [len(p) for p in points]}
-
-    if _CORRELATIONS in options.metrics:
-        layers = correlations.layers(ours, theirs)
-        showers = correlations.showers(ours, theirs, detector)
-        adjacent = [correlations.neighbours(matrix) for matrix in layers]
-        scores |= {
-            "correlation_layers": layers.mean_difference(),
-            "correlation_layers_max": layers.max_difference(),
-            "correlation_neighbours": abs(adjacent[0] - adjacent[1]),
-            "correlation_showers": showers.mean_difference(),
-        }
-        found = dataclasses.replace(found, layers=layers, showers=showers)
-    return scores, found, settings
+    for family, (value, error, chance) in histograms.means(compared).items():
+        key = f"separation_{family}"
+        scores |= _with_error(key, value, error) | {f"{key}_chance": chance}
+    return _Found(scores, {"histograms": tuple(compared)})
 
 
-_Judged = Mapping[
-    classifiers.Kind, tuple[Sequence[classifiers.Predictions], classifiers.ClassifierSettings]
-]
+def _vectors(measured: _Measured, where: _Where) -> tuple[np.ndarray, np.ndarray]:
+    """Feature vectors of the reference and of the generated sample."""
+    ours, theirs = measured.features(where)
+    return features.vector(theirs), features.vector(ours)
 
 
-def _judge(generated: ShowerSource, reference: ShowerSource, options: Options) -> _Judged:
-    """The predictions and settings of every classifier that was asked for."""
-    kinds = [kind for kind in CLASSIFIERS if kind in options.metrics]
-    if len(generated) != len(reference):  # a window of energy keeps what falls into it
-        rows = np.arange(min(len(generated), len(reference)))
-        generated, reference = Selection(generated, rows), Selection(reference, rows)
-    base = classifiers.QUICK if options.quick else classifiers.OFFICIAL
-    settings = classifiers.resolve(base, reference.detector)
-    return {
-        kind: (
-            classifiers.predict(
-                kind, generated, reference, settings, seeds=options.seeds, seed=options.seed
-            ),
-            settings,
-        )
-        for kind in kinds
+def _fpd(measured: _Measured, where: _Where, options: Options) -> _Found:
+    sizes = distances.settings_for(min(measured.counts(where)))
+    draws = {"min_samples": sizes.min_samples, "max_samples": sizes.max_samples}
+    return _Found(_with_error("fpd", *distances.fpd(*_vectors(measured, where), **draws)))
+
+
+def _kpd(measured: _Measured, where: _Where, options: Options) -> _Found:
+    size = distances.settings_for(min(measured.counts(where))).kernel_samples
+    return _Found(_with_error("kpd", *distances.kpd(*_vectors(measured, where), batch_size=size)))
+
+
+def _points(
+    measured: _Measured, where: _Where, options: Options
+) -> tuple[manifold.VoxelPoints, manifold.VoxelPoints]:
+    """The showers of the reference and of the generated sample that PRDC compares."""
+    ours, theirs = measured.sources(where)
+    count = _QUICK_PRDC if options.quick else None
+    return manifold.VoxelPoints(theirs, count), manifold.VoxelPoints(ours, count)
+
+
+def _prdc(measured: _Measured, where: _Where, options: Options) -> _Found:
+    points = _points(measured, where, options)
+    return _Found(manifold.prdc(*points, k=options.neighbours)._asdict())
+
+
+def _correlations(measured: _Measured, where: _Where, options: Options) -> _Found:
+    ours, theirs = measured.features(where)
+    layers = correlations.layers(ours, theirs)
+    showers = correlations.showers(ours, theirs, measured.reference_source.detector)
+    adjacent = [correlations.neighbours(matrix) for matrix in layers]
+    scores = {
+        "correlation_layers": layers.mean_difference(),
+        "correlation_layers_max": layers.max_difference(),
+        "correlation_neighbours": abs(adjacent[0] - adjacent[1]),
+        "correlation_showers": showers.mean_difference(),
     }
+    return _Found(scores, {"layer_correlations": layers, "shower_correlations": showers})
 
 
-def _classifier_scores(judged: _Judged, where: tuple[float, float] | None) -> dict[str, float]:
-    """AUC and JSD of each classifier on its validation showers, of a slice or of all.
+_FINDERS: Mapping[str, Callable[[_Measured, _Where, Options], _Found]] = {
+    "histograms": _histograms,
+    "fpd": _fpd,
+    "kpd": _kpd,
+    "prdc": _prdc,
+    "correlations": _correlations,
+}
+
+
+def _classifier_settings(measured: _Measured, options: Options) -> classifiers.ClassifierSettings:
+    base = classifiers.QUICK if options.quick else classifiers.OFFICIAL
+    return classifiers.resolve(base, measured.reference_source.detector)
+
+
+def _judge(
+    kind: classifiers.Kind, measured: _Measured, places: Sequence[_Where], options: Options
+) -> list[_Found]:
+    """AUC and JSD of a classifier on its validation showers, of all and of each slice.
 
     A slice is judged by the classifier of all energies: the pooled score's own part of it.
     """
-    scores: dict[str, float] = {}
-    for kind, (predictions, settings) in judged.items():
-        if where is not None:
-            predictions = [prediction.within(*where) for prediction in predictions]
-            fewest = min(np.bincount(p.labels, minlength=2).min() for p in predictions)
-            if fewest < _AUC_SHOWERS:
-                continue
-        score = classifiers.score(kind, predictions, settings)
-        name = kind.replace("-", "_")
-        scores |= _with_error(f"auc_{name}", score.auc, score.auc_error)
-        scores |= _with_error(f"jsd_{name}", score.jsd, score.jsd_error)
-    return scores
-
-
-def _slices(
-    measured: _Measured, judged: _Judged, edges: Sequence[float], options: Options
-) -> Iterator[Slice]:
-    for where in _pairs(edges):
-        counts = [
-            int(_rows(source, where).sum())
-            for source in (measured.generated_source, measured.reference_source)
-        ]
-        scores: dict[str, float] = {}
-        if min(counts) > options.neighbours + 1:
-            scores, _, _ = _scores(measured, where, options)
-            scores |= _classifier_scores(judged, where)
-        yield Slice(*where, *counts, scores)
+    generated, reference = measured.generated_source, measured.reference_source
+    if len(generated) != len(reference):  # a window of energy keeps what falls into it
+        rows = np.arange(min(len(generated), len(reference)))
+        generated, reference = Selection(generated, rows), Selection(reference, rows)
+    settings = _classifier_settings(measured, options)
+    predictions = classifiers.predict(
+        kind, generated, reference, settings, seeds=options.seeds, seed=options.seed
+    )
+    found = []
+    for where in places:
+        inside = predictions if where is None else [p.within(*where) for p in predictions]
+        fewest = min(np.bincount(p.labels, minlength=2).min() for p in inside)
+        if where is not None and fewest < _AUC_SHOWERS:
+            found.append(_Found())
+            continue
+        score, (auc, jsd) = classifiers.score(kind, inside, settings), _KEYS[kind]
+        scores = _with_error(auc, score.auc, score.auc_error)
+        found.append(_Found(scores | _with_error(jsd, score.jsd, score.jsd_error)))
+    return found
 
 
 def _pairs(edges: Sequence[float]) -> list[tuple[float, float]]:
     return list(itertools.pairwise(edges))
 
 
-def _rows(source: ShowerSource, where: tuple[float, float] | None) -> np.ndarray:
+def _rows(source: ShowerSource, where: _Where) -> np.ndarray:
     """Mask [n] of the showers of a slice, or of all."""
     if where is None:
         return np.ones(len(source), bool)
