@@ -57,7 +57,7 @@ def main() -> None:
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         out = str(pathlib.Path(folder) / "showers.hdf5")
-        sample = ["-m", "calojax", "sample", str(b.run), "--num", "1", "--out", out]
+        sample = ["-m", "calojax", "sample", str(b.run), "--num", "1", "--out", out, "--force"]
         off = clean | {"CALOJAX_COMPILATION_CACHE": "off"}
         for number in range(b.repeats):
             kept = clean | {"CALOJAX_CACHE": str(pathlib.Path(folder) / str(number))}

@@ -4,12 +4,15 @@ import contextlib
 import errno
 import fcntl
 import functools
+import glob
 import os
 import pathlib
 import secrets
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import BinaryIO
 
 from calojax.errors import CalojaxError
 
@@ -22,6 +25,9 @@ def refusal(path: str | os.PathLike, error: OSError) -> CalojaxError:
     advice = "free some space or write elsewhere" if error.errno in FULL else "write elsewhere"
     return CalojaxError(f"{path}: cannot be written ({error.strerror or error}); {advice}.")
 
+
+# Seconds in which a new file may not be locked yet.
+_FRESH = 1.0
 
 # How to remove what is being written, for a process that is stopped on the way.
 _unfinished: list[Callable[[], None]] = []
@@ -60,31 +66,127 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     partial = path.with_name(f"{path.name}.partial-{secrets.token_hex(8)}")
     with unfinished(functools.partial(partial.unlink, missing_ok=True)):
         try:
-            yield partial
-            os.replace(partial, path)
+            _sweep(path.parent, f"{path.name}.partial-")
+            with _held(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL):
+                yield partial
+                os.replace(partial, path)
         except OSError as error:
             raise refusal(path, error) from None
 
 
-def check_output(path: pathlib.Path, *, force: bool = False, inputs: Iterable[pathlib.Path] = ()):
+@contextlib.contextmanager
+def working_folder(parent: pathlib.Path, prefix: str) -> Iterator[pathlib.Path]:
+    """A new folder that is removed at the end; those that killed processes left are removed first.
+
+    Args:
+      parent: an existing folder, on the disk to work on.
+      prefix: how the names of such folders begin.
+
+    Raises:
+      CalojaxError: if it cannot be made.
+    """
+    folder = parent / f"{prefix}{secrets.token_hex(8)}"
+    with unfinished(functools.partial(shutil.rmtree, folder, ignore_errors=True)):
+        try:
+            _sweep(parent, prefix)
+            folder.mkdir(0o700)
+        except OSError as error:
+            raise refusal(parent, error) from None
+        with _held(folder, os.O_RDONLY):
+            yield folder
+
+
+def claimed(path: pathlib.Path) -> BinaryIO:
+    """A new, empty file, locked until it is closed; replaces what a killed process has left there.
+
+    Raises:
+      CalojaxError: if another process writes it; the message names that process.
+      OSError: if it cannot be made.
+    """
+    for _ in range(3):  # Another process may make or remove it at the same time.
+        with contextlib.suppress(FileNotFoundError), _held(path, os.O_RDWR):
+            path.unlink()
+        with contextlib.suppress(FileExistsError):
+            file = path.open("x+b", buffering=0)
+            try:
+                _lock(path, file.fileno())
+            except CalojaxError:
+                file.close()
+                raise
+            return file
+    raise CalojaxError(f"{path}: in use by another process; choose another --out.")
+
+
+@contextlib.contextmanager
+def _held(path: pathlib.Path, flags: int) -> Iterator[bool]:
+    """Opens and locks a file or folder; gives False where the file system has no locks."""
+    descriptor = os.open(path, flags | os.O_NOFOLLOW, 0o666)
+    try:
+        yield _lock(path, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(path: pathlib.Path, descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise CalojaxError(
+            f"{path}: in use by {_holder(descriptor)}; wait until it has ended, or choose another "
+            "--out."
+        ) from None
+    except OSError:  # Some network file systems have no locks.
+        return False
+    return True
+
+
+def _holder(descriptor: int) -> str:
+    """The process that holds the lock of an open file, as far as the system tells."""
+    with contextlib.suppress(OSError):
+        inode = f":{os.fstat(descriptor).st_ino}"
+        # "1: FLOCK  ADVISORY  WRITE 4711 08:02:131 0 EOF"
+        locks = pathlib.Path("/proc/locks").read_text().splitlines()
+        for _, kind, *_, number, place, _, _ in map(str.split, locks):
+            if kind == "FLOCK" and place.endswith(inode):
+                return f"process {number}"
+    return "another process"
+
+
+def _sweep(folder: pathlib.Path, prefix: str) -> None:
+    """Removes the files and folders of that prefix which killed processes have left unlocked."""
+    for left in folder.glob(f"{glob.escape(prefix)}*"):
+        with contextlib.suppress(OSError, CalojaxError):
+            if time.time() - left.stat().st_mtime < _FRESH:
+                continue
+            with _held(left, os.O_RDONLY if left.is_dir() else os.O_RDWR) as abandoned:
+                if abandoned:
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def check_output(
+    path: pathlib.Path, *, force: bool = False, inputs: Iterable[str | os.PathLike] = ()
+):
     """Refuses an output file that would replace an input, another file, or a device.
 
     Args:
-      path: the file that a command is about to write.
+      path: the file that a command is about to write; a link stands for what is behind it.
       force: whether it may replace an existing regular file.
-      inputs: files that the command reads; these are never replaced.
+      inputs: files and folders that the command reads; they, and what is in them, are never
+        replaced. Names without a file are passed over.
 
     Raises:
       CalojaxError: with the reason and what to do.
     """
     if not os.path.lexists(path):
         return
-    if path.is_dir():
+    if os.path.isdir(path):
         raise CalojaxError(f"{path}: is a folder; name a file to write.")
-    if path.exists() and not path.is_file():
+    there = os.path.exists(path)  # Or a link to nothing.
+    if there and not os.path.isfile(path):
         raise CalojaxError(f"{path}: is not a regular file; name a file to write.")
-    for source in inputs:
-        if source.exists() and path.exists() and path.samefile(source):
+    for name in filter(os.path.exists, inputs if there else ()):
+        source = pathlib.Path(name)
+        if any(os.path.exists(f) and path.samefile(f) for f in (source, *source.rglob("*"))):
             raise CalojaxError(f"{path}: is also an input of this command; choose another --out.")
     if not force:
         raise CalojaxError(f"{path}: already exists; choose another --out, or replace it: --force.")
@@ -131,3 +233,29 @@ def make_folder(path: pathlib.Path) -> None:
             probe.unlink(missing_ok=True)
     except OSError as error:
         raise refusal(path, error) from None
+
+
+def private_folder(path: pathlib.Path) -> pathlib.Path:
+    """Makes a folder to which nobody else can write, for files that are run.
+
+    Returns:
+      Its path without links.
+
+    Raises:
+      CalojaxError: if it cannot be made, or another user owns it, may write to it, or may put
+        another folder in its place.
+    """
+    path = pathlib.Path(os.path.realpath(path))
+    try:
+        for folder in (*reversed(path.parents), path):
+            folder.mkdir(0o700, exist_ok=True)
+            found, last = folder.stat(), folder == path
+            if found.st_uid != os.geteuid() and (last or found.st_uid):
+                raise CalojaxError(f"{folder}: belongs to another user, number {found.st_uid}.")
+            # In a sticky folder such as /tmp, users cannot rename what belongs to others.
+            safe = not found.st_mode & 0o022 if last else found.st_mode & 0o1002 != 0o0002
+            if not safe:
+                raise CalojaxError(f"{folder}: other users may write to it.")
+    except OSError as error:
+        raise refusal(path, error) from None
+    return path

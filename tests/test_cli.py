@@ -1,16 +1,22 @@
 """The command line as users meet it: the whole path, and one sentence for whatever goes wrong."""
 
+import concurrent.futures
+import errno
+import importlib
 import json
+import os
 import shutil
 import subprocess
 import sys
+import types
 
 import h5py
+import jax
 import numpy as np
 import pytest
 
 import calojax as package
-from calojax import checkpoint, report
+from calojax import checkpoint, files, report
 from calojax.cli import COMMANDS, main
 from calojax.data import open_showers
 from calojax.data.challenge import provenance_of
@@ -260,6 +266,151 @@ def test_mistakes_get_one_sentence(line, words, run, data, folder, capsys):
     assert captured[-1].startswith("error: ")
     assert words in captured[-1]
     assert not list(folder.rglob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "simulate --geometry tiny --energies {data} --out {out}",
+        "sample {run} --energies {data} --out {out}",
+        "convert {data} --layout sparse --out {out}",
+    ],
+)
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ("data.hdf5", "is also an input"),
+        ("link.hdf5", "is also an input"),
+        ("theirs", "already exists; choose another --out, or replace it: --force"),
+        ("pipe", "is not a regular file"),
+        ("", "is a folder"),
+    ],
+)
+def test_output_replaces_no_input_no_device_and_no_file_of_others(
+    line, out, words, run, data, tmp_path, capsys
+):
+    shutil.copy(data, tmp_path / "data.hdf5")
+    (tmp_path / "link.hdf5").symlink_to("data.hdf5")
+    (tmp_path / "theirs").write_text("theirs")
+    os.mkfifo(tmp_path / "pipe")
+    names = {"run": run, "data": tmp_path / "data.hdf5", "out": tmp_path / out}
+    for force in ("", " --force")[: 1 if out == "theirs" else 2]:
+        assert calojax(line + force, **names) == 1
+        assert words in capsys.readouterr().err
+    assert (tmp_path / "data.hdf5").read_bytes() == data.read_bytes()
+    assert (tmp_path / "theirs").read_text() == "theirs"
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_parts_of_an_input_folder_are_not_replaced(in_parts, capsys):
+    before = bytes_of(in_parts)
+    line = "convert {parts} --layout dense --force --out {parts}/part-00001.hdf5"
+    assert calojax(line, parts=in_parts) == 1
+    assert "is also an input" in capsys.readouterr().err
+    assert bytes_of(in_parts) == before
+
+
+def test_a_file_is_replaced_when_asked(data, tmp_path):
+    out = tmp_path / "out.hdf5"
+    out.write_text("old")
+    line = "convert {data} --layout dense --force --out {out}"
+    assert calojax(line, data=data, out=out) == 0
+    np.testing.assert_array_equal(open_showers(out).read(), open_showers(data).read())
+
+
+def test_two_samplers_of_one_part(in_parts, run, folder, capsys):
+    out = folder / "contended"
+    shutil.copytree(in_parts, out)
+    (out / "part-00001.hdf5").unlink()
+    with files.claimed(out / "part-00001.hdf5.partial"):
+        assert calojax(PARTS, run=run, out=out) == 1
+    assert f"in use by process {os.getpid()}" in capsys.readouterr().err
+    assert calojax(PARTS, run=run, out=out) == 0
+    assert bytes_of(out) == bytes_of(in_parts)
+
+
+# --- the machine ----------------------------------------------------------------------------------
+
+
+def raising(error: Exception):
+    """A module whose command fails."""
+
+    def fail(arguments):
+        raise error
+
+    return types.SimpleNamespace(main=fail)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "does not fit in memory; use a smaller --batch"),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory"), "does not fit in memory"),
+        (AssertionError(), "JAX does not start (no GPU)"),
+        (RuntimeError("Unable to initialize backend"), "JAX does not start (no GPU)"),
+        (PermissionError(errno.EACCES, "Permission denied", "x\x1b.xml"), r"x\x1b.xml: Permission"),
+        (OSError(errno.ENOSPC, "No space left"), "No space left"),
+    ],
+)
+def test_faults_of_the_machine_get_a_sentence(error, words, monkeypatch, capsys):
+    def no_devices():
+        raise RuntimeError("no GPU")
+
+    monkeypatch.setattr(jax, "devices", no_devices)
+    monkeypatch.setattr(importlib, "import_module", lambda name: raising(error))
+    assert calojax("check x") == 1
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bug", [AssertionError("bug"), RuntimeError("bug"), OSError("bug")])
+def test_bugs_keep_their_traceback(bug, monkeypatch):
+    monkeypatch.setattr(importlib, "import_module", lambda name: raising(bug))
+    with pytest.raises(type(bug), match="bug"):
+        calojax("check x")
+
+
+@pytest.mark.parametrize("name", ["check", "doctor"])
+def test_a_working_folder_that_is_gone(name, tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert calojax(f"{name} x.hdf5") == 1
+    assert "The working folder cannot be found" in capsys.readouterr().err
+
+
+def test_commands_run_in_threads(data):
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        assert pool.submit(calojax, "check {data}", data=data).result() == 0
+
+
+@pytest.mark.parametrize(
+    ("shell", "encoding"),
+    [
+        (">&- 2>&-", "utf-8"),
+        ("<&- >&- 2>&-", "utf-8"),
+        (">/dev/full 2>/dev/full", "utf-8"),
+        ("2>&1 | true", "utf-8"),
+        ("", "ascii"),
+        ("", "utf-8"),
+    ],
+)
+def test_the_screen_never_decides_what_comes_of_work(shell, encoding, data, tmp_path):
+    out = os.fsencode(tmp_path) + b"/\xe4\xc3\xa4.hdf5"  # The first letter is not UTF-8.
+    line = [os.fsencode(sys.executable), b"-m calojax convert", os.fsencode(data)]
+    line += [b"--layout sparse --out", out, shell.encode()]
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", b" ".join(line)],
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"Traceback" not in done.stderr
+    assert b"Error" not in done.stderr
+    if not shell:
+        assert b"\\udce4" in done.stdout
+    assert os.listdir(os.fsencode(tmp_path)) == [os.path.basename(out)]
+    assert len(open_showers(os.fsdecode(out))) == 400
 
 
 def test_unknown_commands(capsys):

@@ -26,12 +26,16 @@ def test_there_and_back_again(there, tmp_path):
         assert about.items() <= source.attributes.items()
 
 
-def test_a_file_is_not_converted_into_itself(tmp_path, capsys):
-    path = tmp_path / "showers.hdf5"
-    energies, showers = toy(4)
-    write_showers(path, TINY, energies, [showers])
-    before = path.read_bytes()
-    with pytest.raises(SystemExit):
-        main(["convert", str(path), "--out", str(path), "--layout", "sparse"])
-    assert "is the file to convert" in capsys.readouterr().err
-    assert path.read_bytes() == before
+def test_files_and_folders_are_joined(tmp_path):
+    energies, showers = toy(9)
+    paths = [tmp_path / f"{i}.hdf5" for i in range(3)]
+    for i, path in enumerate(paths):
+        rows = slice(3 * i, 3 * i + 3)
+        about = {"model": "calovq", "seed": i}
+        write_showers(path, TINY, energies[rows], [showers[rows]], about)
+    out = tmp_path / "all.hdf5"
+    main(["convert", *map(str, paths), "--out", str(out), "--layout", "sparse"])
+    joined = open_showers(out)
+    np.testing.assert_array_equal(joined.read(), showers)
+    assert joined.attributes["model"] == "calovq"
+    assert "seed" not in joined.attributes

@@ -1,9 +1,13 @@
 """What `calojax doctor` says of machines that are not at hand, and where compiled programs go."""
 
+import os
 import pathlib
+import pwd
 
+import jax
 import pytest
 
+from calojax import files
 from calojax.cli import compilation, doctor, main
 from calojax.cli.doctor import GIB, Device, Facts, Seconds
 from calojax.errors import CalojaxError
@@ -126,9 +130,10 @@ def test_programs_are_kept_under_the_cache(free_choice):
 
 
 def test_a_folder_given_to_jax_stays(free_choice, monkeypatch):
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/elsewhere")
-    compilation.keep_programs()
-    assert compilation.kept_in() == pathlib.Path("/elsewhere")
+    for given in (str(free_choice / "elsewhere"), "gs://bucket/programs"):
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", given)
+        compilation.keep_programs()
+        assert os.environ["JAX_COMPILATION_CACHE_DIR"] == given
 
 
 def test_programs_need_not_be_kept(free_choice, monkeypatch):
@@ -136,15 +141,73 @@ def test_programs_need_not_be_kept(free_choice, monkeypatch):
     compilation.keep_programs()
     assert compilation.kept_in() is None
     monkeypatch.setenv("CALOJAX_COMPILATION_CACHE", "no")
-    with pytest.raises(CalojaxError, match="is 'no', which means nothing"):
+    with pytest.raises(CalojaxError, match="is 'no'; it may only be off"):
         compilation.keep_programs()
 
 
-def test_a_folder_that_cannot_be_written_is_warned_of_and_gone_without(
-    free_choice, monkeypatch, capsys
+def _file_in_the_way(cache):
+    (cache / "file").touch()
+    return cache / "file"
+
+
+def _written_by_group(cache):
+    (cache / "xla").mkdir()
+    (cache / "xla").chmod(0o770)
+    return cache
+
+
+def _renamed_by_others(cache):
+    (cache / "open").mkdir()
+    (cache / "open").chmod(0o777)
+    return cache / "open" / "mine"
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (_file_in_the_way, "cannot be written"),
+        (_written_by_group, "other users may write to it"),
+        (_renamed_by_others, "other users may write to it"),
+    ],
+)
+@pytest.mark.parametrize("given", [False, True])
+def test_programs_are_kept_only_where_nobody_else_writes(
+    make, words, given, free_choice, monkeypatch, capsys
 ):
-    (free_choice / "file").write_text("")
-    monkeypatch.setenv("CALOJAX_CACHE", str(free_choice / "file"))
+    cache = make(free_choice)
+    monkeypatch.setenv("CALOJAX_CACHE", str(cache))
+    if given:
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(cache / "xla"))
+    monkeypatch.setattr(jax.config, "update", lambda name, value: None)
     compilation.keep_programs()
     assert compilation.kept_in() is None
-    assert capsys.readouterr().err.count("warning: ") == 1
+    told = capsys.readouterr().err
+    assert told.startswith("warning: ")
+    assert words in told
+
+
+def test_programs_of_another_user_are_not_run(free_choice, monkeypatch, capsys):
+    compilation.keep_programs()
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    compilation.keep_programs()
+    assert compilation.kept_in() is None
+    assert "belongs to another user" in capsys.readouterr().err
+
+
+def test_folders_of_programs_are_private(free_choice):
+    (free_choice / "tmp").mkdir()
+    (free_choice / "tmp").chmod(0o1777)
+    made = files.private_folder(free_choice / "tmp" / "mine" / "xla")
+    assert [folder.stat().st_mode & 0o777 for folder in (made, made.parent)] == [0o700, 0o700]
+
+
+def test_users_without_a_home_go_without(free_choice, monkeypatch, capsys):
+    def nobody(number):
+        raise KeyError(number)
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    for name in ("HOME", "CALOJAX_CACHE"):
+        monkeypatch.delenv(name)
+    compilation.keep_programs()
+    assert "set CALOJAX_CACHE to a folder" in capsys.readouterr().err
+    assert len(doctor.examine().free) == 1

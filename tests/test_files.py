@@ -58,3 +58,25 @@ def test_a_folder_has_one_writer_and_a_crash_frees_it(tmp_path):
 def test_escape_codes_of_foreign_files_do_not_reach_the_terminal():
     assert printable("a\x1b[31mb\nMüller\udce4") == r"a\x1b[31mb\nMüller\udce4"
     assert str(CalojaxError("\x1b")) == r"\x1b"
+
+
+def test_what_is_in_an_input_folder_is_an_input(existing):
+    with pytest.raises(CalojaxError, match="is also an input"):
+        files.check_output(existing, force=True, inputs=[existing.parent])
+    files.check_output(existing, force=True, inputs=["50GeV," * 1000, "", existing.with_name("no")])
+
+
+def test_what_killed_processes_left_is_removed_and_the_rest_is_not(tmp_path):
+    folder, file = tmp_path / ".showers-1", tmp_path / "scores.partial-1"
+    (tmp_path / "other").mkdir()
+    with files.working_folder(tmp_path, ".showers-") as held:
+        folder.mkdir()
+        (folder / "half").touch()
+        file.touch()
+        for path in tmp_path.iterdir():
+            os.utime(path, (0, 0))
+        with files.working_folder(tmp_path, ".showers-"):
+            assert held.exists()
+        with files.replacing(tmp_path / "scores") as partial:
+            partial.write_text("all")
+    assert {path.name for path in tmp_path.iterdir()} == {"other", "scores"}

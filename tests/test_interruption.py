@@ -14,7 +14,7 @@ import pytest
 
 from calojax import files
 from calojax.checkpoint import Checkpoint, Checkpoints
-from calojax.cli.interruption import stopped_by_signals
+from calojax.cli.interruption import SIGNALS, stopped_by_signals
 from calojax.data import ShowerWriter
 from calojax.geometry import DETECTORS
 
@@ -197,7 +197,7 @@ def strike(number: signal.Signals, folder: pathlib.Path) -> None:
             Dropped()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_signals_end_a_command_at_once_and_leave_nothing_unfinished(number, tmp_path):
     process = forks.start(strike, number, tmp_path)
     process.join()
@@ -205,3 +205,14 @@ def test_signals_end_a_command_at_once_and_leave_nothing_unfinished(number, tmp_
     assert {path.name for path in tmp_path.iterdir()} == {"done.hdf5", "output"}
     sentence = "error: stopped; nothing half-written is left behind."
     assert (tmp_path / "output").read_text().strip() == sentence
+
+
+def test_signals_that_are_ignored_or_handled_stay_so():
+    before = {signal.SIGHUP: signal.SIG_IGN, signal.SIGUSR1: lambda *_: None}
+    old = {number: signal.signal(number, handler) for number, handler in before.items()}
+    try:
+        with stopped_by_signals():
+            assert {number: signal.getsignal(number) for number in before} == before
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

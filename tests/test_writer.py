@@ -1,6 +1,7 @@
 """Writing: round trips, equal bytes for equal showers, atomicity, bad input and bad disks."""
 
 import errno
+import gc
 import os
 import pathlib
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from toys import GOOD_E, GOOD_S, TINY, assert_one_sentence, spoilt, toy
 
 import calojax
+from calojax import files
 from calojax.data import ShowerWriter, open_showers, write_showers, writer
 from calojax.data.disk import Disk
 from calojax.errors import CalojaxError
@@ -71,15 +73,15 @@ def test_bytes_depend_neither_on_batches_nor_on_threads(layout, tmp_path, monkey
     # Some 20 blocks of showers, and several chunks of energies and of hits.
     monkeypatch.setattr(writer, "_CHUNK_BYTES", 10 * 4 * TINY.n_voxels)
     energies, showers = toy(203)
-    files = []
+    contents = []
     for threads, batch in ((1, 203), (1, 1), (3, 7), (8, 100)):
         path = tmp_path / f"{threads}-{batch}.hdf5"
         with ShowerWriter(path, TINY, 203, layout=layout, threads=threads) as file:
             for first in range(0, 203, batch):
                 file.append(energies[first : first + batch], showers[first : first + batch])
-        files.append(path.read_bytes())
+        contents.append(path.read_bytes())
     np.testing.assert_array_equal(open_showers(path).read(), showers)
-    assert len(set(files)) == 1
+    assert len(set(contents)) == 1
 
 
 def test_batches_may_be_changed_after_they_were_appended(path):
@@ -154,7 +156,21 @@ def test_remains_of_a_killed_run_do_not_matter(path):
     assert os.listdir(path.parent) == [path.name]
 
 
-def test_two_writers_of_one_file(path):
+def test_a_file_has_one_writer(path):
+    energies, showers = toy(10)
+    with ShowerWriter(path, TINY, 10) as early:
+        with pytest.raises(CalojaxError, match=f"in use by process {os.getpid()}; wait until"):
+            ShowerWriter(path, TINY, 10).__enter__()
+        early.append(energies, showers)
+    np.testing.assert_array_equal(open_showers(path).read(), showers)
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_where_there_are_no_locks_the_later_writer_wins(path, monkeypatch):
+    def unsupported(*arguments):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(files.fcntl, "flock", unsupported)
     a, b = toy(10, 1), toy(10, 2)
 
     def write():
@@ -162,12 +178,66 @@ def test_two_writers_of_one_file(path):
             early.append(*a)
             with ShowerWriter(path, TINY, 10) as late:
                 late.append(*b)
-            np.testing.assert_array_equal(open_showers(path).read(), b[1])
 
     with pytest.raises(CalojaxError, match="another process"):
         write()
     np.testing.assert_array_equal(open_showers(path).read(), b[1])
     assert os.listdir(path.parent) == [path.name]
+
+
+def test_a_link_stays_a_link(path):
+    real = path.parent / "big" / "real.hdf5"
+    real.parent.mkdir()
+    path.symlink_to(real)
+    energies, showers = toy(10)
+    for _ in range(2):  # The first time, there is nothing behind the link.
+        write_showers(path, TINY, energies, [showers])
+        assert path.is_symlink()
+        assert os.listdir(real.parent) == [real.name]
+    np.testing.assert_array_equal(open_showers(real).read(), showers)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/null")])
+def test_only_regular_files_are_replaced(make, path):
+    make(path)
+    with pytest.raises(CalojaxError, match="is not a regular file"):
+        write_showers(path, TINY, *toy(3))
+    assert os.listdir(path.parent) == [path.name]
+
+
+ODD = {
+    "empty": ("", ""),
+    "nul": ("a\0b", "a\0b"),
+    "surrogate": ("\udce4", "\\udce4"),
+    "huge": (2**70, None),
+    "tiny": (-(2**70), None),
+    "long": ("x" * 65_500, None),  # Of which HDF5 2.0 makes a file that it cannot read.
+    "longer": ("x" * 70_000, None),
+    "": (1, None),
+}
+
+
+def test_odd_attributes_are_kept_or_left_out_with_a_warning(path, capsys):
+    energies, showers = toy(3)
+    write_showers(
+        path, TINY, energies, [showers], {name: value for name, (value, _) in ODD.items()}
+    )
+    kept = {name: value for name, (_, value) in ODD.items() if value is not None}
+    left_out = len(ODD) - len(kept)
+    found = open_showers(path).attributes
+    assert found == kept | {"geometry": "tiny", "calojax_version": calojax.__version__}
+    assert capsys.readouterr().err.count("is left out, because HDF5 cannot hold it") == left_out
+
+
+def test_an_early_error_leaves_no_open_file(path, monkeypatch):
+    def broken(*arguments):
+        raise CalojaxError("broken")
+
+    monkeypatch.setattr(ShowerWriter, "_new_block", broken)
+    with pytest.raises(CalojaxError, match="broken"):
+        ShowerWriter(path, TINY, 10).__enter__()
+    gc.collect()  # An h5py file that is not closed would complain of its closed disk.
+    assert os.listdir(path.parent) == []
 
 
 def test_unwritable_places(path, monkeypatch):

@@ -2,15 +2,16 @@
 
 import importlib
 import os
-import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 import calojax
 from calojax import files
 from calojax.cli.compilation import keep_programs
 from calojax.cli.interruption import stopped_by_signals
-from calojax.errors import CalojaxError
+from calojax.cli.screen import patient_screen
+from calojax.errors import CalojaxError, printable
 
 COMMANDS = {
     "train": "train a model on shower files",
@@ -28,21 +29,45 @@ WITHOUT_PROGRAMS = ("convert", "check", "download")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command; a `CalojaxError` becomes one sentence and exit status 1."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if threading.current_thread() is not threading.main_thread():
+        # Signals and the screen belong to whoever started the thread.
+        _told(words)
+        return
+    with patient_screen(), stopped_by_signals():
+        _told(words)
+
+
+def _told(words: list[str]) -> None:
+    """Runs a command; what is not a bug in calojax becomes one sentence."""
     try:
-        with stopped_by_signals():
-            _run(list(sys.argv[1:] if arguments is None else arguments))
+        _run(words)
+        return
     except CalojaxError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except BrokenPipeError:
-        # Who read our output (a pager, head) has gone; Python's flush at exit must not complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+        sentence = str(error)
     except OSError as error:
-        if error.errno not in files.FULL:
+        if error.errno in files.FULL:
+            sentence = str(files.refusal(error.filename or "a file", error))
+        elif error.filename is not None:
+            sentence = f"{error.filename}: {error.strerror}; check the path and its permissions."
+        else:
             raise
-        print(f"error: {files.refusal(error.filename or 'a file', error)}", file=sys.stderr)
-        sys.exit(1)
+    except (RuntimeError, AssertionError, MemoryError) as error:
+        sentence = _fault_of_machine(error)
+        if not sentence:
+            raise
+    print(f"error: {printable(sentence)}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _fault_of_machine(error: Exception) -> str:
+    """The sentence for a memory that is too small or a device that is not there; "" for a bug."""
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        return "This does not fit in memory; use a smaller --batch, or fewer voxels."
+    from calojax.cli.doctor import start_failure
+
+    failure = start_failure()
+    return failure and f"JAX does not start ({failure}); calojax doctor tells more."
 
 
 def _run(arguments: list[str]) -> None:
@@ -56,6 +81,12 @@ def _run(arguments: list[str]) -> None:
     if name not in COMMANDS:
         print(f"{_overview()}\n\nerror: there is no command {name!r}.", file=sys.stderr)
         sys.exit(2)
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise CalojaxError(
+            f"The working folder cannot be found ({error.strerror}); change to another one."
+        ) from None
     if name not in WITHOUT_PROGRAMS:
         keep_programs()
     importlib.import_module(f"calojax.cli.{name}").main(rest)

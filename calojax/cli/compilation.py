@@ -12,6 +12,7 @@ import tempfile
 
 from calojax.data.cache import default_folder
 from calojax.errors import CalojaxError
+from calojax.files import private_folder, refusal
 
 _SWITCH = "CALOJAX_COMPILATION_CACHE"
 _FOLDER = "JAX_COMPILATION_CACHE_DIR"
@@ -21,8 +22,9 @@ _SHORTEST = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 def keep_programs() -> None:
     """Has JAX keep compiled programs in ``xla`` under calojax's cache folder.
 
-    A folder that the user gave to JAX stays, and CALOJAX_COMPILATION_CACHE=off keeps nothing. Where
-    the folder cannot be written, calojax says so and goes without.
+    A folder that the user gave to JAX stays, and CALOJAX_COMPILATION_CACHE=off keeps nothing.
+    Compiled programs are machine code, so where other users could write to the folder, or it cannot
+    be written at all, calojax says so and goes without.
 
     Raises:
       CalojaxError: if the environment variable says anything but "off".
@@ -30,26 +32,31 @@ def keep_programs() -> None:
     switch = os.environ.get(_SWITCH, "")
     if switch not in ("", "off"):
         raise CalojaxError(
-            f"{_SWITCH} is {switch!r}, which means nothing; say off, or choose a folder with "
-            f"{_FOLDER}."
+            f"{_SWITCH} is {switch!r}; it may only be off. To choose a folder, set {_FOLDER}."
         )
-    if switch == "off" or _FOLDER in os.environ:
+    given = os.environ.get(_FOLDER)
+    if switch == "off" or given == "" or "://" in (given or ""):  # A bucket has its own rights.
         return
-    folder = default_folder() / "xla"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = private_folder(pathlib.Path(given) if given else default_folder() / "xla")
         with tempfile.TemporaryFile(dir=folder):
             pass
-    except OSError as error:
+    except (CalojaxError, OSError) as error:
+        reason = error if isinstance(error, CalojaxError) else refusal(folder, error)
         print(
-            f"warning: {folder}: compiled programs cannot be kept there ({error.strerror}), so "
-            f"every start compiles anew; set CALOJAX_CACHE to another folder, or {_SWITCH}=off.",
+            f"warning: {reason} Compiled programs are not kept, and every start compiles anew; set "
+            f"{'CALOJAX_CACHE' if given is None else _FOLDER} to a folder of your own, or "
+            f"{_SWITCH}=off.",
             file=sys.stderr,
         )
+        os.environ.pop(_FOLDER, None)
+        if "jax" in sys.modules:  # It has read the environment.
+            sys.modules["jax"].config.update("jax_compilation_cache_dir", None)
         return
     os.environ[_FOLDER] = str(folder)
-    # JAX would leave out what takes less than a second; a start has dozens of such programs.
-    os.environ.setdefault(_SHORTEST, "0.05")
+    if given is None:
+        # JAX would leave out what takes less than a second; a start has dozens of such programs.
+        os.environ.setdefault(_SHORTEST, "0.05")
 
 
 def kept_in() -> pathlib.Path | None:

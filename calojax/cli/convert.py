@@ -1,4 +1,4 @@
-"""``calojax convert``: writes a shower file in another layout."""
+"""``calojax convert``: writes shower files in another layout, joined."""
 
 import pathlib
 from collections.abc import Sequence
@@ -7,7 +7,8 @@ import tyro
 
 from calojax.data import open_showers, sparse
 from calojax.data.writer import LayoutName, ShowerWriter
-from calojax.errors import CalojaxError
+from calojax.errors import printable
+from calojax.files import check_output
 from calojax.geometry import find_detector
 from calojax.progress import progress_bar
 
@@ -21,22 +22,24 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def convert(
-    file: tyro.conf.Positional[pathlib.Path],
+    files: tyro.conf.Positional[tuple[pathlib.Path, ...]],
     out: pathlib.Path,
     layout: LayoutName,
     geometry: str | None = None,
+    force: bool = False,
 ) -> None:
-    """Writes the showers of a file in another layout, with the file's own attributes.
+    """Writes the showers of files in another layout, joined, with the attributes that all have.
 
     Args:
-      file: an HDF5 file of either layout, or a folder of parts, which are joined.
+      files: HDF5 files of either layout, or folders of parts; they are joined in this order.
       out: HDF5 file to write; appears when it is complete.
       layout: dense (the CaloChallenge's) or sparse (voxel and energy of every hit).
-      geometry: what the file is of: built-in, or a binning file ending in .xml (default: guessed).
+      geometry: what the files are of: built-in, or a binning file ending in .xml (default:
+        guessed).
+      force: replace --out if it exists.
     """
-    source = open_showers(file, find_detector(geometry) if geometry else None)
-    if out.exists() and out.samefile(file):
-        raise CalojaxError(f"{out}: is the file to convert; give the new one another name.")
+    check_output(out, force=force, inputs=[*files, geometry or ""])
+    source = open_showers(files, find_detector(geometry) if geometry else None)
     attributes = {
         name: value
         for name, value in source.attributes.items()
@@ -51,4 +54,7 @@ def convert(
             writer.append(energies, showers)
             bar.update(len(showers))
     size = out.stat().st_size
-    print(f"{out}: {len(source):,} showers, {size:,} bytes, {size / len(source):,.0f} a shower")
+    print(
+        f"{printable(out)}: {len(source):,} showers, {size:,} bytes, {size / len(source):,.0f} a "
+        "shower"
+    )

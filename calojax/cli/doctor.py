@@ -4,6 +4,7 @@
 touches the machine.
 """
 
+import contextlib
 import importlib
 import importlib.metadata
 import os
@@ -227,12 +228,8 @@ def examine() -> Facts:
     """The machine that this process runs on."""
     versions = {"Python": platform.python_version()} | dict(_versions())
     environment = {name: os.environ[name] for name in SWITCHES if name in os.environ}
-    devices, seconds, failure = (), None, ""
-    try:
-        seconds, devices = _start()
-    except (RuntimeError, AssertionError) as error:
-        # What JAX raises when no backend starts; without a word where JAX_PLATFORMS names another.
-        failure = " ".join(str(error).split()) or "it finds none of the devices it is to use"
+    failure = start_failure()
+    seconds, devices = (None, ()) if failure else _start()
     programs = kept_in()
     return Facts(
         versions=versions,
@@ -241,11 +238,22 @@ def examine() -> Facts:
         driver=_driver(),
         environment=environment,
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        free={folder: _free(folder) for folder in (pathlib.Path.cwd(), default_folder())},
+        free={folder: _free(folder) for folder in _folders()},
         programs=programs,
         programs_bytes=_size(programs) if programs else 0,
         seconds=seconds,
     )
+
+
+def start_failure() -> str:
+    """Why JAX does not start, "" if it does."""
+    import jax
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        return " ".join(str(error).split()) or "none of the platforms in JAX_PLATFORMS is there"
+    return ""
 
 
 def _versions() -> Iterator[tuple[str, str]]:
@@ -299,6 +307,13 @@ def _driver() -> str:
         return ""
     found = re.match(r"[\d.]+", answer.stdout)
     return found[0] if found else ""
+
+
+def _folders() -> Iterator[pathlib.Path]:
+    """Where calojax writes: the working folder, and that of caches if it is known."""
+    yield pathlib.Path.cwd()
+    with contextlib.suppress(CalojaxError):
+        yield default_folder()
 
 
 def _free(folder: pathlib.Path) -> int:

@@ -7,6 +7,7 @@ from typing import Literal
 import tyro
 
 from calojax.data import download as zenodo
+from calojax.errors import printable
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -25,4 +26,4 @@ def download(
       folder: where to put them.
     """
     for path in zenodo.download(dataset, folder):
-        print(path)
+        print(printable(path))

@@ -2,12 +2,9 @@
 
 import contextlib
 import dataclasses
-import functools
 import json
 import pathlib
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import tyro
@@ -108,7 +105,7 @@ def main(arguments: Sequence[str]) -> None:
     files.make_folder(asked.out)
     with contextlib.ExitStack() as stack:
         if run:
-            folder = stack.enter_context(_working_folder(asked.out))
+            folder = stack.enter_context(files.working_folder(asked.out, ".showers-"))
             generated = _showers_of_run(run, reference, asked, folder)
         else:
             generated = open_showers(asked.files[0], detector)
@@ -138,14 +135,6 @@ def main(arguments: Sequence[str]) -> None:
                 f"{error.name}: install calojax[plots]."
             ) from None
     print(f"\nreport: {page}\nscores: {asked.out / 'metrics.json'}")
-
-
-@contextlib.contextmanager
-def _working_folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder on the disk of ``out`` that is gone afterwards, for showers in passing."""
-    folder = pathlib.Path(tempfile.mkdtemp(dir=out, prefix=".showers-"))
-    with files.unfinished(functools.partial(shutil.rmtree, folder, ignore_errors=True)):
-        yield folder
 
 
 def _showers_of_run(

@@ -1,4 +1,4 @@
-"""SIGTERM and ctrl-C end a command at once, after what is unfinished was removed."""
+"""Signals end a command at once, after what is unfinished was removed."""
 
 import contextlib
 import os
@@ -7,18 +7,24 @@ from collections.abc import Iterator
 
 from calojax import files
 
+# What terminals, users and batch systems send to end a process.
+SIGNALS = (
+    *(signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGALRM),
+    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU),
+)
 _STOPPED = b"\nerror: stopped; nothing half-written is left behind.\n"
 
 
 @contextlib.contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Within it, SIGTERM and SIGINT remove what is unfinished before they end the process.
+    """Within it, `SIGNALS` remove what is unfinished before they end the process.
 
+    Those that are ignored (as SIGHUP under nohup) or that have another handler stay as they are.
     An exception instead would strike anywhere: inside a callback of HDF5, which cannot be closed
     after that, or of the garbage collector, which drops it, so that the command would go on.
     """
-    signals = (signal.SIGTERM, signal.SIGINT)
-    handlers = {number: signal.signal(number, _stop) for number in signals}
+    ending = (signal.SIG_DFL, signal.default_int_handler)
+    handlers = {n: signal.signal(n, _stop) for n in SIGNALS if signal.getsignal(n) in ending}
     try:
         yield
     finally:
@@ -28,7 +34,8 @@ def stopped_by_signals() -> Iterator[None]:
 
 def _stop(number: int, _) -> None:
     files.remove_unfinished()
-    os.write(2, _STOPPED)
+    with contextlib.suppress(OSError):
+        os.write(2, _STOPPED)
     # So that who started the process learns what ended it.
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)

@@ -17,7 +17,8 @@ import calojax
 from calojax import checkpoint, generation, models, processes
 from calojax.data import parts
 from calojax.data.writer import LayoutName, ShowerWriter
-from calojax.errors import CalojaxError
+from calojax.errors import CalojaxError, printable
+from calojax.files import check_output
 from calojax.generation import Batches, Precision
 from calojax.geometry import Detector
 from calojax.incident import energy_source
@@ -47,6 +48,7 @@ def sample(
     precision: Precision = "default",
     layout: LayoutName = "dense",
     part_size: int | None = None,
+    force: bool = False,
     group: Annotated[processes.Group, tyro.conf.arg(name="")] = processes.ALONE,
 ) -> None:
     """Writes showers of a trained model to HDF5 (MeV).
@@ -66,6 +68,7 @@ def sample(
         faster, read by all commands of calojax).
       part_size: showers of a file; writes numbered part files and a manifest into the folder
         --out. The same command again makes the parts that are missing.
+      force: replace --out if it exists (a file; parts are never replaced).
       group: processes that share the parts, each on its own devices; without --coordinator none of
         them waits for the others, as suits the tasks of an array job.
     """
@@ -74,6 +77,8 @@ def sample(
             raise CalojaxError(
                 f"{count} processes cannot write one file; add --part-size, and --out is a folder."
             )
+        if part_size is None:
+            check_output(out, force=force, inputs=[run, energies or ""])
         model, variables, done = checkpoint.load(run)
         wanted = energy_source(
             energies, model.detector, num=num, seed=seed, trained=done.energy_range
@@ -81,7 +86,7 @@ def sample(
         warn_outside(wanted[:_LOOK], done.energy_range)
         provenance = {
             "model": models.name_of(model),
-            "checkpoint": run.resolve().name,
+            "checkpoint": printable(run.resolve().name),
             "checkpoint_step": done.total,
             "seed": seed,
             "temperature": temperature,
@@ -113,7 +118,7 @@ def sample(
                 "calojax_version": calojax.__version__,
                 "geometry": model.detector.name,
                 "variables": _digest(variables),
-                "energies": wanted.name,
+                "energies": printable(wanted.name),
                 "num": len(wanted),
                 "part_size": part_size,
                 "batch": batch,
@@ -125,10 +130,8 @@ def sample(
             batches = showers_of(batch_size=batch, parts=[part.showers for part in todo])
             write_parts(out, model.detector, todo, provenance, batches, layout=layout)
             made = f"{len(todo):,} parts of {len(plan):,}, {len(own) - len(todo):,} were there,"
-        print(
-            f"{out}: {made} in {time.perf_counter() - start:.1f} s, compilation and writing "
-            "included (benchmarks/pipeline.py tells where the time goes)"
-        )
+        took = time.perf_counter() - start
+        print(f"{printable(out)}: {made} in {took:.1f} s, compilation and writing included")
 
 
 def write(

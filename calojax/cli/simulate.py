@@ -8,6 +8,8 @@ import tyro
 from calojax import generation
 from calojax.cli.sample import write
 from calojax.data.writer import LayoutName
+from calojax.errors import printable
+from calojax.files import check_output
 from calojax.geometry import find_detector
 from calojax.incident import energy_source
 
@@ -25,6 +27,7 @@ def simulate(
     seed: int = 0,
     batch: int = 1000,
     layout: LayoutName = "dense",
+    force: bool = False,
 ) -> None:
     """Writes showers of a parametric generator (GFLASH, hep-ex/0001020): data without Geant4.
 
@@ -37,10 +40,12 @@ def simulate(
       seed: of all random numbers; shower i is the same for any --num.
       batch: showers a device computes at a time.
       layout: dense (the CaloChallenge's) or sparse (voxel and energy of every hit).
+      force: replace --out if it exists.
     """
+    check_output(out, force=force, inputs=[geometry, energies or ""])
     detector = find_detector(geometry)
     wanted = energy_source(energies, detector, num=num, seed=seed)
     batches = generation.simulate(detector, wanted, seed=seed, batch_size=batch)
     provenance = {"model": "gflash", "seed": seed}
     write(out, detector, len(wanted), provenance, batches, label="simulate", layout=layout)
-    print(f"{out}: {len(wanted)} showers of geometry {detector.name}")
+    print(f"{printable(out)}: {len(wanted)} showers of geometry {detector.name}")

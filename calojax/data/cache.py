@@ -31,8 +31,18 @@ _VERSION = 1
 
 
 def default_folder() -> pathlib.Path:
-    """Where caches are kept: the environment variable CALOJAX_CACHE, or ~/.cache/calojax."""
-    return pathlib.Path(os.environ.get("CALOJAX_CACHE") or "~/.cache/calojax").expanduser()
+    """Where caches are kept: the environment variable CALOJAX_CACHE, or ~/.cache/calojax.
+
+    Raises:
+      CalojaxError: if the user has no home folder.
+    """
+    folder = os.environ.get("CALOJAX_CACHE") or "~/.cache/calojax"
+    try:
+        return pathlib.Path(folder).expanduser()
+    except RuntimeError:
+        raise CalojaxError(
+            f"{folder}: the home folder is not known; set CALOJAX_CACHE to a folder."
+        ) from None
 
 
 def open_cached(

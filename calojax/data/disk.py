@@ -5,10 +5,11 @@ import io
 import os
 import pathlib
 from collections.abc import Iterator
+from typing import BinaryIO
 
 
 class Disk(io.RawIOBase):
-    """A new file that HDF5 writes to and that never refuses; the first refusal is kept in `error`.
+    """A file that HDF5 writes to and that never refuses; the first refusal is kept in `error`.
 
     HDF5 cannot be closed on a full disk: `close` raises, and the interpreter crashes when it later
     tries again. So HDF5 is told that all is well, the writer asks for `error` after every batch,
@@ -18,8 +19,9 @@ class Disk(io.RawIOBase):
       error: the first refusal of the system, None while there is none.
     """
 
-    def __init__(self, path: pathlib.Path):
-        self._raw = path.open("x+b", buffering=0)
+    def __init__(self, raw: BinaryIO):
+        """Takes over a new, empty file without a buffer."""
+        self._raw = raw
         self.error: OSError | None = None
 
     def readable(self) -> bool:

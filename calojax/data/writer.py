@@ -1,8 +1,10 @@
 """Writing shower files: batch by batch, compressed by several threads, complete or not at all."""
 
+import contextlib
 import errno
 import os
 import pathlib
+import sys
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, Protocol, Self
@@ -22,13 +24,15 @@ from calojax.data.challenge import (
 )
 from calojax.data.disk import Disk
 from calojax.data.packing import FILTERS, Column, Conveyor, chunk_conveyor
-from calojax.errors import CalojaxError
+from calojax.errors import CalojaxError, printable
 from calojax.geometry import Detector
 
 LayoutName = Literal["dense", "sparse"]
 """``dense``: the CaloChallenge's; ``sparse``: hits only (`calojax.data.sparse`)."""
 
 _CHUNK_BYTES = 2**20
+# Bytes of an attribute. HDF5 2.0 writes files that it cannot read from 65,500 on.
+_LONGEST = 65_000
 
 
 def cores() -> int:
@@ -40,9 +44,10 @@ def cores() -> int:
 class ShowerWriter:
     """Writes a shower file batch by batch; it appears under its name only when it is complete.
 
-    A context manager. Until the end the file is called ``<name>.partial``; an exception, ctrl-C
-    included, removes that and leaves an older file of the same name as it was. Equal showers make
-    equal bytes, however they are cut into batches and whatever the number of threads.
+    A context manager. Until the end the file is called ``<name>.partial``, and is locked; an
+    exception, ctrl-C included, removes that and leaves an older file of the same name as it was. A
+    link stays a link, and the file behind it is written. Equal showers make equal bytes, however
+    they are cut into batches and whatever the number of threads.
 
     Example::
 
@@ -83,7 +88,8 @@ class ShowerWriter:
         self.written = 0
         self._layout = _LAYOUTS[layout]
         self._threads = cores() if threads is None else threads
-        self._partial = self.path.with_name(self.path.name + ".partial")
+        self._target = pathlib.Path(os.path.realpath(self.path))
+        self._partial = self._target.with_name(self._target.name + ".partial")
         self._attributes = {
             "calojax_version": calojax.__version__,
             **(provenance or {}),
@@ -91,37 +97,48 @@ class ShowerWriter:
         }
 
     def __enter__(self) -> Self:
-        if self.path.is_dir():
-            raise CalojaxError(f"{self.path}: is a folder; name a file to write.")
-        try:
-            # Whatever an earlier run that was killed has left.
-            self._partial.unlink(missing_ok=True)
-            self._disk = Disk(self._partial)
-            self._guard = files.unfinished(self._remove)
-            self._guard.__enter__()
-        except OSError as error:
-            raise CalojaxError(
-                f"{self.path}: cannot be written ({error.strerror}); "
-                f"{self.path.absolute().parent} must be a folder that exists and may be written to."
-            ) from None
-        try:
+        files.check_output(self.path, force=True)
+        with contextlib.ExitStack() as stack:
+            try:
+                self._disk = stack.enter_context(Disk(files.claimed(self._partial)))
+            except OSError as error:
+                raise CalojaxError(
+                    f"{self.path}: cannot be written ({error.strerror}); {self._target.parent} "
+                    "must be a folder that exists and may be written to."
+                ) from None
+            stack.enter_context(files.unfinished(self._remove))
+            self._file = stack.enter_context(h5py.File(self._disk, "w"))
+            self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="calojax-writer")
+            stack.callback(self._pool.shutdown, cancel_futures=True)
             self._create()
-        except BaseException:
-            self._abandon()
-            raise
+            self._stack = stack.pop_all()
         return self
 
     def _create(self) -> None:
-        self._file = h5py.File(self._disk, "w")
         for name, value in sorted(self._attributes.items()):
-            self._file.attrs[name] = _attribute(value)
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="calojax-writer")
+            self._note(name, value)
         # Twice the threads: the next items wait when a thread is free, and memory stays bounded.
         limit = 2 * self._threads
         self._chunks = chunk_conveyor(self._pool, limit=limit)
         self._rows = self._layout(self._file, self._chunks, self.detector, self.count)
         self._blocks = Conveyor(self._pool, self._prepare, self._rows.extend, limit=limit)
         self._new_block()
+
+    def _note(self, name: str, value: str | int | float) -> None:
+        """Writes an attribute; one that HDF5 cannot hold is left out with a warning."""
+        name = printable(name)
+        # A text of fixed length; others lie in a heap, where HDF5 runs in circles if it is damaged.
+        value = value.encode(errors="backslashreplace") if isinstance(value, str) else value
+        try:
+            if len(name.encode()) + len(value if isinstance(value, bytes) else b"") > _LONGEST:
+                raise ValueError(f"more than {_LONGEST:,} bytes")
+            self._file.attrs[name] = np.bytes_(value) if isinstance(value, bytes) else value
+        except (OSError, RuntimeError, TypeError, ValueError) as error:
+            print(
+                f"warning: {printable(self.path)}: the attribute {name[:80]!r} is left out, "
+                f"because HDF5 cannot hold it ({error}).",
+                file=sys.stderr,
+            )
 
     def _new_block(self) -> None:
         rows = min(rows_of_a_chunk(self.detector), self.count)
@@ -171,17 +188,11 @@ class ShowerWriter:
         return energies, self._layout.prepare(checked_showers(self.path, showers, first))
 
     def __exit__(self, kind, value, traceback) -> None:
-        try:
-            try:
-                if kind is None:
-                    self._finish()
-            finally:
-                self._pool.shutdown(cancel_futures=True)
-                self._file.close()
+        with self._stack:
             if kind is None:
+                self._finish()
+                self._file.close()
                 self._commit()
-        finally:
-            self._abandon()
 
     def _finish(self) -> None:
         if self._filled:
@@ -203,7 +214,7 @@ class ShowerWriter:
                 f"{self.path}: another process writes the same file; give each its own name."
             )
         try:
-            os.replace(self._partial, self.path)
+            os.replace(self._partial, self._target)
         except OSError as error:
             raise CalojaxError(f"{self.path}: cannot be written ({error.strerror}).") from None
 
@@ -222,11 +233,6 @@ class ShowerWriter:
         """Removes the partial file, if it is still there and still ours."""
         if self._disk.still_is(self._partial):
             self._partial.unlink()
-
-    def _abandon(self) -> None:
-        """Removes the partial file and closes it."""
-        self._guard.__exit__(None, None, None)
-        self._disk.close()
 
 
 def write_showers(
@@ -248,11 +254,6 @@ def write_showers(
         for showers in batches:
             first = writer.written
             writer.append(energies[first : first + len(showers)], showers)
-
-
-def _attribute(value: str | int | float) -> bytes | int | float:
-    """A text of fixed length; others lie in a heap, where HDF5 runs in circles if it is damaged."""
-    return np.bytes_(value.encode()) if isinstance(value, str) else value
 
 
 def rows_of_a_chunk(detector: Detector) -> int:
@@ -311,7 +312,7 @@ class _Sparse:
     """The layout of `calojax.data.sparse`: hits."""
 
     def __init__(self, file: h5py.File, chunks: Conveyor, detector: Detector, count: int):
-        file.attrs[sparse.LAYOUT] = _attribute(sparse.SPARSE)
+        file.attrs[sparse.LAYOUT] = np.bytes_(sparse.SPARSE)
         file.attrs[sparse.N_VOXELS] = detector.n_voxels
         hits = count * detector.n_voxels
         number = sparse.voxel_type(detector.n_voxels)
