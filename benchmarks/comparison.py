@@ -16,12 +16,13 @@ import jax
 import numpy as np
 import tyro
 
-from calojax import plot, points
+from calojax import plot
 from calojax.data.challenge import ShowerSource, open_showers
 from calojax.evaluate import correlations, features
 from calojax.evaluate.features import Features
 from calojax.geometry import Detector
-from calojax.models.coordinates import Coordinates, Counts
+from calojax.models.pointflow import points
+from calojax.models.pointflow.coordinates import Coordinates, Counts
 from calojax.plot import Panel
 
 UNITS = {"hits": "", "energy": " [MeV]"}

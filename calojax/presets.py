@@ -6,6 +6,12 @@ from collections.abc import Mapping
 from calojax.geometry import DETECTORS
 from calojax.models.base import Schedule
 from calojax.models.calovq import AutoencoderConfig, CaloVQConfig, EnergiesConfig, PriorConfig
+from calojax.models.calovq_released import (
+    GPTConfig,
+    ReleasedAutoencoderConfig,
+    ReleasedConfig,
+    TokensConfig,
+)
 from calojax.models.pointflow import (
     EncoderConfig,
     GenerationConfig,
@@ -14,12 +20,6 @@ from calojax.models.pointflow import (
     PointFlowConfig,
     PointsConfig,
     TotalsConfig,
-)
-from calojax.models.released import (
-    GPTConfig,
-    ReleasedAutoencoderConfig,
-    ReleasedConfig,
-    TokensConfig,
 )
 from calojax.nn.flow import Summary
 

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from conftest import tiny_config, with_autoencoder
 
-from calojax import models, rng, transforms
+from calojax import models, rng
 from calojax.errors import CalojaxError
 from calojax.geometry import DETECTORS
+from calojax.models.voxels import layer_sums
 from calojax.training import step
 
 
@@ -93,10 +94,8 @@ def test_samples_are_showers(model, variables, batch):
 def test_reconstruction_keeps_layer_energies(model, variables, batch):
     keys = rng.per_item(rng.root(0), np.arange(64))
     again = jax.jit(model.reconstruct)(variables, keys, batch)
-    expected = transforms.layer_sums(batch["showers"], model.detector)
-    np.testing.assert_allclose(
-        transforms.layer_sums(again, model.detector), expected, rtol=1e-4, atol=1e-4
-    )
+    expected = layer_sums(batch["showers"], model.detector)
+    np.testing.assert_allclose(layer_sums(again, model.detector), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_parts_together_are_the_whole(model, variables, batch):

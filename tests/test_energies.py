@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from calojax import rng
-from calojax.models.energies import EnergyVAE, LayerEnergies
+from calojax.models.calovq.energies import EnergyVAE, LayerEnergies
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ import pytest
 from calojax import generation, models, rng
 from calojax.errors import CalojaxError
 from calojax.geometry import DETECTORS
-from calojax.models import chunks
 from calojax.models.base import Schedule
 from calojax.models.pointflow import (
     EncoderConfig,
@@ -24,6 +23,7 @@ from calojax.models.pointflow import (
     PointsConfig,
     TotalsConfig,
 )
+from calojax.models.pointflow.microbatches import over_showers
 from calojax.nn import tiles
 from calojax.nn.flow import Summary
 from calojax.training import step
@@ -413,7 +413,7 @@ def test_chunks_hold_whole_showers_and_all_of_them():
         return jnp.stack([value, jnp.where(inside, total, -1).astype(jnp.float32)], 1)
 
     out = jax.jit(
-        lambda hits, value: chunks.over_showers(function, hits, hits, value, showers=4, points=7)
+        lambda hits, value: over_showers(function, hits, hits, value, showers=4, points=7)
     )(hits, value)
     np.testing.assert_array_equal(out[:, 0], value)
     np.testing.assert_array_equal(out[:, 1], [7, 7, 7, 5, 6, 6, 6, 6, 2])

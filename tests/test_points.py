@@ -10,7 +10,7 @@ import pytest
 from calojax import rng
 from calojax.errors import CalojaxError
 from calojax.geometry import DETECTORS
-from calojax.points import Points, place, to_points, to_showers
+from calojax.models.pointflow.points import Points, place, to_points, to_showers
 
 TINY = DETECTORS["tiny"]
 

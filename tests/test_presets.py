@@ -11,8 +11,8 @@ from calojax import generation, models, rng
 from calojax.geometry import DETECTORS
 from calojax.models.base import Model
 from calojax.models.calovq import CaloVQConfig
+from calojax.models.calovq_released import ReleasedConfig
 from calojax.models.pointflow import GenerationConfig, PointFlowConfig
-from calojax.models.released import ReleasedConfig
 from calojax.nn.flow import Summary
 from calojax.presets import PRESETS
 from calojax.training.run import Options, train

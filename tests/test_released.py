@@ -7,11 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calojax import models, rng, transforms
+from calojax import models, rng
 from calojax.errors import CalojaxError
 from calojax.geometry import DETECTORS
-from calojax.models import released_networks as networks
-from calojax.models.released import ReleasedAutoencoderConfig, ReleasedConfig, TokensConfig
+from calojax.models.calovq_released import (
+    ReleasedAutoencoderConfig,
+    ReleasedConfig,
+    TokensConfig,
+    networks,
+)
+from calojax.models.voxels import layer_sums
 from calojax.nn.gpt import GPT
 from calojax.nn.positions import Line
 from calojax.nn.sequence import Autoregressive
@@ -52,7 +57,7 @@ def test_twenty_bits_take_two_tokens_a_layer_and_keep_the_total():
     tokens = model._energy_tokens(fractions)
     assert tokens.shape == (20, 12)
     visible = np.asarray(model._visible_of(keys(20), tokens))
-    layers = np.asarray(transforms.layer_sums(fractions, detector))
+    layers = np.asarray(layer_sums(fractions, detector))
     np.testing.assert_allclose(visible, layers, atol=2e-5)
     np.testing.assert_allclose(visible.sum(1), fractions.sum(1), atol=4e-6)
     total = tokens[:, 0] * 1024 + tokens[:, 1]

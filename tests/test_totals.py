@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calojax import transforms
-from calojax.models.totals import EveryLayer, WholeShower
+from calojax.models.pointflow.totals import EveryLayer, WholeShower
+from calojax.models.voxels import layer_sums
 
 
 @pytest.fixture(scope="module")
@@ -17,8 +17,8 @@ def data(showers, tiny):
     voxels[20:60, :30] = 0.0
     voxels[10, 12:] = 0.0
     voxels[11] = 0.0
-    hits = np.asarray(transforms.layer_sums((voxels > 0).astype(np.int32), tiny))
-    energy = np.asarray(transforms.layer_sums(voxels, tiny))
+    hits = np.asarray(layer_sums((voxels > 0).astype(np.int32), tiny))
+    energy = np.asarray(layer_sums(voxels, tiny))
     return hits, energy, showers.energies
 
 

@@ -8,8 +8,8 @@ from calojax.errors import CalojaxError
 from calojax.geometry import Detector
 from calojax.models.base import Model
 from calojax.models.calovq import CaloVQ, CaloVQConfig
+from calojax.models.calovq_released import ReleasedCaloVQ, ReleasedConfig
 from calojax.models.pointflow import PointFlow, PointFlowConfig
-from calojax.models.released import ReleasedCaloVQ, ReleasedConfig
 
 # name -> (model, its configuration)
 MODELS: dict[str, tuple[type, type]] = {

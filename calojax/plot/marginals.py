@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.figure import Figure
+from scipy import stats
 
-from calojax.dequantisation import normal_distance
 from calojax.plot.style import ACCENT, GENERATED, PALETTE, REFERENCE, figure, plain, styled
 
 
@@ -36,7 +36,7 @@ def marginals(
         for (name, x), colour in zip(samples.items(), colours, strict=False):
             counts, _ = np.histogram(x, edges)
             density = counts / max(len(x), 1) / np.diff(edges)
-            distance = f", $D$ = {normal_distance(x):.1g}" if len(x) else ""
+            distance = f", $D$ = {stats.kstest(x, 'norm').statistic:.1g}" if len(x) else ""
             label = plain(name) + distance
             axes.stairs(density, edges, color=colour, lw=1.3, label=label)
         axes.set_xlabel(f"{coordinate}, transformed")

@@ -1,9 +1,8 @@
 """The networks between voxels and codes: fully connected, or convolutions on the cylinder.
 
 An encoder takes voxels [b, v], as fractions of their layer in the compressed space of
-`calojax.transforms.arctanh_compress`, to latents [b, t, d]; a decoder takes quantised latents to
-numbers for every voxel [b, v, n], which a `calojax.models.heads.Head` reads. Both are told a
-`Condition`.
+`transforms.arctanh_compress`, to latents [b, t, d]; a decoder takes quantised latents to
+numbers for every voxel [b, v, n], which a `likelihoods.Head` reads. Both are told a `Condition`.
 """
 
 from typing import NamedTuple
@@ -12,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from calojax.models.energies import LayerEnergies
+from calojax.models.calovq.energies import LayerEnergies
 from calojax.nn import cylinder
 from calojax.nn.mlp import MLP
 
@@ -21,7 +20,7 @@ class Condition(NamedTuple):
     """What is known of a shower beside its codes.
 
     Attributes:
-      energy: incident energy as from `calojax.transforms.energy_condition` [b, 1].
+      energy: incident energy as from `calojax.models.voxels.energy_condition` [b, 1].
       layers: standardised layer energies, or None if they are not told.
     """
 

@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calojax import transforms
 from calojax.geometry import DETECTORS
-from calojax.models import scales
+from calojax.models.calovq import transforms, voxel_transforms
+from calojax.models.voxels import layer_sums
 
 
 @pytest.fixture(scope="module")
@@ -14,11 +14,11 @@ def statistics(showers, tiny):
     return transforms.fit([(showers.energies, showers.showers)], tiny)
 
 
-@pytest.mark.parametrize("name", scales.SCALES)
+@pytest.mark.parametrize("name", voxel_transforms.SCALES)
 def test_numbers_of_showers_give_the_showers_back(name, tiny, showers, statistics):
-    scale = scales.SCALES[name](tiny)
+    scale = voxel_transforms.SCALES[name](tiny)
     voxels = jnp.asarray(showers.showers)
-    layer_energy = transforms.layer_sums(voxels, tiny)
+    layer_energy = layer_sums(voxels, tiny)
     y = scale.numbers(voxels, layer_energy, statistics)
     again = np.asarray(scale.showers(y, voxels > 0, layer_energy, statistics))
     np.testing.assert_array_equal(again > 0, voxels > 0)
@@ -31,16 +31,16 @@ def test_numbers_of_showers_give_the_showers_back(name, tiny, showers, statistic
     np.testing.assert_array_equal(np.asarray(everywhere) > 0, voxels > 0)
 
 
-@pytest.mark.parametrize("name", scales.SCALES)
+@pytest.mark.parametrize("name", voxel_transforms.SCALES)
 def test_any_numbers_make_showers_with_the_energies_of_their_layers(name, tiny, statistics):
-    scale = scales.SCALES[name](tiny)
+    scale = voxel_transforms.SCALES[name](tiny)
     generator = np.random.default_rng(0)
     y = generator.uniform(-1, 1, (50, tiny.n_voxels)).astype(np.float32)
     hit = generator.random(y.shape) < 0.3
     layer_energy = generator.lognormal(2.0, 2.0, (50, tiny.n_layers)).astype(np.float32)
     showers = scale.showers(y, hit, layer_energy, statistics)
     assert np.isfinite(showers).all()
-    filled = np.asarray(transforms.layer_sums(showers, tiny))
+    filled = np.asarray(layer_sums(showers, tiny))
     some = filled > 0
     assert some.mean() > 0.8
     np.testing.assert_allclose(filled[some], layer_energy[some], rtol=1e-4)
@@ -49,12 +49,14 @@ def test_any_numbers_make_showers_with_the_energies_of_their_layers(name, tiny, 
 
 def test_threshold_of_fractions_is_that_of_each_layer():
     detector = DETECTORS["tiny"]
-    scale = scales.Arctanh(detector)
+    scale = voxel_transforms.Arctanh(detector)
     lower = scale.lower(jnp.full((1, 10), 100.0).at[0, 3].set(0.0), {})
     expected = transforms.arctanh_compress(jnp.float32(detector.readout_threshold / 100))
     assert lower[0, 0] == pytest.approx(float(expected), rel=1e-5)
     assert lower[0, detector.layer_slices[3]] == pytest.approx(1.0, abs=1e-4)
-    assert (scales.Arctanh(DETECTORS["ds1-photons"]).lower(jnp.ones((1, 5)), {}) == 0).all()
+    assert (
+        voxel_transforms.Arctanh(DETECTORS["ds1-photons"]).lower(jnp.ones((1, 5)), {}) == 0
+    ).all()
 
 
 def test_quantiles_of_hits_are_normal_and_keep_an_edge(tiny):
@@ -83,13 +85,11 @@ def test_layers_that_lack_energy_are_filled_in_quantiles_not_by_a_factor(tiny, s
     # not through it.
     voxels = np.where(showers.showers > 0, 3.0 + showers.showers % 1.0, 0.0).astype(np.float32)
     statistics = transforms.fit([(showers.energies, voxels)], tiny)
-    scale = scales.Quantile(tiny)
-    layer_energy = transforms.layer_sums(voxels, tiny)
+    scale = voxel_transforms.Quantile(tiny)
+    layer_energy = layer_sums(voxels, tiny)
     y = scale.numbers(voxels, layer_energy, statistics)
     less = np.asarray(scale.showers(y, voxels > 0, 0.9 * layer_energy, statistics))
-    np.testing.assert_allclose(
-        transforms.layer_sums(less, tiny), 0.9 * layer_energy, rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(layer_sums(less, tiny), 0.9 * layer_energy, rtol=1e-4, atol=1e-5)
     hits = less[less > 0]
     assert (hits > 2.95).mean() > 0.9
     assert (0.9 * voxels[voxels > 0] > 2.95).mean() < 0.8

@@ -1,6 +1,6 @@
 """What a decoder says of each voxel: what is fitted, and what is drawn.
 
-Heads work in the space of a `calojax.models.scales.Scale`, where voxels are numbers y. A head says
+Heads work in the space of a `voxel_transforms.Scale`, where voxels are numbers y. A head says
 how many numbers a voxel needs of the decoder, how well they describe a shower, and what shower they
 stand for.
 """
@@ -10,8 +10,8 @@ from typing import Literal, Protocol
 import jax
 import jax.numpy as jnp
 
-from calojax import transforms
 from calojax.geometry import Detector
+from calojax.models.voxels import layer_max, over_voxels
 
 HeadName = Literal["point", "density"]
 
@@ -99,7 +99,7 @@ class Density:
         # Hits as first arrivals of Poisson processes before time 1: P(hit) = sigmoid(logit), and
         # voxel i is the first of its layer with probability rate_i / sum of rates.
         arrival = -jnp.log1p(-uniform_hit) / jax.nn.softplus(logit)
-        first = -transforms.over_voxels(transforms.layer_max(-arrival, detector), detector)
+        first = -over_voxels(layer_max(-arrival, detector), detector)
         hit = (arrival < 1.0) | (arrival == first)
         # The upper tail from u (1 - Phi(a)) = Phi(-z) keeps its digits where Phi(a) is near 1.
         tail = jax.scipy.special.ndtr(-(lower - mean) / scale)

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calojax import transforms
 from calojax.geometry import DETECTORS
+from calojax.models.calovq import transforms
+from calojax.models.voxels import energy_condition, layer_sums, random_rotations, rotation_table
 
 # The talk's formulas as written, in float64.
 S, T = 1e-4, 0.2
@@ -116,7 +117,7 @@ def test_join_cuts_at_the_threshold_and_keeps_layer_energies(name):
     showers = np.asarray(
         transforms.join_layers(fractions, layer_energy.astype(np.float32), detector)
     )
-    sums = np.asarray(transforms.layer_sums(showers, detector))
+    sums = np.asarray(layer_sums(showers, detector))
     readable = layer_energy > detector.readout_threshold
     np.testing.assert_allclose(sums[readable], layer_energy[readable], rtol=1e-5)
     assert (sums[~readable] == 0).all()
@@ -127,7 +128,7 @@ def test_join_cuts_at_the_threshold_and_keeps_layer_energies(name):
 def test_layer_shares_are_inverted():
     detector = DETECTORS["ds1-pions"]
     showers = random_showers(detector)
-    layer_energy = np.asarray(transforms.layer_sums(showers, detector))
+    layer_energy = np.asarray(layer_sums(showers, detector))
     energies = layer_energy.sum(1) * np.linspace(1.0, 1.5, 50) + 1
     halves = [(energies[:20], showers[:20]), (energies[20:], showers[20:])]
     statistics = transforms.fit(halves, detector)
@@ -168,14 +169,14 @@ def test_drawn_shares_keep_the_visible_energy():
 
 def test_energy_condition_spans_the_range():
     detector = DETECTORS["ds2"]
-    condition = transforms.energy_condition(np.array([1e3, 10**4.5, 1e6]), detector)
+    condition = energy_condition(np.array([1e3, 10**4.5, 1e6]), detector)
     np.testing.assert_allclose(condition[:, 0], [-1, 0, 1], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["tiny", "ds1-photons", "ds2"])
 def test_rotations_turn_rings_and_nothing_else(name):
     detector = DETECTORS[name]
-    table = transforms.rotation_table(detector)
+    table = rotation_table(detector)
     shower = random_showers(detector)[5]
     for turns in (0, 1, len(table) - 1):
         turned = shower[table[turns]]
@@ -188,12 +189,10 @@ def test_rotations_turn_rings_and_nothing_else(name):
 def test_random_rotations_keep_layer_energies():
     detector = DETECTORS["tiny"]
     showers = random_showers(detector)
-    turned = transforms.random_rotations(
-        jax.random.key(0), showers, transforms.rotation_table(detector)
-    )
+    turned = random_rotations(jax.random.key(0), showers, rotation_table(detector))
     assert not np.array_equal(turned, showers)
     np.testing.assert_allclose(
-        transforms.layer_sums(turned, detector),
-        transforms.layer_sums(showers, detector),
+        layer_sums(turned, detector),
+        layer_sums(showers, detector),
         rtol=1e-5,
     )

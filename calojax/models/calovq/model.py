@@ -1,7 +1,7 @@
 """Calo-VQ: showers as discrete codes, a prior that writes codes, and a model of layer energies.
 
 After the Calo-VQ talk (CaloChallenge workshop, November 2022); the released code and paper
-(arXiv:2405.06605) differ, see `calojax.models.released`. Three stages are trained in turn:
+(arXiv:2405.06605) differ, see `calojax.models.calovq_released`. Three stages are trained in turn:
 
 - ``autoencoder``: a VQ-VAE turns the voxels, normalised per layer, into codes and back, fully
   connected or by convolutions on the cylinder;
@@ -23,11 +23,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calojax import rng, transforms
+from calojax import rng
 from calojax.errors import CalojaxError
 from calojax.geometry import Detector
-from calojax.models import heads, scales
-from calojax.models.autoencoder import (
+from calojax.models.base import Batch, Outcome, Schedule, Stage, Variables
+from calojax.models.calovq import likelihoods, transforms, voxel_transforms
+from calojax.models.calovq.energies import EnergyVAE, LayerEnergies
+from calojax.models.calovq.networks import (
     Condition,
     CylinderContext,
     CylinderDecoder,
@@ -37,8 +39,7 @@ from calojax.models.autoencoder import (
     DenseEncoder,
     Grid,
 )
-from calojax.models.base import Batch, Outcome, Schedule, Stage, Variables
-from calojax.models.energies import EnergyVAE, LayerEnergies
+from calojax.models.voxels import energy_condition, layer_sums, random_rotations, rotation_table
 from calojax.nn import positions, quantizer, sequence
 from calojax.nn.gru import GRU
 from calojax.nn.masked import Masked
@@ -85,8 +86,8 @@ class AutoencoderConfig:
     beta: float = 0.25
     decay: float = 0.99
     revive_below: float = 0.03
-    head: heads.HeadName = "density"
-    scale: scales.ScaleName = "quantile"
+    head: likelihoods.HeadName = "density"
+    scale: voxel_transforms.ScaleName = "quantile"
     condition_on_layers: bool = True
     rotate: bool = False
     schedule: Schedule = Schedule()
@@ -264,14 +265,14 @@ class CaloVQ:
         return positions.Cylinder(*self._grid.codes)
 
     @property
-    def head(self) -> heads.Head:
+    def head(self) -> likelihoods.Head:
         """What the decoder's numbers mean."""
-        return heads.HEADS[self.config.autoencoder.head]
+        return likelihoods.HEADS[self.config.autoencoder.head]
 
     @property
-    def scale(self) -> scales.Scale:
+    def scale(self) -> voxel_transforms.Scale:
         """The space in which the head describes voxels."""
-        return scales.SCALES[self.config.autoencoder.scale](self.detector)
+        return voxel_transforms.SCALES[self.config.autoencoder.scale](self.detector)
 
     # --- start ------------------------------------------------------------------------------------
 
@@ -312,8 +313,8 @@ class CaloVQ:
         showers, energies = batch["showers"], batch["energies"]
         if training and self.config.autoencoder.rotate:
             # A turned shower is as likely as the shower: every stage sees both.
-            table = transforms.rotation_table(self.detector)
-            showers = transforms.random_rotations(rng.stream(key, "rotation"), showers, table)
+            table = rotation_table(self.detector)
+            showers = random_rotations(rng.stream(key, "rotation"), showers, table)
         losses = {
             "autoencoder": self._autoencoder_loss,
             "energies": self._energies_loss,
@@ -348,7 +349,7 @@ class CaloVQ:
         return loss, Outcome(metrics, state)
 
     def _energies_loss(self, variables, key, showers, energies, training):
-        layer_energy = transforms.layer_sums(showers, self.detector)
+        layer_energy = layer_sums(showers, self.detector)
         shares = self._shares(variables, layer_energy, energies)
         latents = self.config.energies.latents
         noise = jax.random.normal(rng.stream(key, "posterior"), (len(showers), latents))
@@ -485,7 +486,7 @@ class CaloVQ:
         return transforms.arctanh_compress(fractions)
 
     def _energy(self, energies):
-        return transforms.energy_condition(energies, self.detector)
+        return energy_condition(energies, self.detector)
 
     def _shares(self, variables, layer_energy, energies) -> LayerEnergies:
         statistics = variables["transforms"]

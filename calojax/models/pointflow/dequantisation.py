@@ -113,17 +113,6 @@ DEQUANTISATIONS: dict[DequantisationName, Dequantisation] = {
 }
 
 
-def normal_distance(x: np.ndarray) -> float:
-    """The largest distance of the distribution of x [n] to the standard normal's.
-
-    Kolmogorov and Smirnov's statistic; of n normal numbers it is above 1.63 / sqrt(n) once in 100
-    times.
-    """
-    normal = np.asarray(jax.scipy.special.ndtr(np.sort(x)), np.float64)
-    steps = np.arange(len(x) + 1) / len(x)
-    return float(max(np.abs(normal - steps[1:]).max(), np.abs(normal - steps[:-1]).max()))
-
-
 # --- the transverse plane -------------------------------------------------------------------------
 #
 # CaloPointFlow I takes angle and radius to the plane, x = r cos(alpha), y = r sin(alpha) with r on

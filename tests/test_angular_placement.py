@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calojax.nn.placement import Placement, log_prob
+from calojax.models.pointflow.angular_placement import Placement, log_prob
 
 SHAPE = (5, 8, 3)  # z, alpha, r
 

@@ -3,10 +3,10 @@
 After the talk on CaloPointFlow II (CaloChallenge workshop, November 2023), with all steps from
 version I on as settings, and what goes beyond it. Stages are trained in turn:
 
-- ``totals``: a flow for how many hits a shower has and how much energy (`calojax.models.totals`);
+- ``totals``: a flow for how many hits a shower has and how much energy (`totals`);
 - ``points``: a variational autoencoder of sets. An encoder tells the posterior q(z | X) of a latent
   z, one flow the prior p(z), another the points p(x | z), independent of each other given z;
-- ``placement``, if angles are learnt: bins of the hits on their rings (`calojax.nn.placement`).
+- ``placement``, if angles are learnt: bins of the hits on their rings (`angular_placement`).
 
     E_inc --> totals --> hits, energy --+--> prior --> z --+
                                         +-----------------+--> points --> rescaled --> placed
@@ -26,23 +26,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calojax import points as pointclouds
-from calojax import rng, transforms
+from calojax import rng
 from calojax.data import strata
-from calojax.dequantisation import DequantisationName, HitEnergiesName
 from calojax.errors import CalojaxError
 from calojax.geometry import Detector
-from calojax.models import chunks
 from calojax.models.base import Batch, Outcome, Schedule, Stage, Variables
-from calojax.models.coordinates import Coordinates, CoordinatesName, Counts
-from calojax.models.totals import EveryLayer, Quota, Totals, WholeShower, least_energy
+from calojax.models.pointflow import microbatches
+from calojax.models.pointflow import points as pointclouds
+from calojax.models.pointflow.angular_placement import Placement
+from calojax.models.pointflow.coordinates import Coordinates, CoordinatesName, Counts
+from calojax.models.pointflow.dequantisation import DequantisationName, HitEnergiesName
+from calojax.models.pointflow.points import Points
+from calojax.models.pointflow.totals import EveryLayer, Quota, Totals, WholeShower, least_energy
+from calojax.models.voxels import energy_condition, layer_sums
 from calojax.nn import tiles
 from calojax.nn.deepset import Encoder
 from calojax.nn.flow import Flow, Owned, Summary
-from calojax.nn.placement import Placement
 from calojax.nn.tiles import Tiling
-from calojax.points import Points
-from calojax.transforms import layer_sums
 
 Weights = Literal["slide", "released", "bound"]
 Angles = Literal["uniform", "learnt"]
@@ -379,7 +379,7 @@ class PointFlow:
         x = self.totals.forward(
             rng.stream(key, "totals"), self._quota(showers), energies, self._scales(variables)
         )
-        condition = transforms.energy_condition(energies, self.detector)
+        condition = energy_condition(energies, self.detector)
         log_prob = self._apply(variables, "totals", x, condition, method="log_prob")
         return -log_prob.mean(), {}
 
@@ -529,7 +529,7 @@ class PointFlow:
     def sample_totals(self, variables: Variables, keys: jax.Array, energies: jax.Array) -> Quota:
         """Hits and energies of showers."""
         normal = _normal(rng.streams(keys, "totals"), self.totals.features)
-        condition = transforms.energy_condition(energies, self.detector)
+        condition = energy_condition(energies, self.detector)
         x = self._apply(variables, "totals", normal, condition, method="inverse")
         return self.totals.inverse(x, energies, self._scales(variables))
 
@@ -689,7 +689,7 @@ class PointFlow:
         """Applies a function of (places, which are inside, rows of arrays) to chunks of showers."""
         chunk = self.config.generation.chunk(len(hits), self.detector.n_voxels)
         places = _in_tiles(chunk.points)
-        return chunks.over_showers(
+        return microbatches.over_showers(
             functools.partial(function, places),
             _in_tiles(hits),
             *arrays,

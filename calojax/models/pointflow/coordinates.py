@@ -1,7 +1,7 @@
 """A hit as numbers for a flow: which of its coordinates are drawn, on which scales, and back.
 
 - ``plane``: layer, both coordinates in the transverse plane, energy (CaloPointFlow I);
-- ``rings``: layer, r, energy; the angle is left to `calojax.points.place` (CaloPointFlow II);
+- ``rings``: layer, r, energy; the angle is left to `points.place` (CaloPointFlow II);
 - ``layers``: r and energy of a hit whose layer is known, from a quota.
 """
 
@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calojax import dequantisation
-from calojax.dequantisation import DequantisationName, HitEnergiesName, Spectrum
 from calojax.geometry import Detector
-from calojax.points import Points
+from calojax.models.pointflow import dequantisation
+from calojax.models.pointflow.dequantisation import DequantisationName, HitEnergiesName, Spectrum
+from calojax.models.pointflow.points import Points
 
 CoordinatesName = Literal["plane", "rings", "layers"]
 Statistics = dict[str, Any]

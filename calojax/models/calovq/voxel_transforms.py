@@ -1,7 +1,7 @@
 """The space in which a decoder describes voxels: numbers y instead of energies.
 
 A scale takes showers to numbers [b, v], one a voxel, and numbers that were drawn to showers that
-hold the energies of their layers. Heads (`calojax.models.heads`) work on the numbers.
+hold the energies of their layers. Heads (`calojax.models.calovq.likelihoods`) work on the numbers.
 """
 
 import dataclasses
@@ -10,8 +10,9 @@ from typing import Literal, Protocol
 import jax
 import jax.numpy as jnp
 
-from calojax import transforms
 from calojax.geometry import Detector
+from calojax.models.calovq import transforms
+from calojax.models.voxels import layer_sums, over_voxels
 
 ScaleName = Literal["linear", "arctanh", "quantile"]
 
@@ -57,13 +58,13 @@ class Linear:
     ) -> jax.Array:
         """See `Scale`."""
         safe = jnp.where(layer_energy > 0, layer_energy, 1.0)
-        return self._squeeze(showers / transforms.over_voxels(safe, self.detector))
+        return self._squeeze(showers / over_voxels(safe, self.detector))
 
     def lower(self, layer_energy: jax.Array, statistics: transforms.Statistics) -> jax.Array:
         """See `Scale`."""
         threshold = self.detector.readout_threshold
         safe = jnp.maximum(layer_energy, jnp.maximum(threshold, 1e-30))
-        return transforms.over_voxels(self._squeeze(threshold / safe), self.detector)
+        return over_voxels(self._squeeze(threshold / safe), self.detector)
 
     def showers(
         self,
@@ -128,8 +129,8 @@ class Quantile:
         # a factor close to one, and `join_layers` applies it.
         for _ in range(4):
             energy, slope = self._energies(y, shift, hit, statistics)
-            total = transforms.layer_sums(energy, self.detector)
-            rise = transforms.layer_sums(energy * slope, self.detector)
+            total = layer_sums(energy, self.detector)
+            rise = layer_sums(energy * slope, self.detector)
             safe = jnp.where(total > 0, total, 1.0)
             # The slope of a whole layer is about 1 to 10; near the ends of the range it vanishes.
             step = (wanted - jnp.log(safe)) / jnp.maximum(rise / safe, 1.0)
@@ -138,7 +139,7 @@ class Quantile:
         return transforms.join_layers(energy, layer_energy, self.detector)
 
     def _energies(self, y, shift, hit, statistics):
-        moved = y + transforms.over_voxels(shift, self.detector)
+        moved = y + over_voxels(shift, self.detector)
         energy, slope = transforms.hit_energy(moved, statistics)
         # The softest hits lie on the threshold itself, where the last bit would decide whether they
         # are cut, and so the batch that they were computed in.

@@ -8,8 +8,8 @@ from conftest import with_autoencoder
 
 from calojax.errors import CalojaxError
 from calojax.geometry import DETECTORS
-from calojax.models.autoencoder import Condition, CylinderDecoder, CylinderEncoder, Grid
-from calojax.models.energies import LayerEnergies
+from calojax.models.calovq.energies import LayerEnergies
+from calojax.models.calovq.networks import Condition, CylinderDecoder, CylinderEncoder, Grid
 from calojax.nn import positions
 
 GRID = Grid((7, 8, 5), (3, 4, 3), (2, 2, 2))

@@ -24,7 +24,7 @@ _TOLD = 8
 
 
 class LayerEnergies(NamedTuple):
-    """Standardised layer energies (see `calojax.transforms.layer_shares`).
+    """Standardised layer energies (see `calojax.models.calovq.transforms.layer_shares`).
 
     Attributes:
       share: standardised log shares of the visible energy [b, l].

@@ -17,11 +17,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calojax import rng, transforms
+from calojax import rng
 from calojax.errors import CalojaxError
 from calojax.geometry import Detector
-from calojax.models import released_networks as networks
 from calojax.models.base import Batch, Outcome, Schedule, Stage, Variables
+from calojax.models.calovq_released import networks
+from calojax.models.voxels import (
+    energy_condition,
+    layer_sums,
+    over_voxels,
+    random_rotations,
+    rotation_table,
+)
 from calojax.nn import positions, quantizer, sequence
 from calojax.nn.gpt import GPT
 
@@ -363,7 +370,7 @@ class ReleasedCaloVQ:
         c = self.config.tokens
         numbers = fractions.sum(-1, keepdims=True)
         if c.layers:
-            layers = transforms.layer_sums(fractions, self.detector)
+            layers = layer_sums(fractions, self.detector)
             numbers = jnp.concatenate([numbers, layers], -1)
         # 2^20 steps are exact in float32.
         whole = jnp.floor(numbers / c.largest * 2.0**c.bits)
@@ -389,12 +396,12 @@ class ReleasedCaloVQ:
     def _visible(self, fractions):
         """Visible fraction of E_inc: of every layer [b, l] if so set, else of the shower [b, 1]."""
         if self.config.tokens.layers:
-            return transforms.layer_sums(fractions, self.detector)
+            return layer_sums(fractions, self.detector)
         return fractions.sum(-1, keepdims=True)
 
     def _over_voxels(self, visible):
         if self.config.tokens.layers:
-            return transforms.over_voxels(visible, self.detector)
+            return over_voxels(visible, self.detector)
         return visible
 
     # --- pieces -----------------------------------------------------------------------------------
@@ -409,7 +416,7 @@ class ReleasedCaloVQ:
     def _condition(self, energies):
         """log E in [-1, 1] [b, 1], or the number of the incident energy [b]: 0 at 256 MeV."""
         if not self._labelled:
-            return transforms.energy_condition(energies, self.detector)
+            return energy_condition(energies, self.detector)
         return jnp.clip(jnp.round(jnp.log2(energies)) - 8, 0, 14).astype(jnp.int32)
 
     def _prior_context(self, variables, condition):
@@ -436,8 +443,8 @@ class ReleasedCaloVQ:
                 rng.stream(key, "noise"), showers.shape, maxval=c.noise
             )
         if c.augment:
-            table = transforms.rotation_table(self.detector)
-            showers = transforms.random_rotations(rng.stream(key, "rotation"), showers, table)
+            table = rotation_table(self.detector)
+            showers = random_rotations(rng.stream(key, "rotation"), showers, table)
             grid = showers.reshape(-1, *self.detector.grid)
             mirror = jax.random.bernoulli(rng.stream(key, "mirror"), 0.5, (len(showers), 1, 1, 1))
             showers = jnp.where(mirror, jnp.flip(grid, 2), grid).reshape(showers.shape)

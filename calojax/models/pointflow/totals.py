@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calojax.dequantisation import DEQUANTISATIONS
 from calojax.geometry import Detector
-from calojax.transforms import energy_condition
+from calojax.models.pointflow.dequantisation import DEQUANTISATIONS
+from calojax.models.voxels import energy_condition
 
 Statistics = dict[str, jax.Array]
 
