@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 from toys import GOOD_E, GOOD_S, TINY, assert_one_sentence, raw, spoilt, toy
 
-from calojax.data import ShowerArrays, ShowerFile, challenge, open_showers, write_showers
+from calojax.data import (
+    ShowerArrays,
+    ShowerFile,
+    challenge,
+    open_showers,
+    sparse,
+    write_showers,
+)
 from calojax.errors import CalojaxError
 from calojax.geometry import Layer, detector
 
@@ -202,6 +209,57 @@ def test_bad_voxels_are_refused_when_read(kind, path):
     np.testing.assert_array_equal(source.read(0, 3), GOOD_S[:3])
 
 
+@pytest.mark.parametrize("layout", ["dense", "sparse"])
+def test_repair(layout, path):
+    energies, showers = toy(40)
+    showers[3, 5], showers[7, :2], showers[21, 1] = -1e-9, -4.0, -2.0
+    bad = [9, 20, 21, 39]
+    broken, wrong = showers.copy(), energies.copy()
+    broken[9, 3], broken[20, 4], broken[21, 5], wrong[39] = np.nan, np.inf, -np.inf, 0
+    if layout == "dense":
+        raw(path, incident_energies=wrong[:, None], showers=broken)
+    else:
+        hits = sparse.hits_of(broken)
+        raw(
+            path,
+            incident_energies=wrong[:, None],
+            hit_offsets=np.concatenate([[0], np.cumsum(hits.counts)]),
+            hit_voxels=hits.voxels,
+            hit_energies=hits.energies,
+        )
+        with h5py.File(path, "r+") as file:
+            file.attrs["layout"], file.attrs["n_voxels"] = "sparse", 120
+    good = np.delete(np.arange(40), bad)
+    source = open_showers([path, path], repair=True)
+    assert (source.dropped, source.clipped) == (8, 6)
+    expected = np.tile(np.maximum(showers[good], 0), (2, 1))
+    np.testing.assert_array_equal(source.energies, np.tile(energies[good], 2))
+    np.testing.assert_array_equal(source.read(), expected)
+    np.testing.assert_array_equal(source.read(7, 40), expected[7:40])
+    np.testing.assert_array_equal(np.concatenate([s for _, s in source.batches(7)]), expected)
+    with pytest.raises(CalojaxError, match="calojax convert --repair"):
+        open_showers(path).read()
+
+
+def test_hopeless_files_are_not_repaired(path):
+    raw(path, incident_energies=GOOD_E, showers=GOOD_S * np.nan)
+    with pytest.raises(CalojaxError, match="no shower that can be repaired"):
+        open_showers(path, repair=True)
+
+
+@pytest.mark.parametrize("chunk", [(1000, 1), (1000, 120), (999, 7)])
+def test_memory_is_bounded_whatever_the_chunks(chunk, path, monkeypatch):
+    monkeypatch.setattr(challenge, "_BLOCK_BYTES", 20 * 120 * 8)
+    monkeypatch.setattr(challenge, "_MOST_BYTES", 100 * 120 * 8)
+    energies, showers = toy(1000)
+    with h5py.File(path, "w") as file:
+        file["incident_energies"] = energies
+        file.create_dataset("showers", data=showers.astype(np.float64), chunks=chunk)
+        blocks = [block for _, block in challenge.blocks_of(file["showers"])]
+    assert max(map(len, blocks)) <= 100
+    np.testing.assert_array_equal(np.concatenate(blocks), showers)
+
+
 def missing(path):
     pass
 
@@ -245,7 +303,7 @@ def dangling_link(path):
         (empty, "is not an HDF5 file"),
         (truncated, "truncated or damaged"),
         (group, "'showers' is a group"),
-        (dangling_link, "has no 'showers'"),
+        (dangling_link, "is a link to '/showers' of the file 'gone.hdf5'"),
     ],
 )
 def test_bad_files_of_other_kinds(make, message, path):

@@ -1,10 +1,12 @@
 """`calojax check`: sound files pass, distorted ones are recognised for what they are."""
 
+import dataclasses
+
 import h5py
 import numpy as np
 import pytest
 
-from calojax.data import inspection, write_showers
+from calojax.data import ShowerArrays, inspection, write_showers
 from calojax.data.inspection import inspect
 from calojax.geometry import DETECTORS, detector
 
@@ -38,6 +40,7 @@ def energies_of(geometry, count: int) -> np.ndarray:
 
 ENERGIES = energies_of(DS2, 300)
 SHOWERS = toy_showers(DS2, ENERGIES)
+MEAN = (SHOWERS.sum(axis=1) / ENERGIES).mean()
 GRID = SHOWERS.reshape(-1, *DS2.grid)
 
 
@@ -126,6 +129,33 @@ def test_units(kind, check):
     for sentence, words in zip(sentences(result), expected, strict=True):
         assert sentence.startswith("error: ")
         assert words in sentence
+
+
+@pytest.mark.parametrize("kind", UNITS)
+def test_units_are_told_from_a_few_showers(kind, check):
+    showers, energies, expected = UNITS[kind]
+    showers, energies = SHOWERS * np.float32(showers), ENERGIES * np.float32(energies)
+    # Sorted, so that no run of neighbours has all energies; and more than are read.
+    order = np.tile(np.argsort(energies), (3, 1)).T.reshape(-1)
+    found = inspection.unit_warnings(ShowerArrays(DS2, energies[order], showers[order]))
+    assert len(found) == len(expected)
+    assert all(words in sentence for sentence, words in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("count", [1, 31, 100, 300])
+def test_good_units_are_not_accused(count):
+    source = ShowerArrays(DS2, ENERGIES[:count], SHOWERS[:count])
+    assert inspection.unit_findings(source) == ()
+
+
+@pytest.mark.parametrize("response", [0.033, 0.07])
+def test_response_of_own_geometries(response, check):
+    own = dataclasses.replace(DS2, name="own")
+    result = check(SHOWERS * np.float32(response / MEAN), geometry=own)
+    (sentence,) = sentences(result)
+    assert sentence.startswith("warning: ")
+    assert f'set response="{response}" in the geometry\'s XML file' in sentence
+    assert result.ok
 
 
 def test_fractions(check):

@@ -75,6 +75,59 @@ def test_damaged_manifests_are_refused(text, tmp_path):
             use()
 
 
+def manifest(*names: str) -> bytes:
+    listed = [{"file": name, "first": 0, "showers": 1} for name in names]
+    return json.dumps({"settings": {}, "parts": listed}).encode()
+
+
+UNTRUSTED = {
+    "above": manifest("../x.hdf5"),
+    "absolute": manifest("/etc/passwd"),
+    "deeper": manifest("a/x.hdf5"),
+    "the folder above": manifest(".."),
+    "the folder": manifest("."),
+    "no name": manifest(""),
+    "escape code": manifest("\x1b[31m.hdf5"),
+    "NUL": manifest("a\0.hdf5"),
+    "long": manifest("x" * 100_000),
+    "half a surrogate": manifest("a").replace(b'"a"', b'"\\udc80"'),
+    "twice": manifest("a", "a"),
+    "none": manifest(),
+    "nested": b'{"settings": {}, "parts": [], "x": ' + b"[" * 100_000,
+    "number": b'{"settings": {}, "parts": [{"file": 3, "first": 0, "showers": 1}]}',
+    "settings": b'{"settings": {"a": [1]}, "parts": []}',
+    "enormous": b" " * (2**26 + 1),
+}
+
+
+@pytest.mark.parametrize("kind", UNTRUSTED)
+def test_untrusted_manifests_are_refused(kind, tmp_path):
+    (tmp_path / parts.MANIFEST).write_bytes(UNTRUSTED[kind])
+    with pytest.raises(CalojaxError, match="damaged or not a manifest") as error:
+        open_showers(tmp_path)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 1000
+
+
+def test_parts_and_manifests_that_are_no_regular_files(tmp_path):
+    path = tmp_path / "folder" / parts.MANIFEST
+    path.parent.mkdir()
+    os.mkfifo(path)
+    with pytest.raises(CalojaxError, match=r"manifest\.json: is a pipe"):
+        open_showers(path.parent)
+    path.unlink()
+    path.write_bytes(manifest("a.hdf5"))
+    os.mkfifo(tmp_path / "folder" / "a.hdf5")
+    with pytest.raises(CalojaxError, match=r"a\.hdf5: is a pipe"):
+        open_showers(path.parent)
+    (tmp_path / "folder" / "a.hdf5").unlink()
+    energies, showers = toy(5)
+    write_showers(tmp_path / "a.hdf5", TINY, energies, [showers])
+    os.symlink(tmp_path / "a.hdf5", tmp_path / "folder" / "a.hdf5")
+    with pytest.raises(CalojaxError, match=r"outside .*CALOJAX_EXTERNAL_DATA=allow"):
+        open_showers(path.parent)
+
+
 def test_folders_that_will_not_do(tmp_path):
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "folder"):

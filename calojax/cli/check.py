@@ -1,5 +1,6 @@
 """``calojax check``: tells what shower files are and what is wrong with them."""
 
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ import tyro
 
 from calojax.data import parts
 from calojax.data.inspection import inspect
+from calojax.errors import printable
 from calojax.geometry import find_detector
 
 
@@ -17,14 +19,16 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def check(file: tyro.conf.Positional[pathlib.Path], geometry: str | None = None) -> None:
-    """Tells what a shower file is and what is wrong with it; status 1 if it cannot be used.
+    """Says what a shower file is and what is wrong with it; status 1 if it cannot be used.
 
     Args:
-      file: an HDF5 file, or a folder of parts: of these the first, and all with something wrong.
+      file: an HDF5 file, or a folder of parts; of a folder, the first part and all with findings
+        are shown.
       geometry: what it should be: built-in, or a binning file ending in .xml (default: guessed).
     """
     detector = find_detector(geometry) if geometry else None
-    paths = parts.paths(file) if file.is_dir() else [file]
+    folder = os.path.isdir(file)
+    paths = parts.paths(file) if folder else [file]
     showers, bad = 0, 0
     for path in paths:
         found = inspect(path, detector)
@@ -32,8 +36,8 @@ def check(file: tyro.conf.Positional[pathlib.Path], geometry: str | None = None)
         bad += not found.ok
         if path == paths[0] or found.findings:
             print(found.text())
-    if file.is_dir():
+    if folder:
         verdict = f"{bad:,} of them cannot be used" if bad else "all can be used"
-        print(f"{file}: {len(paths):,} parts with {showers:,} showers, {verdict}")
+        print(f"{printable(file)}: {len(paths):,} parts with {showers:,} showers, {verdict}")
     if bad:
         sys.exit(1)

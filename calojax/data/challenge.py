@@ -8,12 +8,10 @@ calojax adds attributes that say where the showers come from. Files in the layou
 Keys, shapes and incident energies are checked when a file is opened; voxel values as they are read.
 """
 
-import contextlib
 import itertools
 import math
 import os
 import pathlib
-import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
@@ -22,6 +20,7 @@ import numpy as np
 
 from calojax.data import parts
 from calojax.data.sparse import SparseShowers, is_sparse
+from calojax.data.storage import find, opened, other_attributes, provenance_of
 from calojax.errors import CalojaxError
 from calojax.geometry import DETECTORS, Detector
 
@@ -31,6 +30,8 @@ SHOWERS = "showers"
 PAR04_ENERGIES = "incident_energy"
 
 _BLOCK_BYTES = 2**24
+# Chunks that hold more than this are read in pieces, each of them several times.
+_MOST_BYTES = 2**27
 
 
 class ShowerSource(Protocol):
@@ -58,13 +59,17 @@ class ShowerSource(Protocol):
 
 
 def open_showers(
-    paths: str | os.PathLike | Sequence[str | os.PathLike], detector: Detector | None = None
+    paths: str | os.PathLike | Sequence[str | os.PathLike],
+    detector: Detector | None = None,
+    *,
+    repair: bool = False,
 ) -> "ShowerFile | ShowerFiles":
     """The showers of one file, or of several joined in the given order.
 
     Args:
       paths: one path or several; a folder of parts (`calojax.data.parts`) stands for its files.
       detector: their geometry; without it the first file tells (see `ShowerFile`).
+      repair: whether bad showers are mended or dropped (see `ShowerFile`).
 
     Raises:
       CalojaxError: if there is no path, or a file is not what `ShowerFile` accepts, or the files
@@ -75,14 +80,15 @@ def open_showers(
         raise CalojaxError("No shower file was given; name at least one HDF5 file.")
     files: list[ShowerFile] = []
     for path in itertools.chain.from_iterable(map(_files_of, paths)):
-        files.append(ShowerFile(path, files[0].detector if files else detector))
+        known = files[0].detector if files else detector
+        files.append(ShowerFile(path, known, repair=repair))
     return files[0] if len(files) == 1 else ShowerFiles(files)
 
 
 def _files_of(path: str | os.PathLike) -> list[pathlib.Path]:
     """The file, or those of a folder of parts."""
     path = pathlib.Path(path)
-    return parts.paths(path) if (path / parts.MANIFEST).exists() else [path]
+    return parts.paths(path) if os.path.exists(path / parts.MANIFEST) else [path]
 
 
 def guess_detector(n_voxels: int) -> Detector | None:
@@ -139,24 +145,36 @@ class ShowerFile(_Blocks):
       detector: the geometry of the showers.
       energies: incident energies in MeV, float32 [n].
       attributes: what the file's attributes say about its origin.
+      other_attributes: names of attributes that are neither texts nor numbers, or too long.
+      files: every file that the showers are read from, this one first.
+      dtype: the type that the file keeps voxels in.
+      dropped: how many showers a repair leaves out.
+      clipped: how many negative voxels of the others it sets to 0.
     """
 
-    def __init__(self, path: str | os.PathLike, detector: Detector | None = None):
+    def __init__(
+        self, path: str | os.PathLike, detector: Detector | None = None, *, repair: bool = False
+    ):
         """Opens the file once and checks all but the voxel values.
 
         Args:
           path: the file.
           detector: its geometry; without it, the one that the file's attribute ``geometry`` names,
             or else the built-in one with as many voxels.
+          repair: sets negative voxels to 0, and leaves out showers with a voxel that is not finite
+            or an incident energy that is not a positive number; reads the whole file.
 
         Raises:
           CalojaxError: if the file is missing, damaged or not in the CaloChallenge's layout, or an
             incident energy is not a positive number, or the voxels are not those of the detector.
         """
         self.path = pathlib.Path(path)
+        self.dropped = self.clipped = 0
+        self._rows: np.ndarray | None = None
+        read: set[pathlib.Path] = set()
         with opened(self.path) as file:
-            energies = _dataset(self.path, file, ENERGIES)
-            showers = showers_in(self.path, file)
+            energies = _dataset(self.path, file, ENERGIES, read)
+            showers = showers_in(self.path, file, read)
             if len(energies.shape) not in (1, 2) or energies.shape[1:] not in ((), (1,)):
                 raise CalojaxError(
                     f"{self.path}: {ENERGIES!r} has shape {energies.shape}; it must be (n, 1)."
@@ -174,18 +192,45 @@ class ShowerFile(_Blocks):
             if not len(showers):
                 raise CalojaxError(f"{self.path}: holds no showers; write it again.")
             self.attributes = provenance_of(file)
+            self.other_attributes = other_attributes(file)
             self.detector = _detector(
                 self.path, self.attributes.get("geometry"), showers.shape[1], detector
             )
-            self.energies = checked_energies(self.path, energies[...].reshape(-1))
+            self.files = (self.path, *sorted(read))
+            self.dtype, self._shape = showers.dtype, showers.shape
+            energies = energies[...].reshape(-1)
+            if repair:
+                energies = self._repaired(energies, showers)
+            self.energies = checked_energies(self.path, energies)
             self.energies.flags.writeable = False
 
+    def _repaired(self, energies: np.ndarray, showers: h5py.Dataset | SparseShowers) -> np.ndarray:
+        """Finds what a repair keeps: the incident energies [m] of those showers."""
+        energies = _float32(energies)
+        good = np.isfinite(energies) & (energies > 0)
+        for first, block in blocks_of(showers):
+            rows = slice(first, first + len(block))
+            good[rows] &= np.isfinite(block).all(axis=1)
+            self.clipped += np.count_nonzero(block[good[rows]] < 0)
+        self._rows = np.flatnonzero(good)
+        self.dropped = len(good) - len(self._rows)
+        if not len(self._rows):
+            raise CalojaxError(f"{self.path}: has no shower that can be repaired; write it again.")
+        return energies[self._rows]
+
     def _blocks(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        rows = self._rows
+        if rows is not None and start < stop:
+            rows = rows[start:stop]
+            start, stop = int(rows[0]), int(rows[-1]) + 1
         with opened(self.path) as file:
             showers = showers_in(self.path, file)
-            if showers.shape != (len(self), self.detector.n_voxels):
+            if showers.shape != self._shape:
                 raise CalojaxError(f"{self.path}: has changed since it was opened; start again.")
             for first, block in blocks_of(showers, start, stop):
+                if rows is not None:
+                    inside = rows[(rows >= first) & (rows < first + len(block))]
+                    block = np.maximum(block[inside - first], 0)
                 yield checked_showers(self.path, block, first)
 
 
@@ -197,6 +242,11 @@ class ShowerFiles(_Blocks):
       detector: their geometry.
       energies: incident energies of all in MeV, float32 [n].
       attributes: what all files say about their origin.
+      other_attributes: names of attributes that are neither texts nor numbers, or too long.
+      files: every file that the showers are read from.
+      dtype: the type that holds the voxels of all files.
+      dropped: how many showers a repair leaves out.
+      clipped: how many negative voxels of the others it sets to 0.
     """
 
     def __init__(self, sources: Sequence[ShowerFile]):
@@ -211,6 +261,13 @@ class ShowerFiles(_Blocks):
                 )
         said = [set(source.attributes.items()) for source in self.sources]
         self.attributes = dict(sorted(set.intersection(*said)))
+        self.other_attributes = tuple(
+            dict.fromkeys(name for source in self.sources for name in source.other_attributes)
+        )
+        self.files = tuple(path for source in self.sources for path in source.files)
+        self.dtype = np.result_type(*(source.dtype for source in self.sources))
+        self.dropped = sum(source.dropped for source in self.sources)
+        self.clipped = sum(source.clipped for source in self.sources)
         self.energies = np.concatenate([source.energies for source in self.sources])
         self.energies.flags.writeable = False
 
@@ -263,51 +320,22 @@ class ShowerArrays(_Blocks):
         yield self.showers[start:stop]
 
 
-@contextlib.contextmanager
-def opened(path: pathlib.Path) -> Iterator[h5py.File]:
-    """An HDF5 file open for reading; whatever HDF5 complains about becomes one sentence.
-
-    Raises:
-      CalojaxError: if the file is missing, unreadable, no HDF5, truncated or damaged.
-    """
-    if path.is_dir():
-        raise CalojaxError(f"{path}: is a folder; name the HDF5 files in it.")
-    if not path.exists():
-        raise CalojaxError(f"{path}: there is no such file; check the path.")
-    try:
-        with path.open("rb"):  # Permissions, told by the system rather than by HDF5.
-            pass
-        if not h5py.is_hdf5(path):
-            raise CalojaxError(
-                f"{path}: is not an HDF5 file; check that it is the right one and came completely."
-            )
-        with h5py.File(path, "r") as file:
-            yield file
-    except PermissionError:
-        raise CalojaxError(f"{path}: may not be read; check its permissions.") from None
-    except Exception as error:
-        if not _of_hdf5(error):
-            raise
-        reason = " ".join(str(error).split())
-        raise CalojaxError(
-            f"{path}: is truncated or damaged, or still being written ({reason}); "
-            "download or write it again."
-        ) from None
-
-
-def _of_hdf5(error: Exception) -> bool:
-    """Whether an exception comes out of HDF5: a damaged file makes it raise of almost any type."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return isinstance(error, OSError) or "h5py" in pathlib.Path(frame.f_code.co_filename).parts
-
-
-def showers_in(path: pathlib.Path, file: h5py.File) -> h5py.Dataset | SparseShowers:
+def showers_in(
+    path: pathlib.Path, file: h5py.File, read: set[pathlib.Path] | None = None
+) -> h5py.Dataset | SparseShowers:
     """The showers of an open file, in whichever layout they are, to be sliced.
 
+    Args:
+      path: the file.
+      file: the same, open.
+      read: see `storage.find`.
+
     Raises:
-      CalojaxError: if there are none, or they are not numbers.
+      CalojaxError: if there are none, or they are not numbers, or `storage.find` refuses them.
     """
-    return SparseShowers(path, file) if is_sparse(file) else _dataset(path, file, SHOWERS)
+    if is_sparse(file):
+        return SparseShowers(path, file, read)
+    return _dataset(path, file, SHOWERS, read)
 
 
 def blocks_of(
@@ -315,29 +343,19 @@ def blocks_of(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Pairs (index of the first shower, float32 block [any, v]), each HDF5 chunk read only once.
 
-    Compressed chunks can be read only as a whole, so the blocks end where chunks do. Axes after
-    the first are flattened in file order.
+    Compressed chunks can be read only as a whole, so the blocks end where chunks do. Where a row of
+    chunks is too large for memory, as with chunks of all showers and a few voxels, blocks are
+    smaller and chunks read several times. Axes after the first are flattened in file order.
     """
     stop = len(showers) if stop is None else stop
     chunk = showers.chunks[0] if showers.chunks else 1
     row_bytes = max(1, math.prod(showers.shape[1:]) * showers.dtype.itemsize)
     rows = chunk * max(1, _BLOCK_BYTES // (row_bytes * chunk))
+    rows = max(1, min(rows, _MOST_BYTES // row_bytes))
     while start < stop:
         end = min(stop, (start // rows + 1) * rows)
         yield start, _float32(showers[start:end].reshape(end - start, -1))
         start = end
-
-
-def provenance_of(file: h5py.File) -> dict[str, str | int | float]:
-    """The scalar attributes of a file: texts and numbers."""
-    found = {}
-    for name, value in file.attrs.items():
-        value = value.decode(errors="replace") if isinstance(value, bytes) else value
-        if isinstance(value, np.generic):
-            value = value.item()
-        if isinstance(value, str | int | float):
-            found[name] = value
-    return found
 
 
 def _rebatch(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
@@ -356,9 +374,11 @@ def _rebatch(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
         yield np.concatenate(pending)
 
 
-def _dataset(path: pathlib.Path, file: h5py.File, key: str) -> h5py.Dataset:
-    """The dataset of that name if it holds real numbers."""
-    item = file.get(key)
+def _dataset(
+    path: pathlib.Path, file: h5py.File, key: str, read: set[pathlib.Path] | None = None
+) -> h5py.Dataset:
+    """The dataset of that name if it holds real numbers; ``read`` as in `storage.find`."""
+    item = find(path, file, key, read)
     if item is None:
         if key == ENERGIES and PAR04_ENERGIES in file:
             raise CalojaxError(
@@ -439,7 +459,7 @@ def checked_energies(name: str | os.PathLike, energies: np.ndarray, first: int =
         where = int(np.argmin(good))
         raise CalojaxError(
             f"{name}: the incident energy of shower {first + where} is {energies[where]:g} MeV; it "
-            "must be finite and above 0, so repair or drop that shower."
+            "must be finite and above 0 (calojax convert --repair drops such showers)."
         )
     return energies
 
@@ -453,7 +473,7 @@ def checked_showers(name: str | os.PathLike, showers: np.ndarray, first: int) ->
     where, voxel = np.argwhere(~(np.isfinite(showers) & (showers >= 0)))[0]
     raise CalojaxError(
         f"{name}: voxel {voxel} of shower {first + where} is {showers[where, voxel]:g} MeV; voxels "
-        "must be finite and not negative, so repair or drop that shower."
+        "must be finite and not negative (calojax convert --repair mends or drops such showers)."
     )
 
 

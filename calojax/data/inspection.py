@@ -13,9 +13,11 @@ import h5py
 import numpy as np
 
 from calojax.data import challenge
+from calojax.data.challenge import ShowerSource
 from calojax.data.sparse import SparseShowers, is_sparse
-from calojax.errors import CalojaxError
-from calojax.geometry import Detector
+from calojax.data.storage import find, opened, provenance_of
+from calojax.errors import CalojaxError, printable
+from calojax.geometry import DETECTORS, Detector
 from calojax.geometry.builtin import SAMPLING_FRACTION
 from calojax.progress import progress_bar
 
@@ -23,6 +25,8 @@ Severity = Literal["error", "warning"]
 
 # How many showers, spread evenly over the file, the averages are taken over.
 SAMPLE = 2000
+# The same for units alone: neighbours are read together, since compressed showers are.
+_RUNS, _RUN = 16, 32
 
 # Measured over expected mean E_sum/E_inc, and what that says of the voxels. A ratio within a factor
 # of 1.6 counts as recognised; the two closest ratios are a factor of 6.6 apart.
@@ -117,8 +121,10 @@ class Inspection:
 
     def text(self) -> str:
         """A report of a few lines for the screen."""
-        lines = [str(self.path), *(_rows(self.summary) if self.summary else [])]
-        lines += [_row(name, str(value)) for name, value in self.attributes.items()]
+        lines = [printable(self.path), *(_rows(self.summary) if self.summary else [])]
+        for name, value in self.attributes.items():
+            text = printable(value)
+            lines.append(_row(printable(name), text if len(text) <= 200 else f"{text[:200]}..."))
         lines += [f"  {item.severity}: {item.sentence}" for item in self.findings]
         if not self.findings:
             lines.append("  nothing wrong was found")
@@ -148,14 +154,14 @@ def inspect(path: str | os.PathLike, detector: Detector | None = None) -> Inspec
     except CalojaxError as error:
         findings.append(refused(error))
     try:
-        with challenge.opened(path) as file:
-            attributes = challenge.provenance_of(file)
+        with opened(path) as file:
+            attributes = provenance_of(file)
             showers = _showers(path, file)
             if showers is not None and showers.ndim >= 2 and showers.size:
                 voxels = math.prod(showers.shape[1:])
                 if detector is None or detector.n_voxels != voxels:
                     detector = challenge.guess_detector(voxels)
-                energies = _energies(file, len(showers))
+                energies = _energies(path, file, len(showers))
                 scan = _scan(showers, detector, f"checking {path.name}")
                 summary = _summary(scan, energies, detector)
                 findings += _voxel_findings(scan)
@@ -195,10 +201,10 @@ class _Scan:
     repeated: list[tuple[int, int]]
 
 
-def _numbers(file: h5py.File, *keys: str) -> h5py.Dataset | None:
+def _numbers(path: pathlib.Path, file: h5py.File, *keys: str) -> h5py.Dataset | None:
     """The first of those datasets that is there and holds real numbers in rows."""
     for key in keys:
-        item = file.get(key)
+        item = find(path, file, key)
         if isinstance(item, h5py.Dataset) and item.shape and item.dtype.kind in "fiu":
             return item
     return None
@@ -206,12 +212,12 @@ def _numbers(file: h5py.File, *keys: str) -> h5py.Dataset | None:
 
 def _showers(path: pathlib.Path, file: h5py.File) -> h5py.Dataset | SparseShowers | None:
     """Showers in either layout; None if there are none to be read."""
-    return SparseShowers(path, file) if is_sparse(file) else _numbers(file, challenge.SHOWERS)
+    return SparseShowers(path, file) if is_sparse(file) else _numbers(path, file, challenge.SHOWERS)
 
 
-def _energies(file: h5py.File, count: int) -> np.ndarray | None:
+def _energies(path: pathlib.Path, file: h5py.File, count: int) -> np.ndarray | None:
     """Incident energies in MeV, float64 [n] and NaN where unusable; None if there are none."""
-    dataset = _numbers(file, challenge.ENERGIES, challenge.PAR04_ENERGIES)
+    dataset = _numbers(path, file, challenge.ENERGIES, challenge.PAR04_ENERGIES)
     if dataset is None or dataset.size != count:
         return None
     energies = dataset[...].reshape(-1).astype(np.float64)
@@ -309,10 +315,13 @@ def _physics_findings(
 ) -> Iterator[Finding]:
     if detector is None or scan.smallest == np.inf:
         return
-    unit_findings = list(_units(scan, energies, detector, summary))
-    yield from unit_findings
+    units = []
+    if energies is not None:
+        sums = scan.sums[scan.index]
+        units = list(_units(energies, sums, summary.response, scan.smallest, detector))
+    yield from units
     # In other units every voxel would be below the threshold: no news.
-    if scan.below and not unit_findings:
+    if scan.below and not units:
         yield Finding(
             "warning",
             f"{scan.below:,} voxels ({scan.below / scan.occupied:.2%} of the non-zero ones) are "
@@ -322,11 +331,46 @@ def _physics_findings(
     yield from _order(scan, energies, detector)
 
 
+def unit_findings(source: ShowerSource) -> tuple[Finding, ...]:
+    """What `inspect` says of units and incident energies, from a few hundred showers.
+
+    Args:
+      source: the showers; some that are spread over all of them are read.
+
+    Raises:
+      CalojaxError: if they cannot be read.
+    """
+    starts = np.linspace(0, max(len(source) - _RUN, 0), _RUNS).astype(int)
+    runs = [slice(start, start + _RUN) for start in np.unique(starts)]
+    energies = source.energies.astype(np.float64)
+    response, sums, smallest = [], [], math.inf
+    for run in runs:
+        showers = source.read(run.start, run.stop)
+        sums.append(showers.sum(axis=1, dtype=np.float64))
+        response.append(sums[-1] / energies[run])
+        smallest = min(smallest, float(np.min(showers, where=showers > 0, initial=np.inf)))
+    mean = float(np.concatenate(response).mean())
+    return tuple(_units(energies, np.concatenate(sums), mean, smallest, source.detector))
+
+
+def unit_warnings(source: ShowerSource) -> tuple[str, ...]:
+    """Sentences on units that are surely wrong; see `unit_findings`."""
+    return tuple(item.sentence for item in unit_findings(source) if item.severity == "error")
+
+
 def _units(
-    scan: _Scan, energies: np.ndarray | None, detector: Detector, summary: Summary
+    energies: np.ndarray, sums: np.ndarray, response: float, smallest: float, detector: Detector
 ) -> Iterator[Finding]:
-    """Units of incident energies by the detector's range, of voxels by the mean E_sum/E_inc."""
-    if energies is None or not summary.response > 0:
+    """Units of incident energies by the detector's range, of voxels by the mean E_sum/E_inc.
+
+    Args:
+      energies: all incident energies in what may be MeV, [n]; NaN where unusable.
+      sums: E_sum of some showers, [m].
+      response: mean E_sum/E_inc of these.
+      smallest: smallest voxel above zero.
+      detector: the geometry.
+    """
+    if not response > 0:
         return
     energies = energies[np.isfinite(energies)]
     expected = detector.medium.response
@@ -342,7 +386,7 @@ def _units(
         if detector.readout_threshold:
             # Several units may fit, or the energies are just out of range; but with the right one
             # the smallest voxel is about as large as the threshold.
-            smallest = scan.smallest * expected / summary.response / detector.readout_threshold
+            smallest = smallest * expected / response / detector.readout_threshold
             unit = min([1.0, *units], key=lambda factor: abs(math.log(smallest * factor)))
         if unit != 1:
             yield Finding("error", f"incident energies {_ENERGY_UNITS[unit]}.")
@@ -364,31 +408,37 @@ def _units(
                 f"{len(known)} of geometry {detector.name}.",
             )
 
-    response = summary.response / unit
-    sums = scan.sums[scan.index]
-    advice = _voxel_advice(response / expected, sums, energies, detector)
-    if advice:
-        yield Finding("error", f"mean E_sum/E_inc is {response:.3g}: {advice}.")
+    yield from _voxel_units(response / unit, sums, energies, detector)
 
 
-def _voxel_advice(
-    ratio: float, sums: np.ndarray, energies: np.ndarray, detector: Detector
-) -> str | None:
-    """What to do about voxels whose mean E_sum/E_inc is ``ratio`` times the expected one."""
+def _voxel_units(
+    response: float, sums: np.ndarray, energies: np.ndarray, detector: Detector
+) -> Iterator[Finding]:
+    """The unit of voxels by the mean E_sum/E_inc, once incident energies are in MeV."""
+    ratio = response / detector.medium.response
     if 1 / 2 < ratio < _UNIT_TOLERANCE:  # Below 1 more is allowed: leakage, older simulations.
-        return None
+        return
+    own = DETECTORS.get(detector.name) != detector
+    units = _VOXEL_UNITS | (_SILICON_UNITS if detector.readout_threshold and not own else {})
+    unit = min(units, key=lambda unit: abs(math.log(ratio / unit)))
     low, high = np.quantile(sums[np.isfinite(sums)], (0.05, 0.95))
     spread = np.quantile(energies, 0.95) / np.quantile(energies, 0.05)
+    # A calorimeter may see a small part of the energy, but not more than there is.
+    severity: Severity = "error"
     if low > 0.2 and high < 3 and spread > 10:
-        return (
+        advice = (
             "voxels look like fractions of the incident or visible energy: multiply each shower "
             "by its energy in MeV"
         )
-    units = _VOXEL_UNITS | (_SILICON_UNITS if detector.readout_threshold else {})
-    unit = min(units, key=lambda unit: abs(math.log(ratio / unit)))
-    if abs(math.log(ratio / unit)) < math.log(_UNIT_TOLERANCE):
-        return f"voxels {units[unit]}"
-    return f"voxels are in no unit that is known here ({detector.medium.response:.3g} is expected)"
+    elif abs(math.log(ratio / unit)) < math.log(_UNIT_TOLERANCE):
+        advice = f"voxels {units[unit]}"
+    else:
+        severity = "warning" if response <= 1 else "error"
+        expected = detector.medium.response
+        advice = f"voxels are in no unit that is known here ({expected:.3g} is expected)"
+    if own:
+        advice += f'; if they are in MeV, set response="{response:.3g}" in the geometry\'s XML file'
+    yield Finding(severity, f"mean E_sum/E_inc is {response:.3g}: {advice}.")
 
 
 def _order(scan: _Scan, energies: np.ndarray | None, detector: Detector) -> Iterator[Finding]:

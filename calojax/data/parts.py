@@ -7,13 +7,18 @@ processes may therefore fill a folder, stop at any moment and start again.
 
 import dataclasses
 import json
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
 from calojax import files
+from calojax.data import storage
 from calojax.errors import CalojaxError
 
 MANIFEST = "manifest.json"
+_MOST_BYTES = 2**26  # A million parts need about as much.
 
 Settings = Mapping[str, str | int | float | None]
 """Whatever the showers of a folder depend on, by name."""
@@ -78,7 +83,7 @@ def begin(folder: pathlib.Path, settings: Settings, parts: Sequence[Part]) -> No
         with files.replacing(folder / MANIFEST) as partial:
             partial.write_text(_text(settings, parts))
     # Also after writing: another process may have been quicker.
-    begun = _read(folder / MANIFEST)["settings"]
+    begun = _read(folder / MANIFEST).settings
     for name in sorted(settings.keys() | begun.keys()):
         if begun.get(name) != settings.get(name):
             raise CalojaxError(
@@ -93,14 +98,43 @@ def paths(folder: pathlib.Path) -> list[pathlib.Path]:
     Raises:
       CalojaxError: if the manifest is missing or damaged, or a part is not made yet.
     """
-    names = [part["file"] for part in _read(folder / MANIFEST)["parts"]]
-    absent = [name for name in names if not (folder / name).exists()]
+    found = [folder / entry.file for entry in _read(folder / MANIFEST).parts]
+    absent = [path.name for path in found if not path.exists()]
     if absent:
         raise CalojaxError(
-            f"{folder}: {len(absent):,} of {len(names):,} parts are not made yet ({absent[0]} is "
+            f"{folder}: {len(absent):,} of {len(found):,} parts are not made yet ({absent[0]} is "
             "the first); make them by the command that the folder was begun with."
         )
-    return [folder / name for name in names]
+    for path in found:
+        storage.check_inside(str(path), path, (folder.resolve(),))
+    return found
+
+
+class _Entry(msgspec.Struct):
+    """What a manifest says of a part."""
+
+    file: str
+    first: int
+    showers: int
+
+    def __post_init__(self):
+        plain = pathlib.PurePath(self.file).name == self.file not in ("", "..")
+        if not plain or not self.file.isprintable() or len(os.fsencode(self.file)) > 255:
+            raise ValueError(f"{self.file[:300]!r} is no plain file name")
+
+
+class _Manifest(msgspec.Struct):
+    """What a manifest holds."""
+
+    settings: dict[str, str | int | float | bool | None]
+    parts: list[_Entry]
+
+    def __post_init__(self):
+        names = [entry.file for entry in self.parts]
+        if not names:
+            raise ValueError("it lists no parts")
+        if len(set(names)) < len(names):
+            raise ValueError("it lists a part twice")
 
 
 def _text(settings: Settings, parts: Sequence[Part]) -> str:
@@ -114,19 +148,21 @@ def _text(settings: Settings, parts: Sequence[Part]) -> str:
     return f'{head},\n  "parts": [\n{lines}\n  ]\n}}\n'
 
 
-def _read(path: pathlib.Path) -> dict:
-    try:
-        manifest = json.loads(path.read_text())
-        _ = dict(manifest["settings"]), [str(part["file"]) for part in manifest["parts"]]
-    except FileNotFoundError:
+def _read(path: pathlib.Path) -> _Manifest:
+    if not os.path.lexists(path):
         raise CalojaxError(
             f"{path}: there is no such file; name a folder that calojax sample --part-size made."
-        ) from None
+        )
+    storage.check_regular(path)
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise ValueError(f"it has more than {_MOST_BYTES:,} bytes")
+        return msgspec.json.decode(content, type=_Manifest)
     except OSError as error:
         raise CalojaxError(f"{path}: cannot be read ({error.strerror}).") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, msgspec.MsgspecError, RecursionError) as error:
         raise CalojaxError(
-            f"{path}: is damaged or not a manifest of calojax ({type(error).__name__}: {error}); "
-            "take another folder."
+            f"{path}: is damaged or not a manifest of calojax ({error}); take another folder."
         ) from None
-    return manifest

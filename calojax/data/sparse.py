@@ -6,12 +6,13 @@ Beside ``incident_energies`` [n, 1] a file holds, for all hits of all showers on
 with ``hit_offsets`` [n + 1]. The attributes ``layout = "sparse"`` and ``n_voxels`` tell what it is.
 """
 
-import os
+import pathlib
 from typing import NamedTuple
 
 import h5py
 import numpy as np
 
+from calojax.data.storage import find, provenance_of
 from calojax.errors import CalojaxError
 
 LAYOUT = "layout"
@@ -63,8 +64,7 @@ def showers_of(hits: Hits, n_voxels: int) -> np.ndarray:
 
 def is_sparse(file: h5py.File) -> bool:
     """Whether the file says that its showers are in the sparse layout."""
-    layout = file.attrs.get(LAYOUT)
-    return (layout.decode(errors="replace") if isinstance(layout, bytes) else layout) == SPARSE
+    return provenance_of(file).get(LAYOUT) == SPARSE
 
 
 class SparseShowers:
@@ -76,22 +76,25 @@ class SparseShowers:
       chunks: in how many showers at a time they are read with little waste, and v.
     """
 
-    def __init__(self, path: str | os.PathLike, file: h5py.File):
+    def __init__(self, path: pathlib.Path, file: h5py.File, read: set[pathlib.Path] | None = None):
         """Checks all but the hits.
 
         Args:
-          path: how error messages call the file.
-          file: open for as long as this is used.
+          path: the file.
+          file: the same, open for as long as this is used.
+          read: see `storage.find`.
 
         Raises:
-          CalojaxError: if a dataset or attribute is missing, or their sizes or types do not fit.
+          CalojaxError: if a dataset or attribute is missing, or their sizes or types do not fit, or
+            `storage.find` refuses a dataset.
         """
         self._path = path
+        self._read = read
         self._offsets = self._numbers(file, OFFSETS, "ui", "whole numbers")
         self._voxels = self._numbers(file, VOXELS, "ui", "whole numbers")
         self._energies = self._numbers(file, HIT_ENERGIES, "f", "real numbers in MeV")
-        n_voxels = file.attrs.get(N_VOXELS)
-        if not isinstance(n_voxels, int | np.integer) or n_voxels < 1:
+        n_voxels = provenance_of(file).get(N_VOXELS)
+        if not isinstance(n_voxels, int) or n_voxels < 1:
             raise CalojaxError(
                 f"{path}: is of the sparse layout, but its attribute {N_VOXELS!r} is {n_voxels!r}; "
                 "it must be the number of voxels of a shower."
@@ -111,9 +114,9 @@ class SparseShowers:
                 f"{path}: {OFFSETS!r} goes from {first:,} to {last:,}, but must go from 0 to the "
                 f"number of hits, {len(self._voxels):,}; write the file again."
             )
-        self.shape = (len(self._offsets) - 1, int(n_voxels))
+        self.shape = (len(self._offsets) - 1, n_voxels)
         self.dtype = self._energies.dtype
-        self.chunks = (_ROWS, int(n_voxels))
+        self.chunks = (_ROWS, n_voxels)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -169,7 +172,7 @@ class SparseShowers:
         return showers_of(Hits(counts, voxels, energies), n_voxels)
 
     def _numbers(self, file: h5py.File, key: str, kinds: str, what: str) -> h5py.Dataset:
-        item = file.get(key)
+        item = find(self._path, file, key, self._read)
         if not isinstance(item, h5py.Dataset) or len(item.shape or ()) != 1:
             raise CalojaxError(
                 f"{self._path}: is of the sparse layout, but has no list {key!r}; write it again."
