@@ -145,7 +145,7 @@ class ShowerFile(_Blocks):
       detector: the geometry of the showers.
       energies: incident energies in MeV, float32 [n].
       attributes: what the file's attributes say about its origin.
-      other_attributes: names of attributes that are neither texts nor numbers, or too long.
+      other_attributes: names of attributes that are neither texts nor numbers.
       files: every file that the showers are read from, this one first.
       dtype: the type that the file keeps voxels in.
       dropped: how many showers a repair leaves out.
@@ -242,7 +242,7 @@ class ShowerFiles(_Blocks):
       detector: their geometry.
       energies: incident energies of all in MeV, float32 [n].
       attributes: what all files say about their origin.
-      other_attributes: names of attributes that are neither texts nor numbers, or too long.
+      other_attributes: names of attributes that are neither texts nor numbers.
       files: every file that the showers are read from.
       dtype: the type that holds the voxels of all files.
       dropped: how many showers a repair leaves out.

@@ -42,7 +42,6 @@ _FILTERS = {
     32028: "SPERR",
 }
 _MOST_LINKS = 16
-_LONGEST_TEXT = 60_000
 
 
 def external_allowed() -> bool:
@@ -107,8 +106,7 @@ def _of_hdf5(error: Exception) -> bool:
 def provenance_of(file: h5py.File) -> dict[str, str | int | float]:
     """The texts and numbers among a file's attributes.
 
-    Texts that are not UTF-8 are taken as Latin-1. Texts of more than 60,000 bytes are left out:
-    most HDF5 files cannot keep an attribute of more than 64 KB.
+    Texts that are not UTF-8 are taken as Latin-1.
     """
     found = {}
     for key in file.attrs:
@@ -120,8 +118,6 @@ def provenance_of(file: h5py.File) -> dict[str, str | int | float]:
             value = value.item()
         if isinstance(value, str | bytes):
             value = _text(value)
-            if len(value.encode()) > _LONGEST_TEXT:
-                continue
         if isinstance(value, str | int | float):
             found[_text(key)] = value
     return found
