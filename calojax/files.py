@@ -22,7 +22,11 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 def refusal(path: str | os.PathLike, error: OSError) -> CalojaxError:
     """The sentence for a file or folder that the system refused to write."""
-    advice = "free some space or write elsewhere" if error.errno in FULL else "write elsewhere"
+    advice = "write elsewhere"
+    if error.errno in FULL:
+        advice = f"free some space or {advice}"
+    elif error.errno == errno.ENOENT:
+        advice = "make its folder first"
     return CalojaxError(f"{path}: cannot be written ({error.strerror or error}); {advice}.")
 
 

@@ -136,7 +136,7 @@ def test_folders_that_will_not_do(tmp_path):
     (tmp_path / "part-00001.hdf5").touch()
     with pytest.raises(CalojaxError, match=r"has part files but no manifest\.json"):
         parts.begin(tmp_path, SETTINGS, parts.split(5, 2))
-    with pytest.raises(CalojaxError, match="--part-size to 1 or more"):
+    with pytest.raises(CalojaxError, match="--part-size must be at least 1, got 0"):
         parts.split(5, 0)
 
 

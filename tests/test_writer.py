@@ -242,7 +242,7 @@ def test_an_early_error_leaves_no_open_file(path, monkeypatch):
 
 def test_unwritable_places(path, monkeypatch):
     energies, showers = toy(3)
-    with pytest.raises(CalojaxError, match="must be a folder that exists"):
+    with pytest.raises(CalojaxError, match="make its folder first"):
         write_showers(path / "not" / "there.hdf5", TINY, energies, [showers])
     with pytest.raises(CalojaxError, match="is a folder"):
         write_showers(path.parent, TINY, energies, [showers])

@@ -67,7 +67,9 @@ def _fault_of_machine(error: Exception) -> str:
     from calojax.cli.doctor import start_failure
 
     failure = start_failure()
-    return failure and f"JAX does not start ({failure}); calojax doctor tells more."
+    return (
+        failure and f"JAX does not start ({failure}); unset JAX_PLATFORMS, or see calojax doctor."
+    )
 
 
 def _run(arguments: list[str]) -> None:

@@ -49,7 +49,7 @@ def split(num: int, size: int) -> tuple[Part, ...]:
       CalojaxError: if the size is not positive.
     """
     if size < 1:
-        raise CalojaxError(f"Parts of {size} showers hold none; set --part-size to 1 or more.")
+        raise CalojaxError(f"--part-size must be at least 1, got {size}.")
     firsts = range(0, num, size)
     return tuple(Part(i, range(f, min(f + size, num))) for i, f in enumerate(firsts))
 

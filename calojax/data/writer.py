@@ -102,10 +102,7 @@ class ShowerWriter:
             try:
                 self._disk = stack.enter_context(Disk(files.claimed(self._partial)))
             except OSError as error:
-                raise CalojaxError(
-                    f"{self.path}: cannot be written ({error.strerror}); {self._target.parent} "
-                    "must be a folder that exists and may be written to."
-                ) from None
+                raise files.refusal(self.path, error) from None
             stack.enter_context(files.unfinished(self._remove))
             self._file = stack.enter_context(h5py.File(self._disk, "w"))
             self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="calojax-writer")
@@ -216,7 +213,7 @@ class ShowerWriter:
         try:
             os.replace(self._partial, self._target)
         except OSError as error:
-            raise CalojaxError(f"{self.path}: cannot be written ({error.strerror}).") from None
+            raise files.refusal(self.path, error) from None
 
     def _check_disk(self) -> None:
         error = self._disk.error
@@ -227,7 +224,7 @@ class ShowerWriter:
                 f"{self.path}: the disk is full after {self.written:,} of {self.count:,} showers; "
                 "free some space or write elsewhere."
             )
-        raise CalojaxError(f"{self.path}: cannot be written ({error.strerror}).")
+        raise files.refusal(self.path, error)
 
     def _remove(self) -> None:
         """Removes the partial file, if it is still there and still ours."""
