@@ -60,8 +60,12 @@ def remove_unfinished() -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+def replacing(path: pathlib.Path, *, keep: bool = False) -> Iterator[pathlib.Path]:
     """Gives another name to write to; the file gets its own when the block ends without a fault.
+
+    Args:
+      path: the file.
+      keep: whether a file that another process has written meanwhile stays.
 
     Raises:
       CalojaxError: if it cannot be written.
@@ -73,7 +77,14 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
             _sweep(path.parent, f"{path.name}.partial-")
             with _held(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL):
                 yield partial
-                os.replace(partial, path)
+                try:
+                    (os.link if keep else os.replace)(partial, path)
+                except FileExistsError:
+                    pass
+                except OSError:
+                    if not keep:
+                        raise
+                    os.replace(partial, path)  # Some file systems have no second names for a file.
         except OSError as error:
             raise refusal(path, error) from None
 

@@ -160,7 +160,20 @@ def test_a_manifest_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch)
     def full(*arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(files.os, "replace", full)
+    for name in ("link", "replace"):
+        monkeypatch.setattr(files.os, name, full)
     with pytest.raises(CalojaxError, match=r"cannot be written \(No space left on device\)"):
         parts.begin(tmp_path, SETTINGS, parts.split(5, 2))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_of_two_that_begin_a_folder_at_once_one_is_refused(tmp_path, monkeypatch):
+    def slow(settings, plan):
+        monkeypatch.undo()
+        parts.begin(tmp_path, SETTINGS | {"seed": 2}, plan)
+        return parts._text(settings, plan)
+
+    monkeypatch.setattr(parts, "_text", slow)
+    with pytest.raises(CalojaxError, match="begun with seed 2, but is to go on with 1"):
+        parts.begin(tmp_path, SETTINGS, parts.split(5, 2))
+    assert [path.name for path in tmp_path.iterdir()] == [parts.MANIFEST]

@@ -1,8 +1,10 @@
 """``calojax convert``: writes shower files in another layout, joined."""
 
 import pathlib
+import sys
 from collections.abc import Sequence
 
+import numpy as np
 import tyro
 
 from calojax.data import open_showers, sparse
@@ -26,6 +28,7 @@ def convert(
     out: pathlib.Path,
     layout: LayoutName,
     geometry: str | None = None,
+    repair: bool = False,
     force: bool = False,
 ) -> None:
     """Writes the showers of files in another layout, joined, with the attributes that all have.
@@ -36,10 +39,18 @@ def convert(
       layout: dense (the CaloChallenge's) or sparse (voxel and energy of every hit).
       geometry: what the files are of: built-in, or a binning file ending in .xml (default:
         guessed).
+      repair: set negative voxels to 0; leave out showers with other bad values, and say how many.
       force: replace --out if it exists.
     """
     check_output(out, force=force, inputs=[*files, geometry or ""])
-    source = open_showers(files, find_detector(geometry) if geometry else None)
+    detector = find_detector(geometry) if geometry else None
+    source = open_showers(files, detector, repair=repair)
+    check_output(out, force=True, inputs=source.files)  # Other files may hold parts of these.
+    if not np.can_cast(source.dtype, np.float32):
+        _warn(f"the voxels are {source.dtype} and become float32.")
+    if source.other_attributes:
+        names = ", ".join(source.other_attributes)
+        _warn(f"attributes that are neither texts nor numbers are left out: {names[:200]}.")
     attributes = {
         name: value
         for name, value in source.attributes.items()
@@ -54,7 +65,13 @@ def convert(
             writer.append(energies, showers)
             bar.update(len(showers))
     size = out.stat().st_size
+    if repair:
+        print(f"repaired: {source.clipped:,} voxels set to 0, {source.dropped:,} showers left out")
     print(
         f"{printable(out)}: {len(source):,} showers, {size:,} bytes, {size / len(source):,.0f} a "
         "shower"
     )
+
+
+def _warn(sentence: str) -> None:
+    print(f"warning: {printable(sentence)}", file=sys.stderr)

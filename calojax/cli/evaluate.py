@@ -12,7 +12,7 @@ import tyro
 from calojax import checkpoint, files, generation, report
 from calojax.cli.sample import warn_outside, write
 from calojax.data.challenge import ShowerFile, ShowerSource, open_showers
-from calojax.errors import CalojaxError
+from calojax.errors import CalojaxError, printable
 from calojax.evaluate import classifiers, scoreboard, suite
 from calojax.evaluate.suite import CHOICES, Options
 from calojax.geometry import find_detector
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str]) -> None:
         else:
             generated = open_showers(asked.files[0], detector)
         generated, reference = suite.comparable(generated, reference, options)
-        name = asked.name or (run or asked.files[0]).stem
+        name = printable(asked.name or (run or asked.files[0]).stem)
         evaluation = suite.score(generated, reference, options)
         context = report.Context(
             name=name,

@@ -80,7 +80,7 @@ def begin(folder: pathlib.Path, settings: Settings, parts: Sequence[Part]) -> No
             raise CalojaxError(
                 f"{folder}: has part files but no {MANIFEST}; move them or take another folder."
             )
-        with files.replacing(folder / MANIFEST) as partial:
+        with files.replacing(folder / MANIFEST, keep=True) as partial:
             partial.write_text(_text(settings, parts))
     # Also after writing: another process may have been quicker.
     begun = _read(folder / MANIFEST).settings
