@@ -1,4 +1,7 @@
-"""The exception meant for users, and text that is safe to print."""
+"""The exception meant for users, warnings, and text that is safe to print."""
+
+import functools
+import sys
 
 
 class CalojaxError(Exception):
@@ -22,3 +25,9 @@ def printable(text: object) -> str:
         letter if letter.isprintable() else letter.encode("unicode_escape").decode()
         for letter in str(text)
     )
+
+
+@functools.cache
+def warn(sentence: str) -> None:
+    """Prints a warning on standard error, once in the life of the process."""
+    print(f"warning: {printable(sentence)}", file=sys.stderr)

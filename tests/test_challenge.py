@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import h5py
+import msgspec
 import numpy as np
 import pytest
 from toys import GOOD_E, GOOD_S, TINY, assert_one_sentence, raw, spoilt, toy
@@ -92,16 +93,62 @@ def test_geometry_is_guessed_from_the_voxels(name, path):
     assert open_showers(path).detector == detector(name)
 
 
-def test_geometry_attribute_and_argument(path):
+def test_geometry_attribute_and_argument(path, capsys):
     own = dataclasses.replace(TINY, name="own")
     energies, showers = toy(4)
     write_showers(path, own, energies, [showers])
-    with pytest.raises(CalojaxError, match=r"geometry 'own', which is not built in.*XML"):
-        open_showers(path)
+    assert open_showers(path).detector == own
     assert open_showers(path, own).detector == own
+    with h5py.File(path, "r+") as file:  # As versions before this one wrote it.
+        del file[challenge.GEOMETRY]
     bigger = dataclasses.replace(own, layers=(*own.layers, Layer(10, (0.0, 1.0), 1, 1.0)))
     with pytest.raises(CalojaxError, match=r"120 voxels, but geometry own has 121; .*like.*tiny"):
         open_showers(path, bigger)
+    assert open_showers(path).detector == TINY
+    warning = capsys.readouterr().err
+    assert "is of geometry 'own', which is not built in" in warning
+    assert "taken for those of 'tiny'" in warning
+    assert warning.count("--geometry FILE.xml") == 1
+
+
+@pytest.mark.parametrize("layout", ["dense", "sparse"])
+def test_files_keep_a_geometry_that_is_not_built_in(path, layout, capsys):
+    # As many voxels and the name of a built-in geometry; its text is too long for an attribute.
+    r_edges = tuple(np.linspace(0.1, 1, 6481).tolist())
+    own = dataclasses.replace(detector("ds2"), layers=(Layer(0, r_edges, 1, 2.5),))
+    energies, showers = toy(4, geometry=own)
+    write_showers(path, own, energies, [showers], layout=layout)
+    assert open_showers(path).detector == own
+    np.testing.assert_array_equal(open_showers(path).read(), showers)
+    assert open_showers(path, detector("ds2")).detector == own
+    assert "keeps its geometry 'ds2', which replaces 'ds2'" in capsys.readouterr().err
+    # Another threshold is the user's to choose.
+    chosen = dataclasses.replace(own, evaluation_threshold=0.0)
+    assert open_showers(path, chosen).detector == chosen
+    write_showers(path.with_name("2.hdf5"), detector("ds2"), energies, [showers])
+    with h5py.File(path.with_name("2.hdf5")) as file:
+        assert challenge.GEOMETRY not in file
+    with pytest.raises(CalojaxError, match="only files of one geometry can be joined"):
+        challenge.ShowerFiles([ShowerFile(path), ShowerFile(path.with_name("2.hdf5"))])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"{",
+        b"[" * 100_000,
+        msgspec.json.encode(TINY).replace(b"electron", b"unicorn"),
+        msgspec.json.encode(TINY).replace(b"41.85", b"1e300"),
+        msgspec.json.encode(TINY).replace(b"tiny", rb"\u001b[2J"),
+        [b"{}", b"{}"],
+        3.0,
+    ],
+)
+def test_damaged_geometries_are_refused(path, text):
+    text = np.bytes_(text) if isinstance(text, bytes) else text
+    raw(path, incident_energies=GOOD_E, showers=GOOD_S, **{challenge.GEOMETRY: text})
+    with pytest.raises(CalojaxError, match="its 'calojax_geometry' is damaged"):
+        open_showers(path)
 
 
 def test_flat_energies_and_integers_are_accepted(path):

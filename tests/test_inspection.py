@@ -282,6 +282,13 @@ def test_wrong_geometry(check):
     assert result.summary.detector == DS2
 
 
+def test_unknown_energy_range_and_particles_without_showers(check):
+    own = dataclasses.replace(DS2, name="own", energy_range=None)
+    assert not sentences(check(SHOWERS, ENERGIES * np.float32(1.2), geometry=own))
+    muons = dataclasses.replace(own, particle="muon", readout_threshold=0.0)
+    assert not sentences(check(SHOWERS[:, ::-1] * np.float32(0.01), geometry=muons))
+
+
 @pytest.mark.parametrize("few", [1, 2, 10])
 def test_few_showers_are_not_accused(few, check):
     assert sentences(check(SHOWERS[:few], ENERGIES[:few])) == []

@@ -11,6 +11,7 @@ import pytest
 
 from calojax import rng
 from calojax.data import simulation
+from calojax.errors import CalojaxError
 from calojax.geometry import DETECTORS
 
 DS2 = DETECTORS["ds2"]
@@ -209,6 +210,38 @@ def test_every_geometry(name):
     else:
         assert response.mean() == pytest.approx(detector.medium.response, abs=0.06)
     assert np.all(response < 2)
+
+
+def test_what_leaks_out_of_a_thin_stack_is_lost():
+    """Ten layers of 0.4 X0: showers of 30 GeV and more have their maximum at 7.5 X0 or deeper."""
+    thickness = 0.4 * TINY.medium.radiation_length
+    layers = tuple(dataclasses.replace(layer, thickness=thickness) for layer in TINY.layers)
+    thin = dataclasses.replace(TINY, name="thin", layers=layers, energy_range=None)
+    energies = np.geomspace(1e3, 1e6, 400).astype(np.float32)
+    response = np.asarray(simulation.simulate(keys(400), energies, thin)).sum(1) / energies
+    quarters = response.reshape(4, 100).mean(1)
+    assert np.all(np.diff(quarters) < 0)
+    assert 0.2 < quarters[0] < 0.6
+    assert 0.01 < quarters[3] < 0.04
+    assert response.max() < 1.2
+    # A response that the stack can have is what it is given.
+    assert simulation.visible_fraction(thin) == 1
+    low = dataclasses.replace(thin.medium, response=0.01)
+    low = simulation.visible_fraction(dataclasses.replace(thin, medium=low))
+    assert 0.1 < low < 0.2
+
+
+def test_what_cannot_be_simulated_is_refused():
+    with pytest.raises(CalojaxError, match="no generator of showers for muons"):
+        showers_at(1e4, dataclasses.replace(TINY, particle="muon"))
+    with pytest.raises(CalojaxError, match=r"'tiny' has no energy range; choose .* --energies"):
+        simulation.draw_energies(keys(4), dataclasses.replace(TINY, energy_range=None))
+
+
+def test_thick_layers_are_cut_into_few_slices():
+    block = dataclasses.replace(TINY.layers[0], thickness=1e9)
+    thick = dataclasses.replace(TINY, layers=(block,))
+    assert len(simulation._grid(thick).slice_edges) == 65
 
 
 def test_a_shower_does_not_depend_on_its_batch():

@@ -10,7 +10,7 @@ import tyro
 from calojax.data import parts
 from calojax.data.inspection import inspect
 from calojax.errors import printable
-from calojax.geometry import find_detector
+from calojax.geometry import chosen_detector
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -18,15 +18,20 @@ def main(arguments: Sequence[str]) -> None:
     tyro.cli(check, prog="calojax check", args=arguments)
 
 
-def check(file: tyro.conf.Positional[pathlib.Path], geometry: str | None = None) -> None:
+def check(
+    file: tyro.conf.Positional[pathlib.Path],
+    geometry: str | None = None,
+    particle: str | None = None,
+) -> None:
     """Says what a shower file is and what is wrong with it; status 1 if it cannot be used.
 
     Args:
       file: an HDF5 file, or a folder of parts; of a folder, the first part and all with findings
         are shown.
       geometry: what it should be: built-in, or a binning file ending in .xml (default: guessed).
+      particle: name or PDG number, if the binning file is of several particles.
     """
-    detector = find_detector(geometry) if geometry else None
+    detector = chosen_detector(geometry, particle)
     folder = os.path.isdir(file)
     paths = parts.paths(file) if folder else [file]
     showers, bad = 0, 0

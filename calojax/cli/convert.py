@@ -11,7 +11,7 @@ from calojax.data import open_showers, sparse
 from calojax.data.writer import LayoutName, ShowerWriter
 from calojax.errors import printable
 from calojax.files import check_output
-from calojax.geometry import find_detector
+from calojax.geometry import chosen_detector
 from calojax.progress import progress_bar
 
 # Showers held at a time, by their voxels: 64 MiB.
@@ -28,6 +28,7 @@ def convert(
     out: pathlib.Path,
     layout: LayoutName,
     geometry: str | None = None,
+    particle: str | None = None,
     repair: bool = False,
     force: bool = False,
 ) -> None:
@@ -39,12 +40,12 @@ def convert(
       layout: dense (the CaloChallenge's) or sparse (voxel and energy of every hit).
       geometry: what the files are of: built-in, or a binning file ending in .xml (default:
         guessed).
+      particle: name or PDG number, if the binning file is of several particles.
       repair: set negative voxels to 0; leave out showers with other bad values, and say how many.
       force: replace --out if it exists.
     """
     check_output(out, force=force, inputs=[*files, geometry or ""])
-    detector = find_detector(geometry) if geometry else None
-    source = open_showers(files, detector, repair=repair)
+    source = open_showers(files, chosen_detector(geometry, particle), repair=repair)
     check_output(out, force=True, inputs=source.files)  # Other files may hold parts of these.
     if not np.can_cast(source.dtype, np.float32):
         _warn(f"the voxels are {source.dtype} and become float32.")

@@ -15,7 +15,7 @@ from calojax.data.challenge import ShowerFile, ShowerSource, open_showers
 from calojax.errors import CalojaxError, printable
 from calojax.evaluate import classifiers, scoreboard, suite
 from calojax.evaluate.suite import CHOICES, Options
-from calojax.geometry import find_detector
+from calojax.geometry import chosen_detector
 from calojax.incident import parse_energy
 
 
@@ -44,6 +44,7 @@ class Evaluate:
         CaloChallenge's tables.
       timing: JSON lines of benchmarks/generation.py, for the picture of quality against time.
       geometry: of the files (default: as they say, or guessed).
+      particle: name or PDG number, if --geometry is a binning file of several.
       name: how the generated showers are called (default: the file's or run's name).
       truncate: compare the first showers of the larger file where numbers differ.
     """
@@ -69,6 +70,7 @@ class Evaluate:
     against: str | None = None
     timing: pathlib.Path | None = None
     geometry: str | None = None
+    particle: str | None = None
     name: str | None = None
     truncate: bool = False
 
@@ -95,7 +97,7 @@ def main(arguments: Sequence[str]) -> None:
         slices=asked.slices and tuple(map(parse_energy, asked.slices)),
         truncate=asked.truncate,
     )
-    detector = find_detector(asked.geometry) if asked.geometry else None
+    detector = chosen_detector(asked.geometry, asked.particle)
     reference = open_showers(asked.files[-1], detector)
     # Before the long work, so that a mistake is told at once.
     times = _times(asked.timing)
@@ -142,7 +144,7 @@ def _showers_of_run(
 ) -> ShowerSource:
     """The showers that a run samples or reconstructs, on disk to bound the memory."""
     model, variables, done = checkpoint.load(run)
-    if model.detector.n_voxels != reference.detector.n_voxels:
+    if model.detector.binning != reference.detector.binning:
         raise CalojaxError(
             f"{run}: was trained on geometry {model.detector.name!r}, but {asked.files[-1]} has "
             f"{reference.detector.name!r}."

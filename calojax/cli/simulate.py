@@ -23,6 +23,7 @@ def simulate(
     out: pathlib.Path,
     num: int | None = None,
     geometry: str = "ds2",
+    particle: str | None = None,
     energies: str | None = None,
     seed: int = 0,
     batch: int = 1000,
@@ -35,6 +36,7 @@ def simulate(
       out: HDF5 file to write; appears when it is complete.
       num: how many showers; an energy file may leave it out.
       geometry: built-in geometry, or a binning file ending in .xml.
+      particle: name or PDG number, if the binning file is of several particles.
       energies: a list such as 50GeV,100GeV (in turn), log-uniform:1GeV:1TeV, or an HDF5 file;
         default: the spectrum of the CaloChallenge's data set.
       seed: of all random numbers; shower i is the same for any --num.
@@ -43,7 +45,7 @@ def simulate(
       force: replace --out if it exists.
     """
     check_output(out, force=force, inputs=[geometry, energies or ""])
-    detector = find_detector(geometry)
+    detector = find_detector(geometry, particle)
     wanted = energy_source(energies, detector, num=num, seed=seed)
     batches = generation.simulate(detector, wanted, seed=seed, batch_size=batch)
     provenance = {"model": "gflash", "seed": seed}

@@ -30,6 +30,7 @@ class Train:
       resume: continue the run in that folder from its newest checkpoint.
       stages: train only these stages of a finished run afresh, and those that need them.
       geometry: built-in geometry, or a binning file ending in .xml.
+      particle: name or PDG number, if the binning file is of several particles.
       cache: folder for the uncompressed copy of the data (default: ~/.cache/calojax).
       options: how the run is trained.
       group: the processes that train together.
@@ -41,6 +42,7 @@ class Train:
     resume: bool = False
     stages: tuple[str, ...] = ()
     geometry: str = ""
+    particle: str | None = None
     cache: pathlib.Path | None = None
     options: Annotated[Options, tyro.conf.arg(name="")] = Options()
     group: Annotated[processes.Group, tyro.conf.arg(name="")] = processes.ALONE
@@ -62,13 +64,12 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _train(asked: Train) -> None:
-    detector = find_detector(asked.geometry)
-    source = open_showers(asked.data, detector)
+    source = open_showers(asked.data, find_detector(asked.geometry, asked.particle))
     cached = open_cached(source, asked.data, asked.cache)
     files.make_folder(asked.out)
     start = time.perf_counter()
     train(
-        models.build(asked.model, detector),
+        models.build(asked.model, source.detector.spanning(source.energies)),
         Dataset(cached.energies, cached.showers),
         asked.out,
         asked.options,

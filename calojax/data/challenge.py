@@ -16,18 +16,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import h5py
+import msgspec
 import numpy as np
 
 from calojax.data import parts
 from calojax.data.sparse import SparseShowers, is_sparse
 from calojax.data.storage import find, opened, other_attributes, provenance_of
-from calojax.errors import CalojaxError
+from calojax.errors import CalojaxError, warn
 from calojax.geometry import DETECTORS, Detector
 
 ENERGIES = "incident_energies"
 SHOWERS = "showers"
 # The key of the same quantity in the files of Geant4's example Par04.
 PAR04_ENERGIES = "incident_energy"
+# Where files keep a geometry that is not built in, as JSON.
+GEOMETRY = "calojax_geometry"
+_LARGEST_GEOMETRY = 2**28
 
 _BLOCK_BYTES = 2**24
 # Chunks that hold more than this are read in pieces, each of them several times.
@@ -159,8 +163,8 @@ class ShowerFile(_Blocks):
 
         Args:
           path: the file.
-          detector: its geometry; without it, the one that the file's attribute ``geometry`` names,
-            or else the built-in one with as many voxels.
+          detector: its geometry, unless the file keeps another of its own; without it, the one that
+            the file keeps or names, or else the built-in one with as many voxels.
           repair: sets negative voxels to 0, and leaves out showers with a voxel that is not finite
             or an incident energy that is not a positive number; reads the whole file.
 
@@ -193,9 +197,7 @@ class ShowerFile(_Blocks):
                 raise CalojaxError(f"{self.path}: holds no showers; write it again.")
             self.attributes = provenance_of(file)
             self.other_attributes = other_attributes(file)
-            self.detector = _detector(
-                self.path, self.attributes.get("geometry"), showers.shape[1], detector
-            )
+            self.detector = _detector(self.path, file, showers.shape[1], detector)
             self.files = (self.path, *sorted(read))
             self.dtype, self._shape = showers.dtype, showers.shape
             energies = energies[...].reshape(-1)
@@ -253,7 +255,7 @@ class ShowerFiles(_Blocks):
         self.sources = tuple(sources)
         self.detector = self.sources[0].detector
         for source in self.sources:
-            if source.detector.n_voxels != self.detector.n_voxels:
+            if source.detector.binning != self.detector.binning:
                 raise CalojaxError(
                     f"{source.path}: is of geometry {source.detector.name}, but "
                     f"{self.sources[0].path} of {self.detector.name}; only files of one geometry "
@@ -400,31 +402,58 @@ def _dataset(
     return item
 
 
+def _stored_detector(path: pathlib.Path, file: h5py.File) -> Detector | None:
+    """The geometry that an open file keeps, or None.
+
+    Raises:
+      CalojaxError: if it is damaged.
+    """
+    item = find(path, file, GEOMETRY)
+    if item is None:
+        return None
+    try:
+        if item.shape or item.dtype.kind != "S" or item.dtype.itemsize > _LARGEST_GEOMETRY:
+            raise ValueError("it must be a text")
+        return msgspec.json.decode(item[()], type=Detector)
+    except (msgspec.MsgspecError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise CalojaxError(
+            f"{path}: its {GEOMETRY!r} is damaged ({error}); write the file again."
+        ) from None
+
+
 def _detector(
-    path: pathlib.Path, named: str | int | float | None, n_voxels: int, detector: Detector | None
+    path: pathlib.Path, file: h5py.File, n_voxels: int, detector: Detector | None
 ) -> Detector:
-    """The detector of showers with that many voxels; ``named`` is the file's own word for it."""
+    """The detector of an open file's showers, which have that many voxels."""
+    stored = _stored_detector(path, file)
+    # A user's own binning file may change thresholds or lengths, but not what the voxels are.
+    same = detector and detector.binning == (stored or detector).binning
+    if stored and not (same and detector not in DETECTORS.values()):
+        if detector and detector != stored:
+            warn(f"{path}: keeps its geometry {stored.name!r}, which replaces {detector.name!r}.")
+        detector = stored
     guess = guess_detector(n_voxels)
+    named = provenance_of(file).get("geometry")
     if detector is None and named is not None:
-        detector = DETECTORS.get(str(named))
-        if detector is None:
-            raise CalojaxError(
-                f"{path}: was written for geometry {named!r}, which is not built in; "
-                "give its binning XML."
+        detector = DETECTORS.get(str(named), guess)
+        if detector is guess and guess and guess.name != named:
+            warn(
+                f"{path}: is of geometry {named!r}, which is not built in; its showers are taken "
+                f"for those of {guess.name!r}, which have as many voxels. If they are not, add "
+                "--geometry FILE.xml."
             )
+    detector = detector or guess
     if detector is None:
-        if guess is None:
-            counts = ", ".join(f"{d.name} {d.n_voxels:,}" for d in DETECTORS.values())
-            raise CalojaxError(
-                f"{path}: no built-in geometry has {n_voxels:,} voxels ({counts}); "
-                "give the geometry's binning XML."
-            )
-        return guess
+        counts = ", ".join(f"{d.name} {d.n_voxels:,}" for d in DETECTORS.values())
+        raise CalojaxError(
+            f"{path}: no built-in geometry has {n_voxels:,} voxels ({counts}); add the binning "
+            "XML of its geometry: --geometry FILE.xml."
+        )
     if detector.n_voxels != n_voxels:
         advice = (
             f"the file looks like geometry {guess.name}"
             if guess
-            else "no built-in geometry has as many, so give the binning XML of the right one"
+            else "no built-in geometry has as many, so add its binning XML: --geometry FILE.xml"
         )
         raise CalojaxError(
             f"{path}: its showers have {n_voxels:,} voxels, but geometry {detector.name} has "

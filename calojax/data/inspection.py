@@ -374,7 +374,7 @@ def _units(
         return
     energies = energies[np.isfinite(energies)]
     expected = detector.medium.response
-    low, high = detector.energy_range
+    low, high = detector.energy_range or (0.0, math.inf)
 
     def inside(factor: float) -> np.ndarray:
         return (energies * factor > low * (1 - 1e-4)) & (energies * factor < high * (1 + 1e-4))
@@ -416,6 +416,8 @@ def _voxel_units(
 ) -> Iterator[Finding]:
     """The unit of voxels by the mean E_sum/E_inc, once incident energies are in MeV."""
     ratio = response / detector.medium.response
+    if detector.shower == "none":
+        return
     if 1 / 2 < ratio < _UNIT_TOLERANCE:  # Below 1 more is allowed: leakage, older simulations.
         return
     own = DETECTORS.get(detector.name) != detector
@@ -446,11 +448,11 @@ def _order(scan: _Scan, energies: np.ndarray | None, detector: Detector) -> Iter
     with np.errstate(invalid="ignore"):
         sums = scan.sample.sum(axis=1, dtype=np.float64)
     usable = np.isfinite(sums) & (sums > 0) & (scan.sample.min(axis=1) >= 0)
-    if not usable.any():
+    if not usable.any() or detector.shower == "none":
         return
     rows = scan.sample if usable.all() else scan.sample[usable]
     mean = (1 / sums[usable]).astype(np.float32) @ rows
-    low, high = detector.energy_range
+    low, high = detector.energy_range or (1.0, 1e12)
     energy = math.sqrt(low * high)
     if energies is not None and np.isfinite(energies).any():
         energy = float(np.clip(np.nanmedian(energies), low, high))
@@ -512,9 +514,9 @@ def expected_shower(detector: Detector, energy: float) -> np.ndarray:
     """Rough share of each voxel in the energy of a mean shower, [v].
 
     Along z a gamma distribution, for electrons and photons with the maximum and shape of
-    Grindhammer and Peters (hep-ex/0001020, section 3.1.1, homogeneous media, Z = 74), for pions
+    Grindhammer and Peters (hep-ex/0001020, section 3.1.1, homogeneous media, Z = 74), for hadrons
     with the maximum of the PDG's review (0.2 ln E/GeV + 0.7 interaction lengths); across it
-    r^2 / (r^2 + R^2) within r, with 90 % inside a Moliere radius (pions: 95 % inside an interaction
+    r^2 / (r^2 + R^2) within r, with 90 % inside a Moliere radius (hadrons: 95 % in an interaction
     length); uniform in alpha. Normalised to 1; for detectors of unlike layers, to 1 in each layer.
 
     Args:
@@ -522,7 +524,7 @@ def expected_shower(detector: Detector, energy: float) -> np.ndarray:
       energy: incident energy in MeV.
     """
     medium = detector.medium
-    if detector.particle == "pion":
+    if detector.shower == "hadron":
         length = medium.interaction_length
         peak, shape = 0.2 * math.log(energy / 1e3) + 0.7, 2.0
         radius = length / math.sqrt(0.95 / 0.05)

@@ -28,6 +28,7 @@ import numpy as np
 from jax.scipy.special import gammainc, ndtri
 
 from calojax import rng
+from calojax.errors import CalojaxError
 from calojax.geometry import Detector, Medium
 
 GEV = 1e3  # MeV
@@ -36,6 +37,8 @@ GEV = 1e3  # MeV
 _LOWEST_LN_Y = 2.5
 # A shape of 1 or less has no maximum; low energies fluctuate there now and then.
 _LOWEST_ALPHA = 1.3
+# Slices that a layer is cut into at most.
+_MOST_CUTS = 64
 # f(r) was fitted up to a few T; beyond, its growing exponential would take over.
 _HIGHEST_TAU = 6.0
 
@@ -95,7 +98,8 @@ class _Grid(NamedTuple):
 def _grid(detector: Detector) -> _Grid:
     """The arrays of a detector; layers thicker than X0 are cut so that f(r) may change inside."""
     cuts = [
-        math.ceil(layer.thickness / detector.medium.radiation_length) for layer in detector.layers
+        min(math.ceil(layer.thickness / detector.medium.radiation_length), _MOST_CUTS)
+        for layer in detector.layers
     ]
     pieces = [
         np.linspace(low, high, n, endpoint=False)
@@ -314,7 +318,9 @@ def _pion_rings(
     )
 
 
-_RINGS = {"electron": _electron_rings, "photon": _photon_rings, "pion": _pion_rings}
+_RINGS = {"electron": _electron_rings, "photon": _photon_rings, "hadron": _pion_rings}
+# Where a detector's energy range is not known, as wide as dataset 2's.
+_TYPICAL_RANGE = (1e3, 1e6)
 
 
 def visible_fraction(detector: Detector) -> jax.Array:
@@ -323,10 +329,12 @@ def visible_fraction(detector: Detector) -> jax.Array:
     The parametrisation leaks at the sides and at the back, and measured responses include that;
     so leakage is divided out for the typical shower in the middle of the energy range (geometric
     mean). Showers elsewhere keep their leakage relative to it, and pions their smaller response.
+    No more is seen than is deposited: of a stack too thin for ``response``, what leaks out is lost.
     """
-    energy = jnp.full((1,), math.sqrt(math.prod(detector.energy_range)), jnp.float32)
+    middle = math.sqrt(math.prod(detector.energy_range or _TYPICAL_RANGE))
+    energy = jnp.full((1,), middle, jnp.float32)
     rings = _electron_rings(energy, jnp.zeros((1, 2), jnp.float32), 0.0, detector)
-    return detector.medium.response * energy[0] / jnp.sum(rings)
+    return jnp.minimum(detector.medium.response * energy[0] / jnp.sum(rings), 1.0)
 
 
 def quantum(medium: Medium) -> float:
@@ -362,7 +370,12 @@ def simulate(keys: jax.Array, energies: jax.Array, detector: Detector) -> jax.Ar
 
     Returns:
       Voxel energies in MeV [n, v], float32; those below the readout threshold are zero.
+
+    Raises:
+      CalojaxError: if the particle makes no shower.
     """
+    if detector.shower == "none":
+        raise CalojaxError(f"There is no generator of showers for {detector.particle}s.")
     energies = jnp.asarray(energies, jnp.float32)
     grid = _grid(detector)
     normals = jax.vmap(lambda key: jax.random.normal(key, (7,), jnp.float32))(
@@ -370,7 +383,7 @@ def simulate(keys: jax.Array, energies: jax.Array, detector: Detector) -> jax.Ar
     )
     # Half the squared length of two normal numbers is exponential.
     depth = jnp.sum(jnp.square(normals[:, 5:]), axis=1) / 2
-    rings = _RINGS[detector.particle](energies, normals[:, :3], depth, detector)
+    rings = _RINGS[detector.shower](energies, normals[:, :3], depth, detector)
     rings = rings * visible_fraction(detector)
     mean = rings.reshape(len(energies), -1)[:, grid.voxel_ring] * grid.voxel_share
     mean = mean * (1 + displacement(energies, normals[:, 3:5], detector.medium) @ grid.voxel_slope)
@@ -397,7 +410,15 @@ def draw_energies(keys: jax.Array, detector: Detector) -> jax.Array:
 
     Log-uniform in ``detector.energy_range``; where the detector has discrete energies, one of
     these with dataset 1's frequencies.
+
+    Raises:
+      CalojaxError: if the energy range is not known.
     """
+    if detector.energy_range is None:
+        raise CalojaxError(
+            f"Geometry {detector.name!r} has no energy range; choose the energies, such as "
+            "--energies log-uniform:1GeV:100GeV, or give energy_min and energy_max in its XML file."
+        )
     uniform = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32))(
         rng.streams(keys, "energy")
     )

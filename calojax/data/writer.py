@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, Protocol, Self
 
 import h5py
+import msgspec
 import numpy as np
 
 import calojax
@@ -17,6 +18,7 @@ from calojax import files
 from calojax.data import sparse
 from calojax.data.challenge import (
     ENERGIES,
+    GEOMETRY,
     SHOWERS,
     checked_energies,
     checked_shapes,
@@ -25,7 +27,7 @@ from calojax.data.challenge import (
 from calojax.data.disk import Disk
 from calojax.data.packing import FILTERS, Column, Conveyor, chunk_conveyor
 from calojax.errors import CalojaxError, printable
-from calojax.geometry import Detector
+from calojax.geometry import DETECTORS, Detector
 
 LayoutName = Literal["dense", "sparse"]
 """``dense``: the CaloChallenge's; ``sparse``: hits only (`calojax.data.sparse`)."""
@@ -114,6 +116,10 @@ class ShowerWriter:
     def _create(self) -> None:
         for name, value in sorted(self._attributes.items()):
             self._note(name, value)
+        if self.detector not in DETECTORS.values():
+            # A dataset, since an attribute has at most 64 KB.
+            text = np.bytes_(msgspec.json.encode(self.detector))
+            self._file.create_dataset(GEOMETRY, data=text, track_times=False)
         # Twice the threads: the next items wait when a thread is free, and memory stays bounded.
         limit = 2 * self._threads
         self._chunks = chunk_conveyor(self._pool, limit=limit)

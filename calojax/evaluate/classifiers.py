@@ -128,12 +128,12 @@ def resolve(settings: ClassifierSettings, detector: Detector) -> ClassifierSetti
     """The settings with the official split written out where they name none.
 
     That is 80/20/21 thousand showers of each sample for photons, 80/20/20.8 for pions and 60/20/20
-    for electrons; samples of other sizes are divided in proportion.
+    for all others; samples of other sizes are divided in proportion.
     """
     if settings.split is not None:
         return settings
-    splits = {"photon": (800, 200, 210), "pion": (800, 200, 208), "electron": (60, 20, 20)}
-    return dataclasses.replace(settings, split=splits[detector.particle])
+    splits = {"photon": (800, 200, 210), "pion": (800, 200, 208)}
+    return dataclasses.replace(settings, split=splits.get(detector.particle, (60, 20, 20)))
 
 
 def train_and_score(
@@ -389,7 +389,7 @@ def _check(
         raise CalojaxError(f"There is no classifier {kind!r}: use one of {get_args(Kind)}.")
     detector, n = sources[0].detector, len(sources[0])
     for source in sources:
-        if source.detector.layers != detector.layers:
+        if source.detector.binning != detector.binning:
             raise CalojaxError(
                 f"A classifier needs showers of one detector, got {source.detector.name!r} and "
                 f"{detector.name!r}: convert or choose another sample."

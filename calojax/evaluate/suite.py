@@ -418,7 +418,7 @@ def comparable(
     """
     _check_options(options)
     ours, theirs = generated.detector, reference.detector
-    if ours.layers != theirs.layers:
+    if ours.binning != theirs.binning:
         raise CalojaxError(
             f"The generated showers are of geometry {ours.name} ({ours.n_voxels} voxels), the "
             f"reference is of {theirs.name} ({theirs.n_voxels} voxels); compare like with like."

@@ -1,5 +1,6 @@
 """Detector geometries: what a voxel is and where it lies. NumPy only."""
 
+from calojax.errors import CalojaxError
 from calojax.geometry import binning
 from calojax.geometry.builtin import DETECTORS, SILICON_THRESHOLD, detector
 from calojax.geometry.detector import Detector, Layer, Medium, VoxelMap
@@ -11,15 +12,31 @@ __all__ = [
     "Layer",
     "Medium",
     "VoxelMap",
+    "chosen_detector",
     "detector",
     "find_detector",
 ]
 
 
-def find_detector(name: str) -> Detector:
+def find_detector(name: str, particle: str | None = None) -> Detector:
     """The detector that a user means: a built-in name, or the path of a binning XML file.
 
+    Args:
+      name: of the detector, or of the file.
+      particle: name or PDG number, for a binning file of several particles.
+
     Raises:
-      CalojaxError: if there is no such name, or the file is malformed.
+      CalojaxError: if there is no such name, or the file is malformed or has no such particle.
     """
-    return binning.from_xml(name) if name.lower().endswith(".xml") else detector(name)
+    if name.lower().endswith(".xml"):
+        return binning.from_xml(name, particle)
+    if particle is not None:
+        raise CalojaxError(
+            "--particle chooses among the particles of a binning file; add --geometry FILE.xml."
+        )
+    return detector(name)
+
+
+def chosen_detector(name: str | None, particle: str | None) -> Detector | None:
+    """As `find_detector`; None if the user names neither a detector nor a particle."""
+    return None if name is particle is None else find_detector(name or "", particle)

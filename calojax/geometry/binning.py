@@ -2,25 +2,41 @@
 
 A file holds one ``<Bin pid= name=>`` a particle and in it one ``<Layer id= r_edges= n_bin_alpha=>``
 a layer; layers with a single r edge hold no voxels. The layout says nothing of lengths along z, of
-thresholds, energies or the absorber: calojax reads them from further attributes, which other
-readers ignore, and otherwise assumes dataset 2's:
+thresholds, energies or the absorber. calojax reads them from further attributes, which other
+readers ignore:
 
 - ``Layer``: ``thickness`` (mm);
 - ``Bin``: ``energy_min``, ``energy_max``, ``readout_threshold``, ``evaluation_threshold`` (MeV),
   and every field of `calojax.geometry.Medium` under its own name.
+
+What a file leaves out is that of the built-in detector with the same layers. If there is none, the
+energy range stays unknown, and all else is dataset 2's, with a warning on standard error.
 """
 
 import dataclasses
 import itertools
 import pathlib
 import xml.etree.ElementTree as ElementTree
+from typing import NamedTuple
 
-from calojax.errors import CalojaxError
-from calojax.geometry import builtin
+import numpy as np
+
+from calojax.errors import CalojaxError, printable, warn
+from calojax.geometry import builtin, particles
 from calojax.geometry.detector import Detector, Layer, Medium
 
-_PARTICLES = {"22": "photon", "11": "electron", "-11": "electron", "211": "pion", "-211": "pion"}
-_PIDS = {"photon": "22", "electron": "11", "pion": "211"}
+_LARGEST_FILE = 2**24
+_MEDIUM = tuple(field.name for field in dataclasses.fields(Medium))
+_THRESHOLDS = ("readout_threshold", "evaluation_threshold")
+
+
+class _Layer(NamedTuple):
+    """What the file says of a layer; thickness None if it says nothing."""
+
+    id: int
+    r_edges: tuple[float, ...]
+    n_alpha: int
+    thickness: float | None
 
 
 def from_xml(path: str | pathlib.Path, particle: str | None = None) -> Detector:
@@ -28,93 +44,76 @@ def from_xml(path: str | pathlib.Path, particle: str | None = None) -> Detector:
 
     Args:
       path: the XML file.
-      particle: name or pid of the ``Bin`` to take; needed only if the file holds several.
+      particle: name or PDG number of the ``Bin`` to take; needed only if the file holds several.
+
+    Returns:
+      A built-in detector if the file describes it, else a detector of the file's name.
 
     Raises:
       CalojaxError: if the file cannot be read or parsed, or an attribute is missing or malformed;
         the sentence names file, layer and attribute.
     """
     path = pathlib.Path(path)
-    try:
-        root = ElementTree.parse(path).getroot()
-    except OSError as error:
-        raise CalojaxError(f"{path}: cannot be read ({error.strerror}).") from None
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise CalojaxError(f"{path}: is not well-formed XML ({error}).") from None
-
-    bins = root.findall("Bin")
-    if particle is not None:
-        bins = [b for b in bins if particle in (b.get("name"), b.get("pid"))]
-    if len(bins) != 1:
-        found = ", ".join(repr(b.get("name")) for b in root.findall("Bin")) or "none"
-        raise CalojaxError(
-            f"{path}: need exactly one <Bin>{f' for particle {particle!r}' if particle else ''}, "
-            f"but the file has {found}; name the particle."
-        )
-    (chosen,) = bins
-
-    name = chosen.get("name")
-    species = name if name in _PIDS else _PARTICLES.get(chosen.get("pid", ""))
-    if species is None:
-        raise CalojaxError(
-            f"{path}: <Bin>: attribute 'name' is {name!r}; use one of {', '.join(_PIDS)}."
-        )
-
-    where = f"{path}: <Bin name={name!r}>"
-    default = builtin.DETECTORS["ds2"]
+    chosen, species = _chosen(path, particle)
+    where = f"{path}: <Bin>"
     layers = [_layer(path, element) for element in chosen.findall("Layer")]
-    ids = [layer_id for layer_id, _ in layers]
-    for layer_id in ids:
-        if ids.count(layer_id) > 1:
-            raise CalojaxError(f"{path}: layer {layer_id}: attribute 'id' occurs more than once.")
+    layers = [layer for layer in layers if len(layer.r_edges) > 1]
+    given = {name: _number(where, chosen, name) for name in (*_THRESHOLDS, *_MEDIUM)}
+    given = {name: value for name, value in given.items() if value is not None}
+    span = _number(where, chosen, "energy_min"), _number(where, chosen, "energy_max")
+    if (span[0] is None) != (span[1] is None):
+        raise CalojaxError(f"{where}: 'energy_min' and 'energy_max' must be given together.")
+
+    fits = (d for d in builtin.DETECTORS.values() if _describes(layers, species, d))
+    known = next(fits, None)
+    default = known or builtin.DETECTORS["ds2"]
+    own_range = span if span[0] is not None else known and known.energy_range
     try:
-        return Detector(
-            name=path.stem,
+        found = Detector(
+            # A name that is taken would let it pass for the built-in detector.
+            name=printable(path.name if path.stem in builtin.DETECTORS else path.stem),
             particle=species,
-            layers=tuple(layer for _, layer in layers if layer is not None),
-            energy_range=(
-                _number(where, chosen, "energy_min", default.energy_range[0]),
-                _number(where, chosen, "energy_max", default.energy_range[1]),
+            layers=known.layers if known else tuple(map(_with_thickness, layers)),
+            energy_range=own_range,
+            **{name: given.get(name, getattr(default, name)) for name in _THRESHOLDS},
+            medium=dataclasses.replace(
+                default.medium, **{name: given[name] for name in _MEDIUM if name in given}
             ),
-            readout_threshold=_number(
-                where, chosen, "readout_threshold", default.readout_threshold
-            ),
-            evaluation_threshold=_number(
-                where, chosen, "evaluation_threshold", default.evaluation_threshold
-            ),
-            medium=Medium(
-                **{
-                    field.name: _number(
-                        where, chosen, field.name, getattr(default.medium, field.name)
-                    )
-                    for field in dataclasses.fields(Medium)
-                }
-            ),
+            energies=known.energies if known and own_range == known.energy_range else (),
         )
     except ValueError as error:
         raise CalojaxError(f"{path}: {error}.") from None
+    if known:
+        return known if dataclasses.replace(found, name=known.name) == known else found
+    assumed = [name for name in (*_THRESHOLDS, *_MEDIUM) if name not in given]
+    if any(layer.thickness is None for layer in layers):
+        assumed.insert(0, "thickness")
+    if assumed:
+        warn(
+            f"{path}: does not give {', '.join(assumed)}; the values of dataset 2 "
+            "(silicon-tungsten) are assumed."
+        )
+    return found
 
 
 def to_xml(detector: Detector, path: str | pathlib.Path) -> None:
     """Writes a detector's binning file; `from_xml` reads it back."""
     root = ElementTree.Element("Bins")
-    low, high = detector.energy_range
-    attributes = {
-        "pid": _PIDS[detector.particle],
-        "name": detector.particle,
-        "energy_min": repr(low),
-        "energy_max": repr(high),
-        "readout_threshold": repr(detector.readout_threshold),
-        "evaluation_threshold": repr(detector.evaluation_threshold),
-    } | {name: repr(value) for name, value in dataclasses.asdict(detector.medium).items()}
-    chosen = ElementTree.SubElement(root, "Bin", attributes)
+    numbers = {name: getattr(detector, name) for name in _THRESHOLDS}
+    numbers |= dataclasses.asdict(detector.medium)
+    if detector.energy_range:
+        numbers |= dict(zip(("energy_min", "energy_max"), detector.energy_range, strict=True))
+    attributes = {"pid": str(particles.number(detector.particle)), "name": detector.particle}
+    chosen = ElementTree.SubElement(
+        root, "Bin", attributes | {name: repr(value) for name, value in numbers.items()}
+    )
     for layer in detector.layers:
         ElementTree.SubElement(
             chosen,
             "Layer",
             {
                 "id": str(layer.id),
-                "r_edges": ",".join(f"{edge:g}" for edge in layer.r_edges),
+                "r_edges": ",".join(map(repr, layer.r_edges)),
                 "n_bin_alpha": str(layer.n_alpha),
                 "thickness": repr(layer.thickness),
             },
@@ -123,14 +122,106 @@ def to_xml(detector: Detector, path: str | pathlib.Path) -> None:
     ElementTree.ElementTree(root).write(path, encoding="unicode")
 
 
-def _layer(path: pathlib.Path, element: ElementTree.Element) -> tuple[int, Layer | None]:
-    """(id, layer) of a ``<Layer>``; the layer is None where it holds no voxels."""
+class _Builder(ElementTree.TreeBuilder):
+    """A tree without entities, which could expand a small file to gigabytes."""
+
+    def doctype(self, *_: object) -> None:
+        raise ValueError("remove its <!DOCTYPE ...>")
+
+
+def _root(path: pathlib.Path) -> ElementTree.Element:
+    try:
+        if path.exists() and not path.is_file():
+            raise CalojaxError(f"{path}: is not a regular file; name a binning file.")
+        with path.open("rb") as file:
+            text = file.read(_LARGEST_FILE + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CalojaxError(f"{path}: cannot be read ({reason}).") from None
+    if len(text) > _LARGEST_FILE:
+        raise CalojaxError(
+            f"{path}: is larger than {_LARGEST_FILE / 2**20:g} MiB; it is not a binning file."
+        )
+    try:
+        parser = ElementTree.XMLParser(target=_Builder())
+        return ElementTree.fromstring(text, parser)
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        raise CalojaxError(f"{path}: is not well-formed XML ({error}).") from None
+
+
+def _chosen(path: pathlib.Path, particle: str | None) -> tuple[ElementTree.Element, str]:
+    """The ``<Bin>`` of the wanted particle, and the name of that particle."""
+    bins = [(element, _species(path, element)) for element in _root(path).findall("Bin")]
+    if not bins:
+        raise CalojaxError(f"{path}: has no <Bin>; it is not a binning file.")
+    chosen = bins
+    if particle is not None:
+        chosen = [
+            (element, species)
+            for element, species in bins
+            if particle in (element.get("name"), element.get("pid"), species)
+        ]
+    if len(chosen) == 1:
+        return chosen[0]
+    listed = [f"{element.get('pid') or '-'} ({species})" for element, species in chosen or bins]
+    found = ", ".join(dict.fromkeys(listed))
+    if not chosen:
+        raise CalojaxError(
+            f"{path}: has no <Bin> of particle {particle!r}; choose among {found} with --particle."
+        )
+    if len(set(listed)) > 1:
+        raise CalojaxError(
+            f"{path}: is of several particles, {found}; choose one by name or number: --particle."
+        )
+    raise CalojaxError(
+        f"{path}: has {len(chosen)} <Bin> of particle {found}; leave only one of them in the file."
+    )
+
+
+def _species(path: pathlib.Path, element: ElementTree.Element) -> str:
+    """The particle of a ``<Bin>``: by its name, or by its PDG number."""
+    name, pid = element.get("name"), element.get("pid")
+    if name in particles.PARTICLES:
+        return name
+    try:
+        species = particles.named(int(pid or ""))
+        particles.shower(species)
+    except ValueError:
+        raise CalojaxError(
+            f"{path}: <Bin>: attribute 'name' is {name!r} and 'pid' {pid!r}; give as name one of "
+            f"{', '.join(particles.PARTICLES)}, or as pid the PDG number of another particle."
+        ) from None
+    return species
+
+
+def _describes(layers: list[_Layer], species: str, detector: Detector) -> bool:
+    """Whether the layers of a file are those of a detector for such showers."""
+    return (
+        particles.shower(species) == detector.shower
+        and len(layers) == detector.n_layers
+        and all(
+            (ours.id, ours.n_alpha, len(ours.r_edges))
+            == (theirs.id, theirs.n_alpha, len(theirs.r_edges))
+            and np.allclose(ours.r_edges, theirs.r_edges, rtol=1e-6, atol=0)
+            and ours.thickness in (None, theirs.thickness)
+            for ours, theirs in zip(layers, detector.layers, strict=True)
+        )
+    )
+
+
+def _with_thickness(layer: _Layer) -> Layer:
+    if layer.thickness is None:
+        layer = layer._replace(thickness=builtin.DETECTORS["ds2"].layers[0].thickness)
+    return Layer(*layer)
+
+
+def _layer(path: pathlib.Path, element: ElementTree.Element) -> _Layer:
     raw_id = element.get("id")
     try:
         layer_id = int(raw_id or "")
     except ValueError:
         raise CalojaxError(
-            f"{path}: layer {raw_id!r}: attribute 'id' must be a whole number."
+            f"{path}: layer {(raw_id or '')[:80]!r}: attribute 'id' must be a whole number."
         ) from None
     where = f"{path}: layer {layer_id}"
 
@@ -142,13 +233,13 @@ def _layer(path: pathlib.Path, element: ElementTree.Element) -> tuple[int, Layer
     except ValueError:
         raise CalojaxError(
             f"{where}: attribute 'r_edges' must be numbers in mm with commas between, "
-            f"got {raw_edges!r}."
+            f"got {raw_edges[:80]!r}."
         ) from None
     increasing = all(a < b for a, b in itertools.pairwise(edges))
     if not increasing or not edges[0] >= 0 or not edges[-1] < float("inf"):
         raise CalojaxError(
             f"{where}: attribute 'r_edges' must be finite, start at 0 or above and increase, "
-            f"got {raw_edges!r}."
+            f"got {raw_edges[:80]!r}."
         )
 
     raw_alpha = element.get("n_bin_alpha")
@@ -158,24 +249,23 @@ def _layer(path: pathlib.Path, element: ElementTree.Element) -> tuple[int, Layer
             raise ValueError
     except ValueError:
         raise CalojaxError(
-            f"{where}: attribute 'n_bin_alpha' must be a whole number above 0, got {raw_alpha!r}."
+            f"{where}: attribute 'n_bin_alpha' must be a whole number above 0, got "
+            f"{(raw_alpha or '')[:80]!r}."
         ) from None
-    thickness = _number(where, element, "thickness", builtin.DETECTORS["ds2"].layers[0].thickness)
-    if len(edges) == 1:
-        return layer_id, None
-    return layer_id, Layer(layer_id, edges, n_alpha, thickness)
+    return _Layer(layer_id, edges, n_alpha, _number(where, element, "thickness"))
 
 
-def _number(where: str, element: ElementTree.Element, attribute: str, default: float) -> float:
+def _number(where: str, element: ElementTree.Element, attribute: str) -> float | None:
+    """The value of an attribute; None if it is not there."""
     raw = element.get(attribute)
     if raw is None:
-        return default
+        return None
     try:
         value = float(raw)
         if not 0 <= value < float("inf"):
             raise ValueError
     except ValueError:
         raise CalojaxError(
-            f"{where}: attribute {attribute!r} must be a number of 0 or more, got {raw!r}."
+            f"{where}: attribute {attribute!r} must be a number of 0 or more, got {raw[:80]!r}."
         ) from None
     return value

@@ -10,12 +10,25 @@ in the transverse plane eta = r cos(alpha), phi = r sin(alpha), both in mm.
 
 import dataclasses
 import functools
+import itertools
 import math
-from typing import Literal
+from typing import Self
 
 import numpy as np
 
-Particle = Literal["photon", "electron", "pion"]
+from calojax.geometry import particles
+
+MOST_VOXELS = 10_000_000
+MOST_LAYERS = 1_000
+# Lengths in mm, energies in MeV and ratios beyond these are mistakes, and overflow float32 soon.
+_SMALLEST, _LARGEST = 1e-12, 1e12
+
+
+def _check(what: str, value: float) -> None:
+    if not _SMALLEST <= value <= _LARGEST:
+        raise ValueError(
+            f"{what} must be positive, from {_SMALLEST:g} to {_LARGEST:g}, got {value:g}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +50,22 @@ class Layer:
     def __post_init__(self):
         if len(self.r_edges) < 2:
             raise ValueError(f"layer {self.id} needs at least two r edges, got {self.r_edges}")
-        if any(b <= a for a, b in zip(self.r_edges, self.r_edges[1:], strict=False)):
-            raise ValueError(f"layer {self.id}: r edges must increase, got {self.r_edges}")
+        if not 0 <= self.r_edges[0] <= self.r_edges[-1] <= _LARGEST:
+            raise ValueError(
+                f"layer {self.id}: r edges must be from 0 to {_LARGEST:g} mm, got "
+                f"{self.r_edges[0]:g} to {self.r_edges[-1]:g}"
+            )
+        for a, b in itertools.pairwise(self.r_edges):
+            if not np.float32(a) < np.float32(b):
+                raise ValueError(
+                    f"layer {self.id}: r edges must increase, also when rounded to float32, got "
+                    f"{a!r} before {b!r}"
+                )
         if self.n_alpha < 1:
             raise ValueError(f"layer {self.id}: n_alpha must be at least 1, got {self.n_alpha}")
-        if not self.thickness > 0:
-            raise ValueError(f"layer {self.id}: thickness must be positive, got {self.thickness}")
+        if abs(self.id) >= 2**31:
+            raise ValueError(f"layer {self.id}: id must be below 2^31")
+        _check(f"layer {self.id}: thickness", self.thickness)
 
     @property
     def n_r(self) -> int:
@@ -65,7 +88,7 @@ class Medium:
       interaction_length: nuclear interaction length in mm.
       critical_energy: E_c in MeV.
       resolution: stochastic term of the energy resolution, sigma/E at 1 GeV.
-      response: mean E_sum / E_inc.
+      response: mean E_sum / E_inc of electrons, leakage included.
     """
 
     radiation_length: float
@@ -77,10 +100,7 @@ class Medium:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            if not getattr(self, field.name) > 0:
-                raise ValueError(
-                    f"medium: {field.name} must be positive, got {getattr(self, field.name)}"
-                )
+            _check(f"medium: {field.name}", getattr(self, field.name))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,9 +138,9 @@ class Detector:
 
     Attributes:
       name: short name, written into files and checkpoints.
-      particle: the incident particle.
+      particle: the incident particle, a name of `particles.PARTICLES` or ``pid N``.
       layers: the layers that hold voxels, in order of depth.
-      energy_range: lowest and highest incident energy in MeV.
+      energy_range: lowest and highest incident energy in MeV; None if it is not known.
       energies: the incident energies in MeV where they are discrete (dataset 1), else empty.
       readout_threshold: voxels below this energy in MeV are zero in the data (0: none).
       evaluation_threshold: voxels below this energy in MeV are zeroed before any metric.
@@ -128,20 +148,59 @@ class Detector:
     """
 
     name: str
-    particle: Particle
+    particle: str
     layers: tuple[Layer, ...]
-    energy_range: tuple[float, float]
+    energy_range: tuple[float, float] | None
     readout_threshold: float
     evaluation_threshold: float
     medium: Medium
     energies: tuple[float, ...] = ()
 
     def __post_init__(self):
+        if not self.name.isprintable():
+            raise ValueError(f"name {self.name!r} has characters that cannot be printed")
         if not self.layers:
             raise ValueError(f"detector {self.name!r} has no layers")
-        low, high = self.energy_range
-        if not 0 < low < high:
-            raise ValueError(f"detector {self.name!r}: bad energy range {self.energy_range} MeV")
+        if len(self.layers) > MOST_LAYERS:
+            raise ValueError(f"{len(self.layers):,} layers are too many; at most {MOST_LAYERS:,}")
+        if self.n_voxels > MOST_VOXELS:
+            raise ValueError(f"{self.n_voxels:,} voxels are too many; at most {MOST_VOXELS:,}")
+        ids = [layer.id for layer in self.layers]
+        for layer_id in ids:
+            if ids.count(layer_id) > 1:
+                raise ValueError(f"layer {layer_id}: attribute 'id' occurs more than once")
+        particles.shower(self.particle)
+        low, high = self.energy_range or (_SMALLEST, _LARGEST)
+        if not _SMALLEST <= low < high <= _LARGEST:
+            raise ValueError(
+                f"the energy range must be two increasing energies in MeV, from {_SMALLEST:g} to "
+                f"{_LARGEST:g}, got {low:g} and {high:g}"
+            )
+        for name in ("readout_threshold", "evaluation_threshold"):
+            if getattr(self, name) != 0:
+                _check(name, getattr(self, name))
+        for energy in self.energies:
+            _check("an incident energy", energy)
+
+    @property
+    def shower(self) -> particles.Shower:
+        """The kind of shower that the incident particle makes."""
+        return particles.shower(self.particle)
+
+    @functools.cached_property
+    def binning(self) -> tuple:
+        """What makes showers comparable: r edges (float32) and angular bins of each layer."""
+        return tuple(
+            (tuple(np.float32(layer.r_edges).tolist()), layer.n_alpha) for layer in self.layers
+        )
+
+    def spanning(self, energies: np.ndarray) -> Self:
+        """This detector; without an energy range, it takes that of the energies [n] in MeV."""
+        if self.energy_range is not None:
+            return self
+        low, high = float(np.min(energies)), float(np.max(energies))
+        # A single energy has no range.
+        return dataclasses.replace(self, energy_range=(low, high if high > 1.01 * low else 2 * low))
 
     @property
     def n_layers(self) -> int:
@@ -225,3 +284,33 @@ class Detector:
     def voxel_coordinates(self, index) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(layer position, alpha bin, r bin) of flat voxel indices; inverse of `voxel_index`."""
         return self.voxels.layer[index], self.voxels.alpha[index], self.voxels.r[index]
+
+    def voxelise(self, shower, x, y, z, energy, count: int | None = None) -> np.ndarray:
+        """Sums hits into the voxels of showers; hits outside all voxels are left out.
+
+        Args:
+          shower: number of the shower of each hit, from 0 [h].
+          x: position across the incident particle, where alpha is 0, in mm [h].
+          y: position across, where alpha is pi / 2, in mm [h].
+          z: depth beyond the front of the first layer in mm [h].
+          energy: MeV [h].
+          count: number of showers; without it, up to the last that has a hit.
+
+        Returns:
+          Showers [count, v] in MeV, float32.
+        """
+        shower = np.asarray(shower)
+        r, alpha = np.hypot(x, y), np.arctan2(y, x)
+        layer = np.searchsorted(self.z_edges, z, side="right") - 1
+        voxel = np.full(len(shower), -1)
+        for position, (item, part) in enumerate(zip(self.layers, self.layer_slices, strict=True)):
+            here = np.flatnonzero(layer == position)
+            ring = np.searchsorted(item.r_edges, r[here], side="right") - 1
+            here, ring = (values[(ring >= 0) & (ring < item.n_r)] for values in (here, ring))
+            turn = np.floor((alpha[here] + math.pi) * (item.n_alpha / (2 * math.pi))).astype(int)
+            voxel[here] = part.start + turn % item.n_alpha * item.n_r + ring
+        found = voxel >= 0
+        count = int(shower.max(initial=-1)) + 1 if count is None else count
+        showers = np.zeros((count, self.n_voxels))
+        np.add.at(showers, (shower[found], voxel[found]), np.asarray(energy)[found])
+        return showers.astype(np.float32)

@@ -20,7 +20,16 @@ MODELS: dict[str, tuple[type, type]] = {
 
 
 def build(config: Any, detector: Detector) -> Model:
-    """The model that a configuration describes, for a detector."""
+    """The model that a configuration describes, for a detector.
+
+    Raises:
+      CalojaxError: if the detector has no energy range.
+    """
+    if detector.energy_range is None:
+        raise CalojaxError(
+            f"Geometry {detector.name!r} has no energy range; take that of the data: "
+            "detector.spanning(energies)."
+        )
     for model, config_type in MODELS.values():
         if isinstance(config, config_type):
             return model(config, detector)
