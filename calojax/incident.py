@@ -164,7 +164,7 @@ def energy_source(
         raise CalojaxError("Say how many showers with --num; only an HDF5 file can leave it out.")
     if text is None:
         spectrum = within(detector, trained)
-        name = "spectrum from {:g} to {:g} MeV".format(*spectrum.energy_range)
+        name = "spectrum from {:g} to {:g} MeV".format(*simulation.energy_range(spectrum))
         return Drawn(name, lambda keys: simulation.draw_energies(keys, spectrum), num, seed=seed)
     if text.startswith("log-uniform:"):
         bounds = text.split(":")[1:]
@@ -194,7 +194,7 @@ def incident_energies(
 
 def within(detector: Detector, trained: tuple[float, float] | None) -> Detector:
     """The detector with its spectrum cut to the range in MeV that a model was trained on."""
-    if trained is None:
+    if trained is None or detector.energy_range is None:
         return detector
     low = max(detector.energy_range[0], trained[0])
     high = min(detector.energy_range[1], trained[1])
@@ -205,7 +205,7 @@ def within(detector: Detector, trained: tuple[float, float] | None) -> Detector:
 def _inside(energies: Sequence[float] | np.ndarray, detector: Detector) -> np.ndarray:
     """Energies as float32 if all are in the detector's range."""
     energies = np.asarray(energies, np.float32)
-    low, high = detector.energy_range
+    low, high = detector.energy_range or (0.0, math.inf)
     # Files hold rounded energies; a part in 10^5 is no extrapolation.
     outside = (energies < low * (1 - 1e-5)) | (energies > high * (1 + 1e-5))
     if outside.any():

@@ -404,6 +404,20 @@ def _multiplicities(detector: Detector) -> np.ndarray:
     return np.array([numbers.get(round(energy), 10_000) for energy in detector.energies])
 
 
+def energy_range(detector: Detector) -> tuple[float, float]:
+    """The incident energies of a detector, lowest and highest, in MeV.
+
+    Raises:
+      CalojaxError: if they are not known.
+    """
+    if detector.energy_range is None:
+        raise CalojaxError(
+            f"Geometry {detector.name!r} has no energy range; choose the energies, such as "
+            "--energies log-uniform:1GeV:100GeV, or give energy_min and energy_max in its XML file."
+        )
+    return detector.energy_range
+
+
 @functools.partial(jax.jit, static_argnames="detector")
 def draw_energies(keys: jax.Array, detector: Detector) -> jax.Array:
     """Incident energies in MeV [n], one for each of keys [n].
@@ -414,11 +428,7 @@ def draw_energies(keys: jax.Array, detector: Detector) -> jax.Array:
     Raises:
       CalojaxError: if the energy range is not known.
     """
-    if detector.energy_range is None:
-        raise CalojaxError(
-            f"Geometry {detector.name!r} has no energy range; choose the energies, such as "
-            "--energies log-uniform:1GeV:100GeV, or give energy_min and energy_max in its XML file."
-        )
+    low, high = energy_range(detector)
     uniform = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32))(
         rng.streams(keys, "energy")
     )
@@ -428,6 +438,5 @@ def draw_energies(keys: jax.Array, detector: Detector) -> jax.Array:
             jnp.asarray(below / below[-1], jnp.float32), uniform, side="right"
         )
         return jnp.asarray(detector.energies, jnp.float32)[position]
-    low, high = detector.energy_range
     # The exponential of a logarithm may round to just outside the range.
     return jnp.clip(low * jnp.exp(uniform * math.log(high / low)), low, high)
