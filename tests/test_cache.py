@@ -1,6 +1,7 @@
 """The memory-mapped cache: converted once, keyed by the files, rebuilt when damaged."""
 
 import errno
+import json
 import mmap
 import multiprocessing
 import os
@@ -115,6 +116,75 @@ def test_changed_files_are_converted_again(paths, folder, conversions):
     open_cached(open_showers(paths[1]), paths[1], folder)
     open_cached(open_showers(paths[::-1]), paths[::-1], folder)
     assert len(conversions) == len(maps(folder)) == 4
+
+
+def test_files_replaced_without_a_trace(paths, folder, conversions):
+    open_cached(open_showers(paths), paths, folder)
+    before = paths[0].stat()
+    # The same energies in showers of the same size, at the same time.
+    with h5py.File(paths[0]) as file:
+        kept = {name: file[name][:] for name in file}
+    copies = [paths[0].with_name(f"copy{i}.hdf5") for i in range(2)]
+    for factor, copy in enumerate(copies, 2):
+        with h5py.File(copy, "w") as file:
+            file["incident_energies"] = kept["incident_energies"]
+            file["showers"] = factor * kept["showers"]
+        os.utime(copy, ns=(before.st_mtime_ns, before.st_mtime_ns))
+    for factor, copy in enumerate(copies, 2):
+        os.replace(copy, paths[0])
+        cached = open_cached(open_showers(paths), paths, folder)
+        np.testing.assert_array_equal(cached.showers[:300], factor * SHOWERS[:300])
+    assert len(conversions) == 3
+
+
+def virtual(path, part):
+    layout = h5py.VirtualLayout((300, 120), "f4")
+    layout[:] = h5py.VirtualSource(part.name, "showers", shape=(300, 120))
+    with h5py.File(path, "w") as file:
+        file["incident_energies"] = ENERGIES[:300]
+        file.create_virtual_dataset("showers", layout)
+    return path
+
+
+def folder_of_parts(path, part):
+    path.mkdir()
+    entry = {"file": "x.hdf5", "first": 0, "showers": 300}
+    (path / "manifest.json").write_text(json.dumps({"settings": {}, "parts": [entry]}))
+    os.link(part, path / "x.hdf5")
+    return path
+
+
+@pytest.mark.parametrize("make", [virtual, folder_of_parts])
+def test_changes_behind_the_path_are_seen(make, paths, folder, tmp_path):
+    path = make(tmp_path / "made", paths[0])
+    assert (open_cached(open_showers(path), path, folder).showers == SHOWERS[:300]).all()
+    with h5py.File(paths[0], "r+") as file:
+        file["showers"][5] = 7
+    assert (open_cached(open_showers(path), path, folder).showers[5] == 7).all()
+
+
+def others_copy(folder, place, monkeypatch):
+    owner = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    monkeypatch.setattr(cache, "_name", lambda *_: place.name)
+
+
+def open_to_others(folder, place, monkeypatch):
+    place.chmod(0o777)
+
+
+@pytest.mark.parametrize("change", [others_copy, open_to_others])
+def test_copies_of_others_are_not_trusted(change, paths, folder, conversions, monkeypatch):
+    source = open_showers(paths)
+    open_cached(source, paths, folder)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    (place,) = folder.iterdir()
+    assert place.stat().st_mode & 0o777 == 0o700
+    change(folder, place, monkeypatch)
+    forged = np.load(place / "showers.npy", mmap_mode="r+")
+    forged[:] = 3
+    np.testing.assert_array_equal(open_cached(source, paths, folder).showers, SHOWERS)
+    assert len(conversions) == 2
 
 
 def truncate(path):

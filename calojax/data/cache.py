@@ -10,6 +10,7 @@ import hashlib
 import os
 import pathlib
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ _UNFINISHED = ".unfinished-"
 _ABANDONED_AFTER = 24 * 3600  # seconds without a change
 _BLOCK_BYTES = 2**24
 # Part of the key: raise it when the contents of the folders change.
-_VERSION = 1
+_VERSION = 2
 
 
 def default_folder() -> pathlib.Path:
@@ -52,9 +53,10 @@ def open_cached(
 ) -> ShowerArrays:
     """The same showers in a memory map, converted on the first call and reused after it.
 
-    The cache is a folder that is complete as soon as it has its name. Its key covers paths, sizes
-    and times of the files, so that a file that changed is converted again. Processes that convert
-    the same files at once do so side by side; the first one's result stays.
+    The cache is a folder that is complete as soon as it has its name. Its key covers the user, and
+    paths, numbers, sizes and times of all files that the showers are read from, so that a file that
+    changed is converted again, and nobody takes another user's copy. Processes that convert the
+    same files at once do so side by side; the first one's result stays.
 
     Args:
       source: the showers.
@@ -72,12 +74,13 @@ def open_cached(
     if cached is not None:
         return cached
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
         _sweep(folder)
         _check_room(folder, source)
         unfinished = folder / f"{_UNFINISHED}{uuid.uuid4().hex}"
         with files.unfinished(functools.partial(shutil.rmtree, unfinished, ignore_errors=True)):
-            unfinished.mkdir()
+            unfinished.mkdir(mode=0o700)
             _convert(source, unfinished)
             if _name(source, paths) != place.name:
                 raise CalojaxError(
@@ -92,7 +95,7 @@ def open_cached(
             f"{folder}: the cache cannot be written ({error.strerror}); set CALOJAX_CACHE to a "
             "folder that you may write to."
         ) from None
-    cached = _opened(place, source)
+    cached = _opened(place, source, made=True)
     if cached is None:
         raise CalojaxError(f"{place}: the cache was removed while it was made; start again.")
     return cached
@@ -100,21 +103,35 @@ def open_cached(
 
 def _name(source: ShowerSource, paths: Sequence[str | os.PathLike]) -> str:
     """A name for these files as they are now: that of the first, and a hash."""
-    words = [str(_VERSION), source.detector.name, str(source.detector.n_voxels)]
-    for path in paths:
-        path = pathlib.Path(path).absolute()
+    words = [_VERSION, os.geteuid(), source.detector.name, source.detector.n_voxels]
+    # Those that the source knows are more: parts of a folder, sources of virtual datasets.
+    read = [*paths, *getattr(source, "files", ())]
+    for path in dict.fromkeys(pathlib.Path(path).absolute() for path in read):
         try:
             status = path.stat()
         except OSError as error:
             raise CalojaxError(f"{path}: cannot be read ({error.strerror}).") from None
-        words += [str(path), str(status.st_size), str(status.st_mtime_ns)]
-    digest = hashlib.sha256("\0".join(words).encode()).hexdigest()
+        if not stat.S_ISDIR(status.st_mode):
+            words += [path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+    digest = hashlib.sha256(os.fsencode("\0".join(map(str, words)))).hexdigest()
     return f"{pathlib.Path(paths[0]).stem}-{digest[:16]}"
 
 
-def _opened(place: pathlib.Path, source: ShowerSource) -> ShowerArrays | None:
-    """The cache in that folder, or None if there is none or it is damaged."""
+def _opened(
+    place: pathlib.Path, source: ShowerSource, *, made: bool = False
+) -> ShowerArrays | None:
+    """The cache in that folder, or None if there is none, or it is damaged or not the user's.
+
+    Args:
+      place: the folder.
+      source: the showers that it should have.
+      made: whether this process has just made it. Some file systems do not know owners.
+    """
     try:
+        kept = [item.stat() for item in (place, place / _ENERGIES, place / _SHOWERS)]
+        foreign = kept[0].st_mode & 0o022 or any(item.st_uid != os.geteuid() for item in kept)
+        if foreign and not made:
+            return None
         energies = np.load(place / _ENERGIES)
         showers = np.load(place / _SHOWERS, mmap_mode="r")
         size = (place / _SHOWERS).stat().st_size
