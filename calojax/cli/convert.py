@@ -32,7 +32,7 @@ def convert(
     repair: bool = False,
     force: bool = False,
 ) -> None:
-    """Writes the showers of files in another layout, joined, with the attributes that all have.
+    """Writes the showers of files in another layout as float32, joined, with common attributes.
 
     Args:
       files: HDF5 files of either layout, or folders of parts; they are joined in this order.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import sys
 import time
 from collections.abc import Sequence
 from typing import Annotated
@@ -11,7 +12,9 @@ import tyro
 from calojax import files, models, processes
 from calojax.cli.allocator import keep_freed_memory
 from calojax.data.cache import open_cached
-from calojax.data.challenge import open_showers
+from calojax.data.challenge import ShowerSource, open_showers
+from calojax.data.inspection import unit_findings
+from calojax.errors import CalojaxError, printable
 from calojax.geometry import find_detector
 from calojax.presets import PRESETS, ModelConfig
 from calojax.training import metrics
@@ -31,6 +34,7 @@ class Train:
       stages: train only these stages of a finished run afresh, and those that need them.
       geometry: built-in geometry, or a binning file ending in .xml.
       particle: name or PDG number, if the binning file is of several particles.
+      any_units: train although the units of the showers look wrong.
       cache: folder for the uncompressed copy of the data (default: ~/.cache/calojax).
       options: how the run is trained.
       group: the processes that train together.
@@ -43,6 +47,7 @@ class Train:
     stages: tuple[str, ...] = ()
     geometry: str = ""
     particle: str | None = None
+    any_units: bool = False
     cache: pathlib.Path | None = None
     options: Annotated[Options, tyro.conf.arg(name="")] = Options()
     group: Annotated[processes.Group, tyro.conf.arg(name="")] = processes.ALONE
@@ -65,6 +70,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def _train(asked: Train) -> None:
     source = open_showers(asked.data, find_detector(asked.geometry, asked.particle))
+    _check_units(source, asked)
     cached = open_cached(source, asked.data, asked.cache)
     files.make_folder(asked.out)
     start = time.perf_counter()
@@ -81,6 +87,20 @@ def _train(asked: Train) -> None:
     print(f"trained in {time.perf_counter() - start:.0f} s")
     _draw_losses(asked.out)
     print(f"next: calojax sample {asked.out} --num 1000 --out showers.hdf5")
+
+
+def _check_units(source: ShowerSource, asked: Train) -> None:
+    """Refuses showers in units that are surely wrong, and warns of what may be."""
+    found = {"error": [], "warning": []}
+    for finding in unit_findings(source):
+        found["warning" if asked.any_units else finding.severity].append(finding.sentence)
+    if found["error"]:
+        raise CalojaxError(
+            f"{asked.data[0]}: {' '.join(found['error'])} If the file is right, add --any-units."
+        )
+    if processes.is_first():
+        for sentence in found["warning"]:
+            print(f"warning: {printable(asked.data[0])}: {sentence}", file=sys.stderr)
 
 
 def _draw_losses(run: pathlib.Path) -> None:

@@ -35,7 +35,7 @@ _LARGEST_GEOMETRY = 2**28
 
 _BLOCK_BYTES = 2**24
 # Chunks that hold more than this are read in pieces, each of them several times.
-_MOST_BYTES = 2**27
+_MOST_BYTES = 2**28
 
 
 class ShowerSource(Protocol):
