@@ -18,7 +18,8 @@ import pytest
 import calojax as package
 from calojax import checkpoint, files, report
 from calojax.cli import COMMANDS, main
-from calojax.data import open_showers
+from calojax.cli import train as train_command
+from calojax.data import open_showers, write_showers
 from calojax.data.challenge import provenance_of
 from calojax.report.page import Section
 
@@ -266,6 +267,27 @@ def test_mistakes_get_one_sentence(line, words, run, data, folder, capsys):
     assert captured[-1].startswith("error: ")
     assert words in captured[-1]
     assert not list(folder.rglob("*.partial"))
+
+
+def test_training_on_other_units_needs_a_word(data, tmp_path, capsys, monkeypatch):
+    path = tmp_path / "gev.hdf5"
+    source = open_showers(data)
+    write_showers(path, source.detector, source.energies / 1e3, [source.read() / 1e3])
+    started = []
+    monkeypatch.setattr(train_command, "train", lambda *_, **__: started.append(1))
+    monkeypatch.setattr(train_command, "_draw_losses", lambda run: None)
+    line = "train calovq-tiny --data {data} --out {out}/run --cache {out}/cache"
+    assert calojax(line, data=path, out=tmp_path) == 1
+    error = capsys.readouterr().err
+    assert f"error: {path}: incident energies look like GeV: multiply them by 1,000." in error
+    assert "voxels look like GeV" in error
+    assert not started
+    assert not (tmp_path / "run").exists()
+    assert calojax(line + " --any-units", data=path, out=tmp_path) == 0
+    assert "warning: " in capsys.readouterr().err
+    assert calojax(line, data=data, out=tmp_path) == 0
+    assert "warning: " not in capsys.readouterr().err
+    assert len(started) == 2
 
 
 @pytest.mark.parametrize(

@@ -244,3 +244,15 @@ def test_every_key_is_documented():
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
     documented = {row[0].strip("| `"): row[1].strip() for row in rows}
     assert documented == {key: metric.name for key, metric in suite.METRICS.items()}
+
+
+def test_samples_in_other_units_are_warned_of(samples):
+    ours, theirs = (
+        ShowerArrays(part.detector, part.energies / 1e3, part.showers * scale)
+        for part, scale in zip(samples, (1, 1e-3), strict=True)
+    )
+    warnings = suite.evaluate(ours, theirs, Options(metrics=("histograms",), slices=())).warnings
+    assert [
+        ("generated" in text, "incident energies look like GeV" in text, "voxels look" in text)
+        for text in warnings[-3:]
+    ] == [(True, True, False), (False, True, False), (False, False, True)]

@@ -385,9 +385,11 @@ def _units(
         unit = units[0]
         if detector.readout_threshold:
             # Several units may fit, or the energies are just out of range; but with the right one
-            # the smallest voxel is about as large as the threshold.
+            # the smallest voxel is about as large as the threshold. It may be above if there are
+            # few showers, and hardly below.
             smallest = smallest * expected / response / detector.readout_threshold
-            unit = min([1.0, *units], key=lambda factor: abs(math.log(smallest * factor)))
+            excess = {factor: math.log(smallest * factor) for factor in (1.0, *units)}
+            unit = min(excess, key=lambda factor: max(excess[factor], -3 * excess[factor]))
         if unit != 1:
             yield Finding("error", f"incident energies {_ENERGY_UNITS[unit]}.")
     outside = int(np.count_nonzero(~inside(1.0)))

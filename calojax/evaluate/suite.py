@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from calojax.data import inspection
 from calojax.data.challenge import ShowerSource
 from calojax.errors import CalojaxError
 from calojax.evaluate import classifiers, correlations, distances, features, histograms, manifold
@@ -259,7 +260,8 @@ def scoring(
         scores={},
         slices=tuple(Slice(*where, *measured.counts(where), {}) for where in _pairs(edges)),
         floor=None,
-        warnings=energy_warnings(generated.energies, reference.energies),
+        warnings=energy_warnings(generated.energies, reference.energies)
+        + _unit_warnings(generated, reference),
         settings={"quick": True} if options.quick else {},
     )
     for group in CHOICES:
@@ -349,6 +351,14 @@ def default_slices(
         if np.min(counts) >= _SLICE_SHOWERS:
             return tuple(map(float, edges))
     return ()
+
+
+def _unit_warnings(generated: ShowerSource, reference: ShowerSource) -> tuple[str, ...]:
+    return tuple(
+        f"The units of the {name} showers look wrong: {sentence}"
+        for name, source in (("generated", generated), ("reference", reference))
+        for sentence in inspection.unit_warnings(source)
+    )
 
 
 def energy_warnings(generated: np.ndarray, reference: np.ndarray) -> tuple[str, ...]:
