@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-import sys
 import time
 from collections.abc import Sequence
 from typing import Annotated
@@ -14,7 +13,7 @@ from calojax.cli.allocator import keep_freed_memory
 from calojax.data.cache import open_cached
 from calojax.data.challenge import ShowerSource, open_showers
 from calojax.data.inspection import unit_findings
-from calojax.errors import CalojaxError, printable
+from calojax.errors import CalojaxError, warn
 from calojax.geometry import find_detector
 from calojax.presets import PRESETS, ModelConfig
 from calojax.training import metrics
@@ -100,7 +99,7 @@ def _check_units(source: ShowerSource, asked: Train) -> None:
         )
     if processes.is_first():
         for sentence in found["warning"]:
-            print(f"warning: {printable(asked.data[0])}: {sentence}", file=sys.stderr)
+            warn(f"{asked.data[0]}: {sentence}")
 
 
 def _draw_losses(run: pathlib.Path) -> None:
