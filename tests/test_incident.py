@@ -1,5 +1,7 @@
 """Incident energies: units, laws, files and what is refused."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -101,3 +103,14 @@ def test_a_file_gives_its_energies(tmp_path, tiny, showers):
 def test_what_is_refused(text, num, message, tiny):
     with pytest.raises(CalojaxError, match=message):
         incident_energies(text, tiny, num=num, seed=0)
+
+
+def test_a_geometry_without_a_range_refuses_no_energy():
+    own = dataclasses.replace(DETECTORS["tiny"], name="own", energy_range=None)
+    np.testing.assert_allclose(incident_energies("1keV,9TeV", own, num=2, seed=0), [1e-3, 9e6])
+    with pytest.raises(CalojaxError, match="'own' has no energy range; choose the energies"):
+        incident_energies(None, own, num=2, seed=0)
+    found = incident_energies(
+        None, dataclasses.replace(own, energy_range=(5.0, 6.0)), num=9, seed=0
+    )
+    assert ((found >= 5) & (found <= 6)).all()
