@@ -22,7 +22,8 @@ import tyro
 import calojax
 from calojax.cli.compilation import kept_in
 from calojax.data.cache import default_folder
-from calojax.errors import CalojaxError
+from calojax.data.writer import cores
+from calojax.errors import CalojaxError, printable
 
 PLUGINS = ("jax-cuda12-plugin", "jax-cuda13-plugin", "libtpu")
 # The oldest NVIDIA driver for each CUDA (NVIDIA's CUDA compatibility guide, minor versions).
@@ -96,12 +97,12 @@ def doctor() -> None:
     """Tells devices, versions, disks and what a start takes; status 1 if nothing can run."""
     facts = examine()
     for name, value in describe(facts):
-        print(f"{name:18} {value}")
+        print(f"{name:18} {printable(value)}")
     if facts.failure:
         raise CalojaxError(f"JAX does not start ({facts.failure}); {_remedy(facts)}.")
     warnings = problems(facts)
     for sentence in warnings:
-        print(f"warning: {sentence}")
+        print(f"warning: {printable(sentence)}")
     if not warnings:
         print("nothing is wrong")
 
@@ -203,7 +204,7 @@ def _place_problems(facts: Facts) -> Iterator[str]:
     if facts.programs is None:
         yield (
             "compiled programs are not kept, so every start compiles them anew; unset "
-            "CALOJAX_COMPILATION_CACHE, or point CALOJAX_CACHE to a folder that can be written."
+            "CALOJAX_COMPILATION_CACHE, or point CALOJAX_CACHE to a folder of your own."
         )
 
 
@@ -237,7 +238,7 @@ def examine() -> Facts:
         failure=failure,
         driver=_driver(),
         environment=environment,
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        cores=cores(),
         free={folder: _free(folder) for folder in _folders()},
         programs=programs,
         programs_bytes=_size(programs) if programs else 0,
