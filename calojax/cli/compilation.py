@@ -11,7 +11,7 @@ import sys
 import tempfile
 
 from calojax.data.cache import default_folder
-from calojax.errors import CalojaxError
+from calojax.errors import CalojaxError, warn
 from calojax.files import private_folder, refusal
 
 _SWITCH = "CALOJAX_COMPILATION_CACHE"
@@ -43,11 +43,10 @@ def keep_programs() -> None:
             pass
     except (CalojaxError, OSError) as error:
         reason = error if isinstance(error, CalojaxError) else refusal(folder, error)
-        print(
-            f"warning: {reason} Compiled programs are not kept, and every start compiles anew; set "
+        warn(
+            f"{reason} Compiled programs are not kept, and every start compiles anew; set "
             f"{'CALOJAX_CACHE' if given is None else _FOLDER} to a folder of your own, or "
-            f"{_SWITCH}=off.",
-            file=sys.stderr,
+            f"{_SWITCH}=off."
         )
         os.environ.pop(_FOLDER, None)
         if "jax" in sys.modules:  # It has read the environment.

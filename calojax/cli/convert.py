@@ -1,7 +1,6 @@
 """``calojax convert``: writes shower files in another layout, joined."""
 
 import pathlib
-import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +8,7 @@ import tyro
 
 from calojax.data import open_showers, sparse
 from calojax.data.writer import LayoutName, ShowerWriter
-from calojax.errors import printable
+from calojax.errors import printable, warn
 from calojax.files import check_output
 from calojax.geometry import chosen_detector
 from calojax.progress import progress_bar
@@ -48,10 +47,10 @@ def convert(
     source = open_showers(files, chosen_detector(geometry, particle), repair=repair)
     check_output(out, force=True, inputs=source.files)  # Other files may hold parts of these.
     if not np.can_cast(source.dtype, np.float32):
-        _warn(f"the voxels are {source.dtype} and become float32.")
+        warn(f"{out}: the voxels are {source.dtype} and become float32.")
     if source.other_attributes:
         names = ", ".join(source.other_attributes)
-        _warn(f"attributes that are neither texts nor numbers are left out: {names[:200]}.")
+        warn(f"{out}: attributes that are neither texts nor numbers are left out: {names[:200]}.")
     attributes = {
         name: value
         for name, value in source.attributes.items()
@@ -72,7 +71,3 @@ def convert(
         f"{printable(out)}: {len(source):,} showers, {size:,} bytes, {size / len(source):,.0f} a "
         "shower"
     )
-
-
-def _warn(sentence: str) -> None:
-    print(f"warning: {printable(sentence)}", file=sys.stderr)

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import os
 import pathlib
-import sys
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, Protocol, Self
@@ -26,7 +25,7 @@ from calojax.data.challenge import (
 )
 from calojax.data.disk import Disk
 from calojax.data.packing import FILTERS, Column, Conveyor, chunk_conveyor
-from calojax.errors import CalojaxError, printable
+from calojax.errors import CalojaxError, printable, warn
 from calojax.geometry import DETECTORS, Detector
 
 LayoutName = Literal["dense", "sparse"]
@@ -137,10 +136,9 @@ class ShowerWriter:
                 raise ValueError(f"more than {_LONGEST:,} bytes")
             self._file.attrs[name] = np.bytes_(value) if isinstance(value, bytes) else value
         except (OSError, RuntimeError, TypeError, ValueError) as error:
-            print(
-                f"warning: {printable(self.path)}: the attribute {name[:80]!r} is left out, "
-                f"because HDF5 cannot hold it ({error}).",
-                file=sys.stderr,
+            warn(
+                f"{self.path}: the attribute {name[:80]!r} is left out, because HDF5 cannot hold "
+                f"it ({error})."
             )
 
     def _new_block(self) -> None:
