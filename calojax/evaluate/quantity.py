@@ -2,24 +2,28 @@
 
 import math
 
+# Larger numbers are written with an exponent.
+_LARGE = 1e6
+
 
 def rounded(value: float, error: float | None = None) -> str:
     """A value and its error, if there is one, to two digits of the error: '0.0116 ± 0.0021'.
 
-    Without an error four significant digits are given; what is not finite is '–'.
+    No number has more than four significant digits; what is not finite is '–'.
     """
     if value is None or not math.isfinite(value):
         return "–"
     if error is None or not math.isfinite(error) or error <= 0:
-        return _trimmed(f"{value:.4g}")
+        return _four_digits(value)
     digits = 1 - math.floor(math.log10(error))
     # 0.0996 rounds up to 0.10: one digit fewer.
     if round(error, digits) >= 10.0 ** (2 - digits):
         digits -= 1
+    largest = max(abs(value), error)
+    if largest >= _LARGE or digits > 7 or digits + math.floor(math.log10(largest)) > 3:
+        return f"{_four_digits(value)} ± {_trimmed(f'{error:.2g}')}"
     if digits <= 0:
         return f"{round(value, digits):,.0f} ± {round(error, digits):,.0f}"
-    if digits > 7:
-        return f"{value:.3g} ± {error:.2g}"
     return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 
@@ -36,8 +40,12 @@ def energies(low: float, high: float) -> str:
     return f"{energy(low)} – {energy(high)}"
 
 
+def _four_digits(value: float) -> str:
+    return _trimmed(f"{value:.4g}")
+
+
 def _trimmed(text: str) -> str:
     """Plain digits for plain sizes: '1.234e+04' becomes '12,340'."""
-    if "e+" in text:
+    if "e+" in text and abs(float(text)) < _LARGE:
         return f"{float(text):,.0f}"
     return text

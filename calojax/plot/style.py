@@ -4,6 +4,7 @@ import functools
 import io
 import os
 import pathlib
+import warnings
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from calojax import files
+from calojax.errors import printable
 
 # Okabe and Ito's palette tells apart for every kind of colour vision (jfly.uni-koeln.de/color);
 # Geant4 is always grey and never one of these.
@@ -59,6 +61,9 @@ _RC = {
     "figure.constrained_layout.w_pad": 0.03,
 }
 
+# Letters of a name in a legend.
+_LONGEST = 40
+
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
@@ -80,8 +85,9 @@ def styled(draw: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]
 
 
 def plain(text: str) -> str:
-    """Text that is no formula: a dollar sign stays one."""
-    return text.replace("$", r"\$")
+    """Text that is no formula and takes one short line: a dollar sign stays one."""
+    line = printable(text)
+    return (line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…").replace("$", r"\$")
 
 
 def figure(width: float, height: float, *, layout: str = "constrained") -> Figure:
@@ -118,21 +124,25 @@ def energy_axis(axes) -> None:
     axes.set_xlabel(r"$E_{\mathrm{inc}}$ [GeV]")
 
 
-@styled
 def png(picture: Figure, *, dpi: int = 110) -> bytes:
     """The picture as a PNG file in memory."""
     buffer = io.BytesIO()
-    picture.savefig(
-        buffer, format="png", dpi=dpi, metadata={"Software": None}, pil_kwargs={"optimize": True}
-    )
+    _write(picture, buffer, "png", dpi, metadata={"Software": None}, pil_kwargs={"optimize": True})
     return buffer.getvalue()
 
 
-@styled
 def save(picture: Figure, path: str | os.PathLike, *, dpi: int = 110) -> pathlib.Path:
     """Writes the picture in the format of the name's ending; never leaves half a file."""
     path = pathlib.Path(path)
     files.make_folder(path.parent)
     with files.replacing(path) as partial:
-        picture.savefig(partial, format=path.suffix.lstrip(".") or "png", dpi=dpi)
+        _write(picture, partial, path.suffix.lstrip(".") or "png", dpi)
     return path
+
+
+@styled
+def _write(picture: Figure, file, kind: str, dpi: int, **options) -> None:
+    with warnings.catch_warnings():
+        # A name may have letters that no font has; they become boxes.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        picture.savefig(file, format=kind, dpi=dpi, **options)

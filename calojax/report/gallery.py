@@ -1,6 +1,8 @@
 """The pictures of a report: which are drawn, under which names, with which captions."""
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,7 +14,23 @@ from calojax.evaluate.correlations import SHOWER_QUANTITIES, Correlations
 from calojax.evaluate.features import Features
 from calojax.evaluate.histograms import Histogram
 from calojax.geometry import Detector
-from calojax.report.page import Picture
+
+
+class Drawing(NamedTuple):
+    """A picture that is not drawn yet.
+
+    Attributes:
+      name: short name, of the file too.
+      draw: draws it.
+      caption: what is seen, in a sentence or two.
+      narrow: whether two fit side by side.
+    """
+
+    name: str
+    draw: Callable[[], plot.Figure]
+    caption: str
+    narrow: bool = False
+
 
 _FAMILIES = {
     "e_layer": "Layer energy",
@@ -30,31 +48,35 @@ _FAMILIES = {
 _QUALITIES = ("auc_low", "auc_high", "auc_cnn", "fpd")
 
 
-def histograms(
-    items: Sequence[Histogram], *, name: str = "Generated", dpi: int = 110
-) -> Iterator[Picture]:
+def histograms(items: Sequence[Histogram], *, name: str = "Generated") -> Iterator[Drawing]:
     """Histograms without siblings alone, the others in a sheet a family."""
     families: dict[str, list[Histogram]] = {}
     for item in items:
         families.setdefault(item.family, []).append(item)
     note = (
         "Grey: Geant4; line: generated; bands: statistical errors; S: separation power with its "
-        "statistical error."
+        "statistical error, and below it the chance level, the mean of equal distributions."
     )
     singles = [(family, items[0]) for family, items in families.items() if len(items) == 1]
     for family, item in singles:
-        yield _picture(
-            f"histogram_{family}", plot.histogram(item, name=name), dpi, note, narrow=True
+        yield Drawing(
+            f"histogram_{family}",
+            functools.partial(plot.histogram, item, name=name),
+            note,
+            narrow=True,
         )
     for family, items in families.items():
         if len(items) == 1:
             continue
         title = _FAMILIES.get(family, family.replace("_", " "))
-        mean = float(np.mean([item.separation for item in items]))
-        yield _picture(
+        mean, chance = (
+            quantity.rounded(float(np.mean(values)))
+            for values in zip(*((item.separation, item.floor) for item in items), strict=True)
+        )
+        yield Drawing(
             f"histogram_{family}",
-            plot.histogram_sheet(items, title=title, name=name), dpi,
-            f"{title}. {note} Mean separation power: {mean:.4g}.",
+            functools.partial(plot.histogram_sheet, items, title=title, name=name),
+            f"{title}. {note} Mean separation power: {mean}; by chance: {chance}.",
         )  # fmt: skip
 
 
@@ -64,14 +86,13 @@ def response(
     generated: Features,
     *,
     name: str = "Generated",
-    dpi: int = 110,
-) -> Iterator[Picture]:
+) -> Iterator[Drawing]:
     """Linearity and resolution against incident energy, if any bin has enough showers."""
     edges = responses.bins(reference.energy, detector.energies)
     measured = [responses.response(s.energy, s.total, edges) for s in (reference, generated)]
     if all(len(item.energy) for item in measured):
-        yield _picture(
-            "response", plot.response(*measured, name=name), dpi,
+        yield Drawing(
+            "response", functools.partial(plot.response, *measured, name=name),
             "Linearity and resolution of the visible energy against incident energy, with "
             "statistical errors. Curves: stochastic and constant term added in quadrature, "
             "fitted to the points.",
@@ -84,15 +105,14 @@ def profiles(
     generated: Averages,
     *,
     name: str = "Generated",
-    dpi: int = 110,
-) -> Iterator[Picture]:
+) -> Iterator[Drawing]:
     """Mean energy over depth and over radius."""
     for kind, draw, what in (
         ("longitudinal", plot.longitudinal, "Energy of each layer over depth"),
         ("radial", plot.radial, "Energy per transverse area over radius"),
     ):
-        yield _picture(
-            f"profile_{kind}", draw(detector, reference, generated, name=name), dpi,
+        yield Drawing(
+            f"profile_{kind}", functools.partial(draw, detector, reference, generated, name=name),
             f"{what}, mean over showers as a fraction of the incident energy, in slices of "
             "incident energy. Hatched: standard deviation between Geant4's showers. Below: ratios "
             "of means and of standard deviations, generated over Geant4, with statistical errors.",
@@ -105,22 +125,22 @@ def mean_showers(
     generated: Averages,
     *,
     name: str = "Generated",
-    dpi: int = 110,
-) -> Iterator[Picture]:
+) -> Iterator[Drawing]:
     """Mean showers as maps of depth and radius, and layer by layer."""
-    yield _picture(
-        "mean_depth", plot.depth_maps(detector, reference, generated, name=name), dpi,
+    yield Drawing(
+        "mean_depth", functools.partial(plot.depth_maps, detector, reference, generated, name=name),
         "Mean energy density over depth and radius in slices of incident energy, and the ratio; "
         "white: below a millionth of the maximum. Grey: no voxels.",
     )  # fmt: skip
     for index in np.flatnonzero((reference.counts > 0) & (generated.counts > 0)).tolist():
         low, high = reference.edges[index : index + 2]
-        yield _picture(
+        yield Drawing(
             f"mean_layers_{low:.0f}_{high:.0f}_MeV",
-            plot.layer_maps(
+            functools.partial(
+                plot.layer_maps,
                 detector, reference.voxels[index], generated.voxels[index], name=name,
                 title=f"Mean shower, {quantity.energies(low, high)}",
-            ), dpi,
+            ),
             f"Mean energy of every voxel, layer by layer: {reference.counts[index]:,} showers of "
             f"Geant4 and {generated.counts[index]:,} generated. White: below 0.01 MeV."
             + _rings(detector),
@@ -132,23 +152,23 @@ def single_showers(
     pairs: Sequence[Pair],
     *,
     name: str = "Generated",
-    dpi: int = 110,
-) -> Iterator[Picture]:
+) -> Iterator[Drawing]:
     """Single showers in space, and each pair layer by layer."""
-    yield _picture(
-        "single_space", plot.space(detector, pairs, name=name), dpi,
+    yield Drawing(
+        "single_space", functools.partial(plot.space, detector, pairs, name=name),
         "Generated showers at three quantiles of incident energy beside Geant4's showers of the "
         "closest incident energy, chosen by energy alone. Points: voxels within the radius that "
         "holds 98 % of the energy; the dashed line is the particle's direction.",
     )  # fmt: skip
     for number, pair in enumerate(pairs, 1):
         before, after = map(quantity.energy, pair.energies)
-        yield _picture(
+        yield Drawing(
             f"single_layers_{number}",
-            plot.layer_maps(
+            functools.partial(
+                plot.layer_maps,
                 detector, pair.reference, pair.generated, name=name,
                 title=f"Single showers of {before} and {after}",
-            ), dpi,
+            ),
             f"Pair {number} of {len(pairs)} layer by layer, chosen by energy alone."
             + _rings(detector),
         )  # fmt: skip
@@ -160,36 +180,38 @@ def correlations(
     showers: Correlations | None,
     *,
     name: str = "Generated",
-    dpi: int = 110,
-) -> Iterator[Picture]:
+) -> Iterator[Drawing]:
     """Correlation matrices of the layer energies and of quantities of the whole shower."""
     if layers is not None and len(layers.reference) > 1:
         labels = [str(layer.id) for layer in detector.layers]
-        yield _picture(
+        yield Drawing(
             "correlation_layers",
-            plot.correlations(layers.reference, layers.generated, labels, name=name), dpi,
+            functools.partial(
+                plot.correlations, layers.reference, layers.generated, labels, name=name
+            ),
             "Pearson correlation of the layer energies over all showers, and its difference, "
             "generated less Geant4. The common incident energy makes up much of it.",
         )  # fmt: skip
     if showers is not None:
-        yield _picture(
+        yield Drawing(
             "correlation_showers",
-            plot.correlations(
+            functools.partial(
+                plot.correlations,
                 showers.reference, showers.generated, SHOWER_QUANTITIES, axis="", name=name
-            ), dpi,
+            ),
             "Pearson correlation of quantities of the whole shower: centre and width along each "
             "axis, number of voxels hit, and energy.",
         )  # fmt: skip
 
 
-def pareto(rows: Sequence[scoreboard.Row], *, dpi: int = 110) -> Iterator[Picture]:
+def pareto(rows: Sequence[scoreboard.Row]) -> Iterator[Drawing]:
     """Each quality that our row has, against time."""
     ours = next(row for row in rows if not row.published)
     for quality in _QUALITIES:
         if getattr(ours, quality) is None:
             continue
-        yield _picture(
-            f"pareto_{quality}", plot.pareto(rows, quality), dpi,
+        yield Drawing(
+            f"pareto_{quality}", functools.partial(plot.pareto, rows, quality),
             f"{scoreboard.COLUMNS[quality]} against generation time, published models grey, the "
             "line through those that none beats in both. A model without a published time, or a "
             "run without a measured one, is missing. Scores of different data sets are not "
@@ -201,9 +223,3 @@ def _rings(detector: Detector) -> str:
     if detector.grid is not None:
         return ""
     return " Rings of different widths are drawn equally wide."
-
-
-def _picture(
-    name: str, figure: plot.Figure, dpi: int, caption: str, *, narrow: bool = False
-) -> Picture:
-    return Picture(name, plot.png(figure, dpi=dpi), caption, narrow)

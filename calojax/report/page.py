@@ -7,8 +7,9 @@ import base64
 import dataclasses
 import re
 from collections.abc import Sequence
-from html import escape
+from html import escape as escaped_html
 
+from calojax.errors import printable
 from calojax.report.table import Table
 
 
@@ -104,6 +105,11 @@ def html(
     )
 
 
+def escape(text: str) -> str:
+    """Text for HTML; characters that cannot be shown or encoded become escape codes."""
+    return escaped_html(printable(text))
+
+
 def _parts(parts: Sequence[str | Table | Picture]) -> str:
     pieces = []
     in_pair = False
@@ -124,7 +130,7 @@ def _parts(parts: Sequence[str | Table | Picture]) -> str:
 def _picture(picture: Picture) -> str:
     width, height = _size(picture.png)
     data = base64.b64encode(picture.png).decode("ascii")
-    summary = escape(re.sub(r"\s+", " ", picture.caption), quote=True)
+    summary = escape(re.sub(r"\s+", " ", picture.caption))
     return (
         f'<figure><img src="data:image/png;base64,{data}" width="{width}" height="{height}" '
         f'alt="{summary}"><figcaption>{escape(picture.caption)}</figcaption></figure>'
@@ -177,13 +183,13 @@ nav ol { columns: 3; column-gap: 32px; margin: 0; padding: 12px 16px 12px 40px;
 nav li { break-inside: avoid; }
 .warning { max-width: none; margin: 8px 0; padding: 8px 14px; background: #fff6e0;
   border-left: 4px solid #d55e00; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(130px, 1fr)); gap: 12px;
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px;
   margin-top: 16px; }
 .tile { border: 1px solid var(--line); border-radius: 6px; padding: 10px 14px; }
 .tile span { display: block; }
 .tile .name, .tile .note { color: var(--soft); font-size: 12.5px; }
 .tile .value { font-size: 19px; font-weight: 600; font-variant-numeric: tabular-nums;
-  white-space: nowrap; }
+  overflow-wrap: anywhere; }
 .table { overflow-x: auto; margin: 16px 0 24px; }
 table { border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabular-nums; }
 .caption { color: var(--soft); font-size: 13.5px; max-width: 100ch; }

@@ -4,6 +4,8 @@ import dataclasses
 import textwrap
 import unicodedata
 
+from calojax.errors import printable
+
 
 @dataclasses.dataclass(frozen=True)
 class Table:
@@ -30,9 +32,9 @@ class Table:
                 raise ValueError(f"row {row} has not the {len(self.header)} cells of the header")
 
     def text(self) -> str:
-        """The table in aligned plain text; marked rows begin with a star."""
+        """The table in aligned plain text, without control characters; a star marks rows."""
         mark = 2 if self.marked else 0
-        lines = [self.header, *self.rows]
+        lines = [tuple(map(printable, line)) for line in (self.header, *self.rows)]
         widths = [max(_width(line[c]) for line in lines) for c in range(len(self.header))]
         shown = []
         for index, line in enumerate(lines):
@@ -44,7 +46,7 @@ class Table:
             )
             shown.append((sign + "  ".join(cells)).rstrip())
         rule = "-" * (mark + sum(widths) + 2 * (len(widths) - 1))
-        caption = textwrap.fill(self.caption, 100)
+        caption = textwrap.fill(printable(self.caption), 100)
         return "\n".join([caption, rule, shown[0], rule, *shown[1:], rule])
 
 

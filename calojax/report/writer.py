@@ -1,5 +1,6 @@
 """The report of an evaluation: metrics.json, tables for the screen, pictures and one HTML page."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -7,8 +8,8 @@ import os
 import pathlib
 import platform
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import h5py
 import jax
@@ -16,16 +17,26 @@ import numpy as np
 
 import calojax
 from calojax import files
+from calojax.errors import CalojaxError, printable
 from calojax.evaluate import averages, quantity, scoreboard
 from calojax.evaluate.classifiers import MulticlassScore
 from calojax.evaluate.features import ShowerSource
 from calojax.evaluate.suite import METRICS, Evaluation
+from calojax.progress import progress_bar
 from calojax.report import page
 from calojax.report.page import Picture, Section, Tile
 from calojax.report.table import Table
 
+if TYPE_CHECKING:
+    from calojax.report import gallery
+
 FORMAT = 1
 """Version of the layout of metrics.json; raised when a key changes its meaning."""
+
+Kind = Literal["png", "pdf", "svg"]
+"""File format of a picture."""
+
+_PUBLISHED = "Among published models"
 
 # What is seen first, where it was computed.
 _TILES = ("auc_low", "auc_high", "auc_cnn", "fpd", "kpd",
@@ -51,6 +62,7 @@ class Context:
       times: ms per shower by published column, such as ``time GPU 100``.
       published: rows to stand among; none leaves the part out.
       multiclass: which of several generated samples the reference looks like, by classifier.
+      warnings: sentences on what makes the scores less trustworthy, besides the evaluation's.
     """
 
     name: str = "Generated"
@@ -59,6 +71,7 @@ class Context:
     times: Mapping[str, float] = dataclasses.field(default_factory=dict)
     published: Sequence[scoreboard.Row] = ()
     multiclass: Sequence[MulticlassScore] = ()
+    warnings: Sequence[str] = ()
 
 
 def metrics(evaluation: Evaluation, context: Context = Context()) -> dict[str, Any]:
@@ -85,7 +98,7 @@ def metrics(evaluation: Evaluation, context: Context = Context()) -> dict[str, A
             for part in evaluation.slices
         ],
         "published_names": {key: METRICS[key].name for key in METRICS if key in evaluation.scores},
-        "warnings": list(evaluation.warnings),
+        "warnings": [*context.warnings, *evaluation.warnings],
         "histograms": {
             item.name: {
                 "family": item.family,
@@ -129,7 +142,9 @@ def tables(evaluation: Evaluation, context: Context = Context()) -> list[Table]:
 
 def screen(evaluation: Evaluation, context: Context = Context()) -> str:
     """Warnings and all `tables` as plain text."""
-    warned = [textwrap.fill(f"Warning: {text}", 100) for text in _warnings(evaluation)]
+    warned = [
+        textwrap.fill(printable(f"Warning: {text}"), 100) for text in _warnings(evaluation, context)
+    ]
     return "\n\n".join([*warned, *(table.text() for table in tables(evaluation, context))])
 
 
@@ -141,8 +156,11 @@ def write(
     generated: ShowerSource | None = None,
     reference: ShowerSource | None = None,
     dpi: int = 110,
+    pictures: bool = True,
+    kind: Kind = "png",
+    tell: Callable[[str], None] = lambda sentence: None,
 ) -> pathlib.Path:
-    """Writes metrics.json, figures/*.png and report.html; each appears only when complete.
+    """Writes metrics.json, then pictures to figures, and report.html; each when it is complete.
 
     Args:
       evaluation: what was computed.
@@ -152,6 +170,9 @@ def write(
         left out without them.
       reference: the reference's showers, likewise.
       dpi: resolution of the pictures in pixels per inch.
+      pictures: whether to draw pictures; one that cannot be drawn is left out with a warning.
+      kind: format of the pictures in figures; those in the page are PNG.
+      tell: called with a sentence on every picture that could not be drawn.
 
     Returns:
       The path of the page.
@@ -160,59 +181,106 @@ def write(
       CalojaxError: if something cannot be written.
     """
     folder = pathlib.Path(folder)
-    figures = folder / "figures"
-    files.make_folder(figures)
-    text = json.dumps(metrics(evaluation, context), indent=1, allow_nan=False)
-    _replace(folder / "metrics.json", (text + "\n").encode())
+    files.make_folder(folder)
+    content = metrics(evaluation, context)
+    write_metrics(content, folder)
 
-    sections = list(_sections(evaluation, context, generated, reference, dpi))
-    for section in sections:
-        for part in section.parts:
-            if isinstance(part, Picture):
-                _replace(figures / f"{part.name}.png", part.png)
+    scores, *others = tables(evaluation, context)
+    board = [others.pop()] if context.published else []
+    sections = {"Scores": [scores, *others], _PUBLISHED: board}
+    lost: list[str] = []
+    if pictures:
+        drawings = _drawings(evaluation, context, generated, reference)
+        _draw(drawings, sections, folder / "figures", kind, dpi, lost)
+    sections["Inputs, settings and versions"] = _provenance(evaluation, context)
     path = folder / "report.html"
-    content = page.html(
+    text = page.html(
         f"{context.name} against Geant4",
         _subtitle(evaluation),
         _tiles(evaluation),
-        sections,
-        warnings=_warnings(evaluation),
+        [Section(title, tuple(parts)) for title, parts in sections.items()],
+        warnings=[*_warnings(evaluation, context), *lost],
     )
-    _replace(path, content.encode())
+    _replace(path, text.encode())
+    for sentence in lost:
+        tell(sentence)
     return path
 
 
-def _sections(
+def write_metrics(content: Mapping[str, Any], folder: pathlib.Path) -> None:
+    """Writes what `metrics` gave to metrics.json, which is complete at any time."""
+    text = json.dumps(content, indent=1, allow_nan=False)
+    _replace(folder / "metrics.json", (text + "\n").encode())
+
+
+def _draw(
+    drawings: "Iterator[tuple[str, Iterator[gallery.Drawing]]]",
+    sections: dict[str, list],
+    folder: pathlib.Path,
+    kind: Kind,
+    dpi: int,
+    lost: list[str],
+) -> None:
+    """Draws pictures into ``sections`` and a folder; ``lost`` gets a sentence for each failure."""
+    with _without("pictures", lost), progress_bar("draw", None, unit="picture") as bar:
+        # Here and not above: tables and metrics.json need no matplotlib.
+        from calojax import plot
+
+        files.make_folder(folder)
+        for title, section in drawings:
+            parts = sections.setdefault(title, [])
+            with _without(f"pictures of section '{title}'", lost):
+                for drawing in section:
+                    with _without(f"picture {drawing.name}", lost):
+                        figure = drawing.draw()
+                        png = plot.png(figure, dpi=dpi)
+                        if kind == "png":
+                            _replace(folder / f"{drawing.name}.png", png)
+                        else:
+                            plot.save(figure, folder / f"{drawing.name}.{kind}", dpi=dpi)
+                        parts.append(Picture(drawing.name, png, drawing.caption, drawing.narrow))
+                    bar.update()
+
+
+@contextlib.contextmanager
+def _without(what: str, lost: list[str]) -> Iterator[None]:
+    """Goes on without something that cannot be drawn, unless the file cannot be written."""
+    try:
+        yield
+    except CalojaxError:
+        raise
+    except ImportError as error:
+        lost.append(f"There are no {what}, which need {error.name}: install calojax[plots].")
+    except Exception as error:
+        lost.append(f"The {what} could not be drawn ({type(error).__name__}: {error}).")
+
+
+def _drawings(
     evaluation: Evaluation,
     context: Context,
     generated: ShowerSource | None,
     reference: ShowerSource | None,
-    dpi: int,
-) -> Iterator[Section]:
-    # Here and not above: tables and metrics.json need no matplotlib.
+) -> "Iterator[tuple[str, Iterator[gallery.Drawing]]]":
+    """Titles of sections and their pictures, which are not drawn yet."""
     from calojax.report import gallery
 
-    scores, *others = tables(evaluation, context)
-    board = others.pop() if context.published else None
-    yield Section("Scores", (scores, *others))
-    if board is not None:
-        pictures = gallery.pareto(_board(evaluation, context), dpi=dpi)
-        yield Section("Among published models", (board, *pictures))
     # matplotlib hides labels that begin with an underscore.
-    look: dict[str, Any] = {"name": context.name.lstrip("_") or "Generated", "dpi": dpi}
-    detector, samples = evaluation.detector, (evaluation.reference, evaluation.generated)
-    yield Section("Histograms", tuple(gallery.histograms(evaluation.histograms, **look)))
-    yield Section("Response", tuple(gallery.response(detector, *samples, **look)))
-    if generated is not None and reference is not None:
-        edges = averages.decades(np.concatenate([generated.energies, reference.energies]))
-        means = [averages.average(source, edges) for source in (reference, generated)]
-        yield Section("Profiles", tuple(gallery.profiles(detector, *means, **look)))
-        yield Section("Mean showers", tuple(gallery.mean_showers(detector, *means, **look)))
-        chosen = averages.pairs(generated, reference)
-        yield Section("Single showers", tuple(gallery.single_showers(detector, chosen, **look)))
+    look = {"name": context.name.lstrip("_") or "Generated"}
+    detector, features = evaluation.detector, (evaluation.reference, evaluation.generated)
+    if context.published:
+        yield _PUBLISHED, gallery.pareto(_board(evaluation, context))
+    yield "Response", gallery.response(detector, *features, **look)
+    yield "Histograms", gallery.histograms(evaluation.histograms, **look)
     matrices = evaluation.layer_correlations, evaluation.shower_correlations
-    yield Section("Correlations", tuple(gallery.correlations(detector, *matrices, **look)))
-    yield Section("Inputs, settings and versions", _provenance(evaluation, context))
+    yield "Correlations", gallery.correlations(detector, *matrices, **look)
+    if generated is None or reference is None:
+        return
+    edges = averages.decades(np.concatenate([generated.energies, reference.energies]))
+    means = [averages.average(source, edges) for source in (reference, generated)]
+    yield "Profiles", gallery.profiles(detector, *means, **look)
+    yield "Mean showers", gallery.mean_showers(detector, *means, **look)
+    chosen = averages.pairs(generated, reference)
+    yield "Single showers", gallery.single_showers(detector, chosen, **look)
 
 
 def _score_table(evaluation: Evaluation, context: Context) -> Table:
@@ -302,8 +370,8 @@ def _multiclass_table(score: MulticlassScore, context: Context) -> Table:
     )
 
 
-def _provenance(evaluation: Evaluation, context: Context) -> tuple[Table, ...]:
-    return tuple(
+def _provenance(evaluation: Evaluation, context: Context) -> list[Table]:
+    return [
         Table(
             caption,
             ("Name", "Value"),
@@ -316,7 +384,7 @@ def _provenance(evaluation: Evaluation, context: Context) -> tuple[Table, ...]:
             ("Versions", versions()),
         )
         if entries
-    )
+    ]
 
 
 def _text(value: Any) -> str:
@@ -358,9 +426,13 @@ def _counts(evaluation: Evaluation) -> dict[str, int]:
     }
 
 
-def _warnings(evaluation: Evaluation) -> list[str]:
+def _warnings(evaluation: Evaluation, context: Context) -> list[str]:
     quick = "This was a quick run: small classifiers and samples, not comparable with other scores."
-    return [*([quick] if evaluation.settings.get("quick") else []), *evaluation.warnings]
+    return [
+        *([quick] if evaluation.settings.get("quick") else []),
+        *context.warnings,
+        *evaluation.warnings,
+    ]
 
 
 def _settings(evaluation: Evaluation, context: Context) -> dict[str, Any]:
