@@ -1,6 +1,7 @@
 """The command line as users meet it: the whole path, and one sentence for whatever goes wrong."""
 
 import concurrent.futures
+import contextlib
 import errno
 import importlib
 import json
@@ -16,12 +17,11 @@ import numpy as np
 import pytest
 
 import calojax as package
-from calojax import checkpoint, files, report
+from calojax import checkpoint, files
 from calojax.cli import COMMANDS, main
 from calojax.cli import train as train_command
 from calojax.data import open_showers, write_showers
 from calojax.data.challenge import provenance_of
-from calojax.report.page import Section
 
 TRAIN = (
     "train calovq-tiny --out {out} --data {data} --cache {cache} "
@@ -176,36 +176,80 @@ def test_evaluation_writes_scores_and_page(sampled, data, folder, capsys):
     assert "sep E total" in capsys.readouterr().out
 
 
-@pytest.fixture
-def scores_only(monkeypatch):
-    """Leaves out what takes longest in a report, its pictures."""
-
-    def sections(evaluation, context, *_):
-        yield Section("Scores", tuple(report.tables(evaluation, context)))
-
-    monkeypatch.setattr(report.writer, "_sections", sections)
-
-
-@pytest.mark.usefixtures("scores_only")
 def test_runs_are_evaluated_without_a_file_between(run, data, folder):
     for option in ("run", "reconstruction"):
         out = folder / f"evaluated-{option}"
-        line = "evaluate --{option} {run} {data} --out {out} --metrics histograms"
+        line = "evaluate --{option} {run} {data} --out {out} --metrics histograms --no-pictures"
         assert calojax(line, option=option, run=run, data=data, out=out) == 0
         scores = json.loads((out / "metrics.json").read_text())["scores"]
-        assert {p.name for p in out.iterdir()} == {"metrics.json", "report.html", "figures"}
+        assert {p.name for p in out.iterdir()} == {"metrics.json", "report.html"}
         if option == "reconstruction":
             # Layer energies are kept, so the total is the reference's own.
             assert scores["separation_e_total"] < 1e-3
 
 
-@pytest.mark.usefixtures("scores_only")
+def test_an_interrupted_evaluation_goes_on(sampled, data, folder, capsys, monkeypatch):
+    from calojax.evaluate import distances
+
+    out = folder / "again"
+    # The reference in two files.
+    halves = [folder / "first.hdf5", folder / "second.hdf5"]
+    source = open_showers(data)
+    for path, (start, stop) in zip(halves, [(0, 20), (20, None)], strict=True):
+        write_showers(
+            path, source.detector, source.energies[start:stop], [source.read(start, stop)]
+        )
+    line = "evaluate {sampled} {first} {second} --out {out} --no-pictures --metrics fpd kpd"
+    names = {"sampled": sampled, "first": halves[0], "second": halves[1], "out": out}
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(distances, "kpd", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            calojax(line, **names)
+    first = json.loads((out / "metrics.json").read_text())["scores"]
+    assert set(first) == {"fpd", "fpd_error"}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(distances, "fpd", interrupt)  # It is not computed again,
+        assert calojax(line, **names) == 0
+        # nor lost where others are asked for.
+        line = "evaluate {sampled} {data} --out {out} --no-pictures --metrics correlations"
+        assert calojax(line, data=data, **names) == 0
+    scores = json.loads((out / "metrics.json").read_text())["scores"]
+    assert scores["fpd"] == first["fpd"]
+    assert {"kpd", "correlation_layers"} <= set(scores)
+    capsys.readouterr()
+    line = "evaluate {data} {data} --out {out} --no-pictures --metrics correlations"
+    assert calojax(line, data=data, out=out) == 0
+    assert "the evaluation of sampled in it is replaced" in capsys.readouterr().err
+    assert "fpd" not in json.loads((out / "metrics.json").read_text())["scores"]
+
+
+def test_results_are_written_before_they_are_printed(data, folder, monkeypatch):
+    out = folder / "unseen"
+
+    class Broken:
+        def write(self, _):
+            raise OSError(28, "No space left on device")
+
+        def flush(self):
+            pass
+
+    monkeypatch.setattr(sys, "stdout", Broken())
+    with contextlib.suppress(OSError, SystemExit):
+        calojax("evaluate {data} {data} --out {out} --no-pictures", data=data, out=out)
+    assert {path.name for path in out.iterdir()} == {"metrics.json", "report.html"}
+
+
 def test_rivals_are_ranked(sampled, data, folder, capsys):
     rival, out = folder / "rival.hdf5", folder / "rivals"
     line = "simulate --geometry tiny --energies {data} --seed 9 --out {rival}"
     assert calojax(line, data=data, rival=rival) == 0
     line = "evaluate {sampled} {data} --rivals {rival} --out {out} --metrics correlations "
-    line += "--quick --seeds 2"
+    line += "--quick --seeds 2 --no-pictures"
     assert calojax(line, sampled=sampled, data=data, rival=rival, out=out) == 0
     (score,) = json.loads((out / "metrics.json").read_text())["multiclass"]
     # The rival comes from the reference's own generator, the sample from an untrained network.

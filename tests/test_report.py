@@ -1,5 +1,6 @@
 """The report's files: complete, self-contained, escaped, with the numbers that were computed."""
 
+import dataclasses
 import html.parser
 import json
 import os
@@ -95,7 +96,9 @@ def sources():
 @pytest.fixture(scope="module")
 def evaluation(sources) -> Evaluation:
     ours, theirs = (features.stream(source) for source in sources)
-    scores = {"auc_low": 0.6471, "auc_low_error": 0.0051, "fpd": 0.0934, "fpd_error": 0.0021,
+    scores = {"separation_e_total": 0.0132, "separation_e_total_error": 0.0024,
+              "separation_e_total_chance": 0.012, "auc_low": 0.6471, "auc_low_error": 0.0051,
+              "fpd": 0.0934, "fpd_error": 0.0021,
               "kpd": float("nan"), "recall": 0.25}  # fmt: skip
     return Evaluation(
         detector=TINY,
@@ -181,7 +184,8 @@ def test_metrics_file_has_stable_keys(folder, evaluation):
     assert found["scores"]["fpd"] == 0.0934  # as computed, without the tables' 1e3
     assert found["scores"]["kpd"] is None  # JSON has no NaN
     assert found["published_names"] == {
-        "fpd": "FPD * 1e3", "kpd": "KPD * 1e3", "recall": "recall", "auc_low": "binary cls low",
+        "separation_e_total": "sep E total", "fpd": "FPD * 1e3", "kpd": "KPD * 1e3",
+        "recall": "recall", "auc_low": "binary cls low",
     }  # fmt: skip
     assert found["slices"][0]["low_mev"] == 1e3
     assert found["multiclass"][0]["log_posterior"] == {NASTY: -0.9, "rival": -0.5}
@@ -231,6 +235,7 @@ def test_page_is_self_contained_and_well_formed(folder):
 def test_page_shows_names_and_numbers_as_text(folder):
     page = Page((folder / "report.html").read_text())
     text = " ".join(page.seen)
+    assert "± 0.0024, by chance 0.012" in text  # beside the tile's number
     assert f"{NASTY} against Geant4" in text
     assert "Energies & <spectra> differ." in text
     assert "This was a quick run" in text
@@ -277,6 +282,9 @@ def test_screen_shows_scores_floor_slices_and_board(evaluation, context):
     lines = text.splitlines()
     row = next(line for line in lines if line.startswith("binary cls low "))
     assert re.fullmatch(r"binary cls low +0\.6471 ± 0\.0051 +0\.500 ± 0\.010 +AUC .*", row)
+    row = next(line for line in lines if line.startswith("sep E total "))
+    assert re.fullmatch(r"sep E total +0\.0132 ± 0\.0024 +0\.012 +– +separation .*", row)
+    assert any(re.fullmatch(r"  by chance +0\.012", line) for line in lines)  # of a slice
     assert any(re.fullmatch(r"FPD \* 1e3 +93\.4 ± 2\.1 +– +Frechet .*", line) for line in lines)
     assert any("recall" in line and "higher is better" in line for line in lines)
     assert any(re.fullmatch(r"recall +0\.25 +–", line) for line in lines)  # the empty slice
@@ -290,12 +298,77 @@ def test_without_extras_the_report_is_shorter(tmp_path, evaluation):
     bare = evaluation.__class__(**{
         **vars(evaluation), "histograms": (), "layer_correlations": None, "floor": None,
         "shower_correlations": None, "slices": (), "warnings": (), "settings": {},
+        "scores": {"fpd": 0.0934},
     })  # fmt: skip
     (table,) = report.tables(bare)
     assert table.header == ("Score", "Generated", "What it is")
     page = Page(report.write(bare, tmp_path, dpi=40).read_text())
     assert [p.stem for p in (tmp_path / "figures").iterdir()] == ["response"]
     assert "warning" not in {attributes.get("class") for _, attributes in page.tags}
+
+
+def test_a_picture_that_fails_costs_no_other(tmp_path, evaluation, sources, monkeypatch):
+    def fail(*_, **__):
+        raise ZeroDivisionError("no such picture")
+
+    monkeypatch.setattr("calojax.plot.response", fail)
+    monkeypatch.setattr("calojax.evaluate.averages.average", fail)
+    small = dataclasses.replace(evaluation, histograms=evaluation.histograms[:1])
+    said = []
+    generated, reference = sources
+    path = report.write(
+        small, tmp_path, generated=generated, reference=reference, dpi=40, kind="svg",
+        tell=said.append,
+    )  # fmt: skip
+    assert {p.name for p in (tmp_path / "figures").iterdir()} == {
+        "histogram_e_total.svg", "correlation_layers.svg", "correlation_showers.svg",
+    }  # fmt: skip
+    assert [s.partition(" could")[0] for s in said] == ["The picture response", "The pictures"]
+    assert all(sentence in html.unescape(path.read_text()) for sentence in said)
+    assert json.loads((tmp_path / "metrics.json").read_text())["scores"]["fpd"] == 0.0934
+
+
+def test_names_from_outside_reach_no_terminal_and_break_no_file(tmp_path, evaluation):
+    name = "\x1b[31m$x$ <b> \udcff\n"
+    context = report.Context(name=name, inputs={name: name}, warnings=[name])
+    small = dataclasses.replace(evaluation, histograms=(), warnings=())
+    page = report.write(small, tmp_path, context=context, dpi=40).read_text()
+    assert "<b>" not in page
+    assert "\\udcff" in page
+    assert json.loads((tmp_path / "metrics.json").read_text())["name"] == name
+    shown = report.screen(small, context)
+    assert shown.isascii() or shown.encode()
+    assert "\x1b" not in shown
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", "not JSON", '{"name": 1, "inputs": [], "scores": 3}', "[" * 10**5]
+)
+def test_files_of_others_are_not_replaced(tmp_path, content):
+    (tmp_path / "metrics.json").write_text(content)
+    with pytest.raises(CalojaxError, match=r"not written by calojax evaluate.*--force"):
+        report.prepare(tmp_path, {"digest": "1"})
+    assert (tmp_path / "metrics.json").read_text() == content
+    assert report.prepare(tmp_path, {"digest": "1"}, force=True) == report.Stored()
+
+
+def test_scores_of_the_same_evaluation_are_known_again(tmp_path, evaluation, context):
+    inputs = {"digest": "1", "rivals": {"rival.hdf5": "2"}}
+    context = dataclasses.replace(context, inputs=inputs)
+    report.write(evaluation, tmp_path, context=context, pictures=False)
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures/response.png").touch()
+    (tmp_path / "figures/mine.png").touch()
+    known, multiclass, replaced = report.prepare(tmp_path, inputs)
+    assert replaced is None
+    np.testing.assert_equal(dict(known.scores), dict(evaluation.scores))
+    np.testing.assert_equal(dict(known.slices[1e3, 1e4]), dict(evaluation.scores))
+    assert known.floor == evaluation.floor
+    assert multiclass == tuple(context.multiclass)
+    assert report.prepare(tmp_path, {"digest": "1"}).multiclass == ()
+    # Another evaluation takes the folder: no picture of this one is left beside its scores.
+    assert report.prepare(tmp_path, {"digest": "2"}) == report.Stored(replaced=NASTY)
+    assert {p.name for p in tmp_path.rglob("*")} == {"metrics.json", "figures", "mine.png"}
 
 
 def test_only_png_pictures_are_embedded():

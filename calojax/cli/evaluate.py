@@ -2,31 +2,40 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
+import numpy as np
 import tyro
 
+import calojax
 from calojax import checkpoint, files, generation, report
-from calojax.cli.sample import warn_outside, write
+from calojax.cli.sample import digest_of, warn_outside, write
 from calojax.data.challenge import ShowerFile, ShowerSource, open_showers
-from calojax.errors import CalojaxError, printable
+from calojax.errors import CalojaxError, printable, warn
 from calojax.evaluate import classifiers, scoreboard, suite
+from calojax.evaluate.features import batch_size
 from calojax.evaluate.suite import CHOICES, Options
-from calojax.geometry import chosen_detector
+from calojax.geometry import Detector, chosen_detector
 from calojax.incident import parse_energy
+from calojax.progress import progress_bar
+from calojax.rng import checked_seed
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
     """Judges showers by the CaloChallenge's metrics: a table, metrics.json and report.html.
 
+    The same command again uses the scores that are in --out already, also those of a command
+    that was interrupted.
+
     Attributes:
       files: GENERATED.hdf5 REFERENCE.hdf5, or with --run or --reconstruction the reference
-        alone.
-      out: folder to write to.
+        alone; several reference files are joined in their order. Folders of parts are files too.
+      out: folder to write to; an evaluation of other showers in it is replaced.
       run: sample this trained run with the reference's incident energies.
       reconstruction: send the reference through this run's first stage and back: what the codes
         lose, apart from what the prior loses.
@@ -47,6 +56,9 @@ class Evaluate:
       particle: name or PDG number, if --geometry is a binning file of several.
       name: how the generated showers are called (default: the file's or run's name).
       truncate: compare the first showers of the larger file where numbers differ.
+      pictures: draw pictures, which take a minute or more.
+      format: of the pictures in --out; those in report.html are PNG.
+      force: compute all scores again, and replace files in --out that another program wrote.
     """
 
     files: tyro.conf.Positional[tuple[pathlib.Path, ...]]
@@ -73,6 +85,9 @@ class Evaluate:
     particle: str | None = None
     name: str | None = None
     truncate: bool = False
+    pictures: bool = True
+    format: report.Kind = "png"
+    force: bool = False
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -82,15 +97,16 @@ def main(arguments: Sequence[str]) -> None:
     run = asked.run or asked.reconstruction
     if asked.run and asked.reconstruction:
         raise CalojaxError("Give either --run or --reconstruction.")
-    if len(asked.files) != (1 if run else 2):
+    if len(asked.files) < (1 if run else 2):
         raise CalojaxError(
-            "Name the reference file alone with --run or --reconstruction, and else the generated "
-            f"and the reference file; got {len(asked.files)} files."
+            "Name the reference files alone with --run or --reconstruction, and else the generated "
+            f"file and the reference files; got {len(asked.files)} files."
         )
+    references = asked.files if run else asked.files[1:]
     options = Options(
         metrics=CHOICES if "all" in asked.metrics else asked.metrics,
         seeds=asked.seeds,
-        seed=asked.seed,
+        seed=checked_seed(asked.seed),
         quick=asked.quick,
         floor=asked.floor,
         energy_range=asked.energy_range and tuple(map(parse_energy, asked.energy_range)),
@@ -98,55 +114,120 @@ def main(arguments: Sequence[str]) -> None:
         truncate=asked.truncate,
     )
     detector = chosen_detector(asked.geometry, asked.particle)
-    reference = open_showers(asked.files[-1], detector)
-    # Before the long work, so that a mistake is told at once.
+    reference = open_showers(references, detector)
+    # All that cannot be done is found before the long work.
     times = _times(asked.timing)
     published = _published(asked.against, reference.detector.name)
-    for path in asked.rivals:
-        open_showers(path, reference.detector)
+    suite.comparable(reference, reference, options)
+    rivals = {
+        path: suite.comparable(open_showers(path, reference.detector), reference, options)[0]
+        for path in asked.rivals
+    }
     files.make_folder(asked.out)
     with contextlib.ExitStack() as stack:
         if run:
             folder = stack.enter_context(files.working_folder(asked.out, ".showers-"))
-            generated = _showers_of_run(run, reference, asked, folder)
+            generated, digest = _showers_of_run(run, reference, asked, folder)
         else:
-            generated = open_showers(asked.files[0], detector)
+            generated, digest = open_showers(asked.files[0], detector), None
         generated, reference = suite.comparable(generated, reference, options)
+        suite.energy_warnings(generated.energies, reference.energies)  # Refuses what is hopeless.
         name = printable(asked.name or (run or asked.files[0]).stem)
-        evaluation = suite.score(generated, reference, options)
+        inputs = {
+            "generated": printable(run or asked.files[0]),
+            "reconstruction": bool(asked.reconstruction),
+            "reference": ", ".join(map(printable, references)),
+            "digest": _digest_of_all(
+                digest or _digest(generated), _digest(reference), reference.detector, options
+            ),
+        }
+        if rivals:
+            inputs["rivals"] = {printable(path): _digest(s) for path, s in rivals.items()}
+        stored = report.prepare(asked.out, inputs, force=asked.force)
+        if stored.replaced is not None:
+            warn(f"{asked.out}: the evaluation of {stored.replaced} in it is replaced.")
+        done = suite.finished(stored.known.scores)
+        options = dataclasses.replace(
+            options, metrics=tuple(c for c in CHOICES if c in options.metrics or c in done)
+        )
+        samples = {name: generated}
+        samples |= {
+            printable(path.stem if path.stem != name else path): sample
+            for path, sample in rivals.items()
+        }
         context = report.Context(
             name=name,
-            inputs={
-                "generated": str(run or asked.files[0]),
-                "reconstruction": bool(asked.reconstruction),
-                "reference": str(asked.files[-1]),
-            },
+            inputs=inputs,
             settings=dataclasses.asdict(options),
             times=times,
             published=published,
-            multiclass=_multiclass({name: generated}, reference, asked, options),
+            multiclass=[s for s in stored.multiclass if set(s.log_posterior) == set(samples)],
         )
-        print(report.screen(evaluation, context))
+        for evaluation in suite.scoring(generated, reference, options, stored.known):
+            evaluation = _with_known(evaluation, stored.known)
+            report.write_metrics(report.metrics(evaluation, context), asked.out)
+        for score in _multiclass(samples, reference, options, context.multiclass):
+            context = dataclasses.replace(context, multiclass=(*context.multiclass, score))
+            report.write_metrics(report.metrics(evaluation, context), asked.out)
         try:
             page = report.write(
-                evaluation, asked.out, context=context, generated=generated, reference=reference
+                evaluation,
+                asked.out,
+                context=context,
+                generated=generated,
+                reference=reference,
+                pictures=asked.pictures,
+                kind=asked.format,
+                tell=warn,
             )
-        except ImportError as error:
-            raise CalojaxError(
-                f"The scores are in {asked.out / 'metrics.json'}, but pictures need "
-                f"{error.name}: install calojax[plots]."
-            ) from None
-    print(f"\nreport: {page}\nscores: {asked.out / 'metrics.json'}")
+        finally:
+            # Last, since a screen may fail.
+            print(report.screen(evaluation, context))
+    print(f"\nreport: {printable(page)}")
+    print(f"scores: {printable(asked.out / 'metrics.json')}")
+
+
+def _with_known(evaluation: suite.Evaluation, known: suite.Known) -> suite.Evaluation:
+    """The evaluation with the scores that are known already; those of its own come first."""
+    return dataclasses.replace(
+        evaluation,
+        scores={**known.scores, **evaluation.scores},
+        slices=tuple(
+            dataclasses.replace(
+                part, scores={**known.slices.get((part.low, part.high), {}), **part.scores}
+            )
+            for part in evaluation.slices
+        ),
+        floor={**known.floor, **(evaluation.floor or {})} or None,
+    )
+
+
+def _digest(source: ShowerSource) -> str:
+    """Digest of incident energies and showers: whatever the file's name, date and layout."""
+    digest = hashlib.blake2b(digest_size=16)
+    with progress_bar("read", len(source)) as bar:
+        for energies, showers in source.batches(batch_size(source.detector)):
+            digest.update(np.ascontiguousarray(energies))
+            digest.update(np.ascontiguousarray(showers))
+            bar.update(len(showers))
+    return digest.hexdigest()
+
+
+def _digest_of_all(generated: str, reference: str, detector: Detector, options: Options) -> str:
+    """Digest of all that a score depends on."""
+    settings = dataclasses.asdict(dataclasses.replace(options, metrics=(), floor=False))
+    parts = (calojax.__version__, generated, reference, detector, settings)
+    return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
 
 def _showers_of_run(
     run: pathlib.Path, reference: ShowerSource, asked: Evaluate, folder: pathlib.Path
-) -> ShowerSource:
-    """The showers that a run samples or reconstructs, on disk to bound the memory."""
+) -> tuple[ShowerSource, str]:
+    """The showers that a run samples or reconstructs, on disk to bound the memory; their digest."""
     model, variables, done = checkpoint.load(run)
     if model.detector.binning != reference.detector.binning:
         raise CalojaxError(
-            f"{run}: was trained on geometry {model.detector.name!r}, but {asked.files[-1]} has "
+            f"{run}: was trained on geometry {model.detector.name!r}, but {asked.files[0]} has "
             f"{reference.detector.name!r}."
         )
     warn_outside(reference.energies, done.energy_range)
@@ -158,25 +239,30 @@ def _showers_of_run(
         batches = generation.generate(model, variables, reference.energies, seed=asked.seed)
     path = folder / "showers.hdf5"
     write(path, reference.detector, len(reference), {}, batches, label=label)
-    return ShowerFile(path, reference.detector)
+    # Of the model, since the last bits of showers differ between devices.
+    return ShowerFile(path, reference.detector), f"{label} {digest_of(variables)}"
 
 
 def _multiclass(
-    samples: dict[str, ShowerSource], reference: ShowerSource, asked: Evaluate, options: Options
-) -> tuple[classifiers.MulticlassScore, ...]:
-    if not asked.rivals:
-        return ()
-    for path in asked.rivals:
-        name = path.stem if path.stem not in samples else str(path)
-        rival = open_showers(path, reference.detector)
-        samples[name], _ = suite.comparable(rival, reference, options)
+    samples: dict[str, ShowerSource],
+    reference: ShowerSource,
+    options: Options,
+    known: Sequence[classifiers.MulticlassScore],
+) -> Iterator[classifiers.MulticlassScore]:
+    """The multi-class scores that are not known yet, if there are rivals."""
+    if len(samples) < 2:
+        return
     kinds = [kind for kind in suite.CLASSIFIERS if kind in options.metrics] or ["high"]
-    return tuple(
-        classifiers.multiclass(
-            samples, reference, kind=kind, seeds=asked.seeds, quick=asked.quick, seed=asked.seed
-        )
-        for kind in kinds
-    )
+    for kind in kinds:
+        if kind not in {score.kind for score in known}:
+            yield classifiers.multiclass(
+                samples,
+                reference,
+                kind=kind,
+                seeds=options.seeds,
+                quick=options.quick,
+                seed=options.seed,
+            )
 
 
 def _times(path: pathlib.Path | None) -> dict[str, float]:

@@ -117,7 +117,7 @@ def sample(
             settings = provenance | {
                 "calojax_version": calojax.__version__,
                 "geometry": model.detector.name,
-                "variables": _digest(variables),
+                "variables": digest_of(variables),
                 "energies": printable(wanted.name),
                 "num": len(wanted),
                 "part_size": part_size,
@@ -178,7 +178,7 @@ def _fill(writer: ShowerWriter, batches: Batches, bar: tqdm) -> None:
         bar.update(len(showers))
 
 
-def _digest(variables: Variables) -> str:
+def digest_of(variables: Variables) -> str:
     """Of all of a model's arrays: another training, even under the same name, has another."""
     digest = hashlib.blake2b(digest_size=16)
     for leaf in jax.tree.leaves(variables):

@@ -229,6 +229,12 @@ class Known(NamedTuple):
     floor: Mapping[str, float] = {}
 
 
+def finished(scores: Mapping[str, float]) -> tuple[str, ...]:
+    """The groups of `CHOICES` whose scores are there."""
+    keys = {"histograms": ("separation_voxel",), "correlations": ("correlation_layers",), **_KEYS}
+    return tuple(group for group in CHOICES if all(key in scores for key in keys[group]))
+
+
 def scoring(
     generated: ShowerSource, reference: ShowerSource, options: Options, known: Known | None = None
 ) -> Iterator[Evaluation]:

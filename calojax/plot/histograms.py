@@ -90,9 +90,14 @@ def histogram_sheet(
             0.04, 0.94, _short(item), ha="left", va="top", transform=axes.transAxes, fontsize=8
         )
         axes.text(
-            0.96, 0.94, f"S = {rounded(item.separation, item.error)}", ha="right", va="top",
-            transform=axes.transAxes, fontsize=6.5,
-        )  # fmt: skip
+            0.96,
+            0.94,
+            f"S = {rounded(item.separation, item.error)}\nby chance {item.floor:#.2g}",
+            ha="right",
+            va="top",
+            transform=axes.transAxes,
+            fontsize=6.5,
+        )
         for panel in (axes, ratio):
             # Each tick is an object to draw: without the minor ones a sheet takes seconds less.
             panel.minorticks_off()
@@ -132,7 +137,8 @@ def _short(histogram: Histogram) -> str:
 
 
 def _separation(histogram: Histogram) -> str:
-    return f"Separation power\n{rounded(histogram.separation, histogram.error)}"
+    value = rounded(histogram.separation, histogram.error)
+    return f"Separation power\n{value}\nby chance {histogram.floor:#.2g}"
 
 
 def _fractions(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,16 @@
 """What people read of an evaluation: a table on the screen, metrics.json and one page."""
 
-from calojax.report.writer import Context, metrics, screen, tables, write
+from calojax.report.stored import Stored, prepare
+from calojax.report.writer import Context, Kind, metrics, screen, tables, write, write_metrics
 
-__all__ = ["Context", "metrics", "screen", "tables", "write"]
+__all__ = [
+    "Context",
+    "Kind",
+    "Stored",
+    "metrics",
+    "prepare",
+    "screen",
+    "tables",
+    "write",
+    "write_metrics",
+]

@@ -284,39 +284,50 @@ def _drawings(
 
 
 def _score_table(evaluation: Evaluation, context: Context) -> Table:
-    floor = evaluation.floor
-    rows = []
-    for key, metric in METRICS.items():
-        if key not in evaluation.scores:
-            continue
-        what = metric.description + ("; higher is better" if metric.higher_is_better else "")
-        floors = [] if floor is None else [_cell(floor, key)]
-        rows.append((metric.name, _cell(evaluation.scores, key), *floors, what))
-    floors = [] if floor is None else ["Geant4 floor"]
+    scores, floor = evaluation.scores, evaluation.floor
+    shown = [(key, metric) for key, metric in METRICS.items() if key in scores]
+    columns = {context.name: [_cell(scores, key) for key, _ in shown]}
     caption = (
         f"Scores of {context.name} against Geant4, value ± error, under their names in the "
         "CaloChallenge's tables. Lower is better unless said."
     )
+    if any(_chance(scores, key) for key, _ in shown):
+        columns["by chance"] = [_chance(scores, key) for key, _ in shown]
+        caption += (
+            " By chance: the mean separation power of samples of these sizes that do not differ."
+        )
     if floor is not None:
+        columns["Geant4 floor"] = [_cell(floor, key) for key, _ in shown]
         caption += (
             " The floor is one half of the reference against the other: what chance alone adds to "
-            "a score is about twice as much there as in the column beside it."
+            "a score is about twice as much there as in the first column."
         )
-    header = ("Score", context.name, *floors, "What it is")
-    return Table(caption, header, tuple(rows), prose=frozenset({len(header) - 1}))
+    columns["What it is"] = [
+        metric.description + ("; higher is better" if metric.higher_is_better else "")
+        for _, metric in shown
+    ]
+    header = ("Score", *columns)
+    names = [metric.name for _, metric in shown]
+    rows = tuple(zip(names, *columns.values(), strict=True))
+    return Table(caption, header, rows, prose=frozenset({len(header) - 1}))
 
 
 def _slice_table(evaluation: Evaluation) -> Table:
     slices = evaluation.slices
     keys = [key for key in METRICS if any(key in part.scores for part in slices)]
+    rows = [
+        ("showers, generated", *(f"{part.generated:,}" for part in slices)),
+        ("showers, Geant4", *(f"{part.reference:,}" for part in slices)),
+    ]
+    for key in keys:
+        rows.append((METRICS[key].name, *(_cell(part.scores, key) for part in slices)))
+        chances = [_chance(part.scores, key) for part in slices]
+        if any(chances):
+            rows.append(("  by chance", *chances))
     return Table(
         "Scores in slices of incident energy: a pooled score can hide a bad slice.",
         ("Score", *(quantity.energies(part.low, part.high) for part in slices)),
-        (
-            ("showers, generated", *(f"{part.generated:,}" for part in slices)),
-            ("showers, Geant4", *(f"{part.reference:,}" for part in slices)),
-            *((METRICS[key].name, *(_cell(part.scores, key) for part in slices)) for key in keys),
-        ),
+        tuple(rows),
     )
 
 
@@ -401,6 +412,8 @@ def _tiles(evaluation: Evaluation) -> list[Tile]:
             continue
         value, _, error = _cell(evaluation.scores, key).partition(" ± ")
         notes = [f"± {error}"] if error else []
+        if chance := _chance(evaluation.scores, key):
+            notes.append(f"by chance {chance}")
         if evaluation.floor is not None and key in evaluation.floor:
             notes.append(f"floor {_cell(evaluation.floor, key).partition(' ± ')[0]}")
         found.append(Tile(METRICS[key].name, value, ", ".join(notes)))
@@ -444,6 +457,12 @@ def _cell(scores: Mapping[str, float], key: str) -> str:
         return "–"
     scale, error = METRICS[key].scale, scores.get(f"{key}_error")
     return quantity.rounded(scores[key] * scale, None if error is None else error * scale)
+
+
+def _chance(scores: Mapping[str, float], key: str) -> str:
+    """The chance level of a separation power; nothing for other scores."""
+    value = scores.get(f"{key}_chance")
+    return "" if value is None else f"{value:#.2g}"
 
 
 def _plain(value: float | None) -> str:
