@@ -39,7 +39,8 @@ class Panel(NamedTuple):
 def compared(panels: Sequence[Panel], *, columns: int = 4, bins: int = 40) -> Figure:
     """A cell a quantity: Geant4 filled grey, a line a model, and their ratios below.
 
-    Bins span the central 99.8 % of Geant4's values; what lies outside counts in the outer ones.
+    Bins span the central 99.8 % of Geant4's values; what lies outside counts in the outer ones,
+    which an arrow marks.
 
     Args:
       panels: at least one; all of the same models.
@@ -119,6 +120,15 @@ def _cell(main: Axes, ratio: Axes, panel: Panel, bins: int) -> None:
         if panel.log:
             axes.set_xscale("log")
         axes.set_xlim(edges[0], edges[-1])
+    everything = np.concatenate([panel.reference, *panel.generated.values()])
+    for arrow, place, outside in (
+        ("<", 0.0, everything < edges[0]),
+        (">", 1.0, everything > edges[-1]),
+    ):
+        if outside.any():
+            main.plot(
+                place, 0.0, arrow, color=REFERENCE, ms=5, clip_on=False, transform=main.transAxes
+            )
     main.tick_params(labelbottom=False)
     main.set_ylim(bottom=0)
     ratio.axhline(1, color=REFERENCE, lw=0.6)

@@ -62,9 +62,10 @@ def loss_curves(records: Iterable[Mapping[str, float | str]], *, most: int = 24)
         ):
             sparse = "o-" if len(x) < 30 else "-"
             axes.plot(x, y, sparse, color=colour, ms=3, lw=1.3, label=kind)
-        if values.min() > 0 and values.max() > 20 * values.min():
+        if values.min() > 0 and values.max() > 4 * values.min():
             axes.set_yscale("log")
-        axes.set_title(": ".join(filter(None, (stage, metric))).replace("_", " "))
+        axes.set_title(plain(": ".join(filter(None, (stage, metric))).replace("_", " ")))
+        axes.set_ylabel(plain(metric.replace("_", " ").capitalize()))
         axes.set_xlabel("Step")
         axes.margins(x=0.02, y=0.08)
         if len(curves) > 1:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from calojax.evaluate import quantity
 from calojax.evaluate.averages import Averages
@@ -75,8 +76,9 @@ def response(reference: Response, generated: Response, *, name: str = "Generated
         ):
             x, y, e = points.energy / 1e3, getattr(points, value), getattr(points, error)
             text = who
-            if value == "resolution" and np.count_nonzero(y > 0) > 1:
-                a, c = resolution_terms(points)
+            a, c = resolution_terms(points) if np.count_nonzero(y > 0) > 1 else (0.0, 0.0)
+            # Without a stochastic term the fit has found none of what a calorimeter does.
+            if value == "resolution" and a >= 5e-4:
                 line = np.geomspace(x.min(), x.max(), 100)
                 axes.plot(line, np.hypot(a / np.sqrt(line), c), color=colour, lw=1, alpha=0.6)
                 text = rf"{who}: {100 * a:.1f}% (GeV/$E)^{{\mathrm{{1/2}}}}\oplus$ {100 * c:.2f}%"
@@ -103,7 +105,7 @@ def response(reference: Response, generated: Response, *, name: str = "Generated
         # Head room for the legend.
         low, high = axes.get_ylim()
         axes.set_ylim(low, high + 0.25 * (high - low))
-        axes.legend(loc="upper right")
+        axes.legend(loc="upper right", borderaxespad=0.8)
         ratio.set_ylabel(f"Ratio to\n{REFERENCE_NAME}", loc="center")
         ratio.yaxis.label.set_fontsize("small")
     return picture
@@ -203,7 +205,7 @@ def _profiles(
             axes.set_yscale("log")
             axes.set_ylim(floor / 4, 8 * max(mean.max(), new.max()))
         elif mean.max() > 0:
-            axes.set_ylim(0, 1.3 * (mean + spread).max())
+            axes.set_ylim(0, 1.3 * max((mean + spread).max(), new.max()))
         axes.set_title(quantity.energies(*reference.edges[row : row + 2]), fontsize="small")
         seen = (mean > 0) & (spread > 0)
         for panel, new_value, value, error, new_error in (
@@ -241,5 +243,8 @@ def _ratio(axes, edges, new, old, error, new_error, seen) -> None:
     axes.stairs(value, edges, color=GENERATED, lw=1.2, baseline=None)
     axes.errorbar(centre, value, new_band, fmt="none", color=GENERATED, lw=0.8)
     axes.axhline(1, color=REFERENCE, lw=0.6)
-    axes.set_ylim(0.5, 1.5)
-    axes.set_yticks((0.75, 1.0, 1.25))
+    # Columns share the axis, which holds the ratios of all of them up to 4.
+    reach = np.nanmax(np.abs(value - 1), initial=0.4) + 0.1
+    low, high = axes.get_ylim() if axes.get_autoscaley_on() is False else (1.0, 1.0)
+    axes.set_ylim(max(min(low, 1 - reach), 0.0), max(high, min(1 + reach, 4.0)))
+    axes.yaxis.set_major_locator(MaxNLocator(3, prune="both"))

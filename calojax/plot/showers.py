@@ -44,7 +44,7 @@ def depth_maps(
     picture = figure(11.6, 0.6 + 2.3 * max(len(rows), 1))
     if not rows:
         return _empty(picture, "no slice of incident energy has showers in both files")
-    picture.get_layout_engine().set(wspace=0.02)
+    picture.get_layout_engine().set(wspace=0.08)
     grid = picture.subplots(len(rows), 3, squeeze=False, sharex=True, sharey=True)
     for axes, row in zip(grid, rows, strict=True):
         densities = [_ring_density(detector, a.voxels[row]) for a in (reference, generated)]
