@@ -1,6 +1,9 @@
 """Pictures of tiny, irregular and empty inputs: drawn without a warning, with the numbers."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from calojax.evaluate.histograms import Histogram
 from calojax.evaluate.scoreboard import Row
 from calojax.geometry import Layer, detector
 from calojax.plot.curves import _front, _series
+from calojax.plot.histograms import _readable
 
 TINY = detector("tiny")
 # Rings from 1 to 1000 mm, one layer without alpha bins, a single ring.
@@ -218,3 +222,30 @@ def test_the_callers_style_and_pyplot_are_left_alone():
     drawn(plot.loss_curves([]))
     assert dict(matplotlib.rcParams) == before
     assert pyplot.get_fignums() == []
+
+
+@pytest.mark.parametrize(
+    ("showers", "bins", "drawn"), [(380, 100, 25), (10**6, 100, 100), (0, 100, 20), (5, 101, 101)]
+)
+def test_few_showers_are_drawn_in_few_bins(showers, bins, drawn):
+    counts = np.random.default_rng(0).multinomial(showers, np.full(bins, 1 / bins))
+    found = _readable(histogram("layer 0", counts, counts))
+    assert len(found.reference_counts) == len(found.edges) - 1 == drawn
+    assert found.generated_counts.sum() == showers
+    assert found.edges[-1] == 1
+
+
+@pytest.mark.parametrize(
+    "backend", ["module://matplotlib_inline.backend_inline", "nonsense", "svg"]
+)
+def test_any_backend_will_do(backend):
+    code = (
+        "from calojax import plot; import matplotlib, os; plot.png(plot.loss_curves([])); "
+        "print(os.environ['MPLBACKEND'], matplotlib.rcParams['backend'])"
+    )
+    environment = {**os.environ, "MPLBACKEND": backend}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split()[0] == backend
+    assert done.stdout.split()[1] != "nonsense"

@@ -5,19 +5,7 @@ write it. Import this package where a picture is drawn, not at the top of a modu
 the extra ``plots``.
 """
 
-import os
-
-try:
-    import matplotlib
-except ValueError:
-    # MPLBACKEND names what is not installed here, as notebooks leave it; figures need no backend.
-    _backend = os.environ.pop("MPLBACKEND")
-    import matplotlib  # noqa: F401
-
-    os.environ["MPLBACKEND"] = _backend
-
-from matplotlib.figure import Figure
-
+from calojax.plot.backend import Figure
 from calojax.plot.comparison import Panel, compared, matrices
 from calojax.plot.curves import loss_curves, pareto
 from calojax.plot.histograms import histogram, histogram_sheet

@@ -1,5 +1,6 @@
 """Histograms of generated showers over Geant4's, with the ratio below."""
 
+import dataclasses
 import math
 import re
 from collections.abc import Sequence
@@ -22,6 +23,9 @@ from calojax.plot.style import (
 
 # A logarithmic y axis where the fullest bin holds this many times the emptiest seen.
 _WIDE = 200.0
+# Mean entries of a bin below which bins are drawn together, as long as enough of them are left.
+_FULL = 15
+_FEWEST = 10
 
 
 @styled
@@ -32,6 +36,7 @@ def histogram(histogram: Histogram, *, name: str = "Generated") -> Figure:
       histogram: what to draw.
       name: the legend of the generated showers.
     """
+    histogram = _readable(histogram)
     picture = figure(5.6, 4.6)
     axes, ratio = picture.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
     _fill(axes, histogram, name)
@@ -59,6 +64,7 @@ def histogram_sheet(
       title: the observable, above the cells.
       name: the legend of the generated showers.
     """
+    histograms = [_readable(item) for item in histograms]
     count = len(histograms)
     columns = columns_for(count)
     rows = math.ceil(count / columns)
@@ -127,6 +133,22 @@ def observable(histogram: Histogram) -> str:
     """The axis label without the layer or energy: what all of a family's histograms show."""
     text = re.sub(r"(,| in) layer \d+| at [\d.]+ [MGT]eV", "", histogram.label)
     return text[:1].upper() + text[1:]
+
+
+def _readable(histogram: Histogram) -> Histogram:
+    """The histogram in fewer bins where showers are few: ratios of single showers show nothing."""
+    counts = histogram.reference_counts, histogram.generated_counts
+    bins = len(counts[0])
+    most = min(c.sum() for c in counts) / _FULL
+    steps = (step for step in range(1, bins // _FEWEST + 1) if bins % step == 0)
+    step = next((step for step in steps if bins <= step * max(most, 2 * _FEWEST)), 1)
+    reference, generated = (np.reshape(c, (-1, step)).sum(axis=1) for c in counts)
+    return dataclasses.replace(
+        histogram,
+        edges=histogram.edges[::step],
+        reference_counts=reference,
+        generated_counts=generated,
+    )
 
 
 def _short(histogram: Histogram) -> str:
