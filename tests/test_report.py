@@ -347,9 +347,8 @@ def test_names_from_outside_reach_no_terminal_and_break_no_file(tmp_path, evalua
 def test_files_of_others_are_not_replaced(tmp_path, content):
     (tmp_path / "metrics.json").write_text(content)
     with pytest.raises(CalojaxError, match=r"not written by calojax evaluate.*--force"):
-        report.prepare(tmp_path, {"digest": "1"})
-    assert (tmp_path / "metrics.json").read_text() == content
-    assert report.prepare(tmp_path, {"digest": "1"}, force=True) == report.Stored()
+        report.check(tmp_path)
+    assert report.prepare(tmp_path, {"digest": "1"}) == report.Stored()
 
 
 def test_scores_of_the_same_evaluation_are_known_again(tmp_path, evaluation, context):

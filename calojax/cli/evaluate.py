@@ -123,6 +123,8 @@ def main(arguments: Sequence[str]) -> None:
         path: suite.comparable(open_showers(path, reference.detector), reference, options)[0]
         for path in asked.rivals
     }
+    if not asked.force:
+        report.check(asked.out)
     files.make_folder(asked.out)
     with contextlib.ExitStack() as stack:
         if run:
@@ -151,10 +153,8 @@ def main(arguments: Sequence[str]) -> None:
             options, metrics=tuple(c for c in CHOICES if c in options.metrics or c in done)
         )
         samples = {name: generated}
-        samples |= {
-            printable(path.stem if path.stem != name else path): sample
-            for path, sample in rivals.items()
-        }
+        for path, sample in rivals.items():
+            samples[printable(path.stem if path.stem not in samples else path)] = sample
         context = report.Context(
             name=name,
             inputs=inputs,

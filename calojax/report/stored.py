@@ -33,39 +33,51 @@ class Stored(NamedTuple):
     replaced: str | None = None
 
 
+def check(folder: pathlib.Path) -> None:
+    """Refuses a folder with results that calojax did not write.
+
+    Raises:
+      CalojaxError: naming the first of them.
+    """
+    foreign = [n for n in ("metrics.json", "report.html", "figures") if (folder / n).exists()]
+    if foreign and _content(folder) is None:
+        raise CalojaxError(
+            f"{folder / foreign[0]}: was not written by calojax evaluate; choose another --out, or "
+            "replace it: --force."
+        )
+
+
 def prepare(folder: pathlib.Path, inputs: Mapping[str, Any], *, force: bool = False) -> Stored:
     """Reads the scores of the same evaluation, or clears the folder of another one.
 
     Args:
-      folder: an existing folder.
+      folder: an existing folder that passed `check`, or is to be overwritten.
       inputs: as in `writer.Context`; ``digest`` is that of all that scores depend on, and
         ``rivals`` has those of the rivals.
-      force: compute everything again, also where files are in the way that calojax did not write.
-
-    Raises:
-      CalojaxError: if the folder holds results that calojax did not write.
+      force: use no score again.
     """
-    try:
-        content = json.loads((folder / "metrics.json").read_bytes())
-        name, earlier = str(content["name"]), content["inputs"]
-        digests = earlier.get("digest"), earlier.get("rivals")
-        known = _known(content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        foreign = [n for n in ("metrics.json", "report.html", "figures") if (folder / n).exists()]
-        if foreign and not force:
-            raise CalojaxError(
-                f"{folder / foreign[0]}: was not written by calojax evaluate; choose another "
-                "--out, or replace it: --force."
-            ) from None
+    content = _content(folder)
+    if content is None:
         return Stored()
-    if not force and digests[0] == inputs["digest"]:
-        same_rivals = digests[1] == inputs.get("rivals")
-        return Stored(known, _multiclass(content) if same_rivals else ())
+    earlier = content["inputs"]
+    if not force and earlier.get("digest") == inputs["digest"]:
+        same_rivals = earlier.get("rivals") == inputs.get("rivals")
+        return Stored(_known(content), _multiclass(content) if same_rivals else ())
     for path in (folder / "report.html", *(folder / "figures").glob("*")):
         if path.name == "report.html" or _PICTURE.fullmatch(path.name):
             with contextlib.suppress(OSError):
                 path.unlink()
-    return Stored(replaced=name)
+    return Stored(replaced=str(content["name"]))
+
+
+def _content(folder: pathlib.Path) -> dict[str, Any] | None:
+    """What the folder's metrics.json holds, if calojax wrote it."""
+    try:
+        content = json.loads((folder / "metrics.json").read_bytes())
+        _ = content["name"], content["inputs"].get("digest"), _known(content)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return content
 
 
 def _known(content: Mapping[str, Any]) -> Known:
