@@ -46,6 +46,7 @@ class Progress(NamedTuple):
       done: the stages that are trained.
       seed: root of all random numbers of the run.
       energy_range: lowest and highest incident energy that was trained on, in MeV.
+      energies: the incident energies that were trained on, in MeV, if they were few.
     """
 
     total: int
@@ -54,6 +55,7 @@ class Progress(NamedTuple):
     done: tuple[str, ...]
     seed: int
     energy_range: tuple[float, float]
+    energies: tuple[float, ...] = ()
 
 
 class Checkpoint(NamedTuple):
@@ -147,7 +149,9 @@ class Checkpoints:
         try:
             progress = Progress(**description["progress"])
             progress = progress._replace(
-                done=tuple(progress.done), energy_range=tuple(progress.energy_range)
+                done=tuple(progress.done),
+                energy_range=tuple(progress.energy_range),
+                energies=tuple(progress.energies),
             )
             model = models.from_json(description)
         except (KeyError, TypeError) as error:

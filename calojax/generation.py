@@ -1,26 +1,29 @@
 """Showers from a trained model: blocks of a fixed size, dealt out to the devices, fetched one late.
 
-Shower i draws its random numbers from a key folded from the seed and i alone, so they are the same
-for every batch size, device count and restart. Every device runs the same program, on blocks that
-do not depend on how many devices there are; so showers do not either, to the last bit. (Matrix
-products may round differently for another block size; where a code hangs on the last bit, it can
-turn out another way.)
+Shower i draws its random numbers from a key folded from the seed and i alone. It is computed in
+block i // size, at row i % size, by a program for whole blocks, whichever showers are asked for. On
+one kind of device a shower is therefore the same to the last bit for any number of showers, parts,
+devices and restarts. Another block size (``batch_size``) rounds otherwise: last bits differ, and
+seldom a hit, where a discrete choice hangs on the last bit.
 """
 
 import collections
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, Protocol
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from calojax import mesh as meshes
 from calojax import rng
 from calojax.data import simulation
-from calojax.data.challenge import ShowerSource
+from calojax.data.challenge import ShowerSource, checked_energies
 from calojax.errors import CalojaxError
 from calojax.geometry import Detector
 from calojax.models.base import Model, Variables
@@ -36,32 +39,37 @@ their own and take the default instead."""
 # What JAX calls them. Its "bfloat16" is whatever the device does by default: on a GPU, tf32.
 _PRECISIONS = {"float32": "float32", "tf32": "tensorfloat32", "bf16": "BF16_BF16_F32"}
 
-_Inputs = Callable[[range], tuple[np.ndarray, ...]]
+# The inputs [size, ...] of a block, given the index of its first shower and its size.
+_Inputs = Callable[[int, int], tuple[np.ndarray, ...]]
 
-# Indices of showers are folded into keys as 32-bit numbers.
-_MOST = 2**32
+# Showers of a block by default. On a CPU larger ones gain nothing, and one shower takes as long as
+# a block; an accelerator needs more to be busy.
+_ON_CPU, _ON_ACCELERATOR = 128, 1000
 
 
 class Energies(Protocol):
-    """Incident energies in MeV, float32 [n]; an array, or what draws them when they are needed."""
+    """Incident energies that are made when they are needed."""
 
     def __len__(self) -> int:
         """How many there are."""
         ...
 
-    def __getitem__(self, rows: slice, /) -> np.ndarray:
-        """Those of a slice."""
+    def block(self, start: int, stop: int) -> np.ndarray:
+        """Energies ``start`` to ``stop`` in MeV, float32; also beyond the last.
+
+        Blocks are computed whole, so the showers at the end have neighbours that are thrown away.
+        """
         ...
 
 
 def generate(
     model: Model,
     variables: Variables,
-    energies: Energies,
+    energies: Energies | np.typing.ArrayLike,
     *,
     seed: int = 0,
     parts: Sequence[range] | None = None,
-    batch_size: int = 1000,
+    batch_size: int | None = None,
     temperature: float = 1.0,
     precision: Precision = "default",
     mesh: Mesh | None = None,
@@ -71,29 +79,32 @@ def generate(
     Args:
       model: trained.
       variables: its arrays.
-      energies: incident energies in MeV.
+      energies: incident energies in MeV, [n] or [n, 1].
       seed: root of all random numbers.
       parts: which showers to make, one range after the other (default: all). No batch has showers
-        of two parts, so that a part is the same whichever others are made.
-      batch_size: showers a device computes at a time, and most of a batch.
+        of two parts.
+      batch_size: showers that a device computes at a time, and the most of a batch (default: see
+        `default_batch_size`). Every program is for that many, so that one shower takes as long.
       temperature: see `Model.sample`.
       precision: of matrix products.
       mesh: devices (default: all of this process).
 
     Raises:
-      CalojaxError: if the batch is empty, or the temperature is not positive.
+      CalojaxError: if the energies are not positive numbers, the batch size, the seed or the
+        temperature makes no sense, or a batch does not fit into the memory.
     """
-    if not temperature > 0:
-        raise CalojaxError(f"A temperature of {temperature} is none; it must be above 0.")
-
-    def inputs(block: range) -> tuple[np.ndarray, ...]:
-        return (np.asarray(energies[block.start : block.stop], np.float32),)
-
-    size = _block_size(batch_size, len(energies))
-    blocks = Blocks([range(len(energies))] if parts is None else parts, size)
+    if not 0 < temperature < math.inf:
+        raise CalojaxError(f"temperature must be positive and finite, got {temperature}.")
+    source = _source(energies)
     root = rng.stream(rng.root(seed), "generate")
     function = _Sample(model, temperature, precision)
-    yield from _run(function, inputs, variables, root, blocks, mesh)
+    wanted = [range(len(source))] if parts is None else parts
+    yield from _run(function, _energies_of(source), variables, root, wanted, batch_size, mesh)
+
+
+def default_batch_size() -> int:
+    """Showers that a device computes at a time unless the user says: it depends on its kind."""
+    return _ON_CPU if jax.default_backend() == "cpu" else _ON_ACCELERATOR
 
 
 def rounding(precision: Precision) -> contextlib.AbstractContextManager[None]:
@@ -110,68 +121,101 @@ def reconstruct(
     source: ShowerSource,
     *,
     seed: int = 0,
-    batch_size: int = 1000,
+    batch_size: int | None = None,
     mesh: Mesh | None = None,
 ) -> Batches:
     """Yields the showers of ``source`` as they come back from the model's latent space.
 
     Their distance to the originals is what the first stage loses; see `generate` for the arguments.
     """
+    num = _checked_count(len(source))
 
-    def inputs(block: range) -> tuple[np.ndarray, ...]:
-        energies = np.asarray(source.energies[block.start : block.stop], np.float32)
-        return energies, source.read(block.start, block.stop)
+    def inputs(first: int, size: int) -> tuple[np.ndarray, ...]:
+        rows = slice(first, min(first + size, num))
+        return _filled(source.energies[rows], size), _filled(
+            source.read(rows.start, rows.stop), size
+        )
 
-    size = _block_size(batch_size, len(source))
-    blocks = Blocks([range(len(source))], size)
     root = rng.stream(rng.root(seed), "generate")
-    yield from _run(_Reconstruct(model), inputs, variables, root, blocks, mesh)
+    yield from _run(_Reconstruct(model), inputs, variables, root, [range(num)], batch_size, mesh)
 
 
 def simulate(
     detector: Detector,
-    energies: Energies,
+    energies: Energies | np.typing.ArrayLike,
     *,
     seed: int = 0,
-    batch_size: int = 1000,
+    batch_size: int | None = None,
     mesh: Mesh | None = None,
 ) -> Batches:
     """Yields showers of the parametric generator; see `generate` for the arguments."""
-
-    def inputs(block: range) -> tuple[np.ndarray, ...]:
-        return (np.asarray(energies[block.start : block.stop], np.float32),)
-
-    size = _block_size(batch_size, len(energies))
-    blocks = Blocks([range(len(energies))], size)
+    source = _source(energies)
     root = rng.stream(rng.root(seed), "simulate")
-    yield from _run(_Simulate(detector), inputs, {}, root, blocks, mesh)
+    wanted = [range(len(source))]
+    yield from _run(_Simulate(detector), _energies_of(source), {}, root, wanted, batch_size, mesh)
 
 
-class Blocks:
-    """Ranges of showers cut into blocks of ``size``; the last of a range may be smaller."""
+def blocks(parts: Sequence[range], size: int) -> Iterator[tuple[int, list[range]]]:
+    """The blocks that hold the showers of ``parts``: the first shower of each, and what is wanted.
 
-    def __init__(self, parts: Iterable[range], size: int):
-        self.parts = tuple(parts)
-        self.size = size
+    Blocks begin at multiples of ``size``, whatever the parts are. A block in which one part ends
+    and the next begins comes once, with a range of each.
+    """
+    pieces = (
+        (first, range(max(first, part.start), min(first + size, part.stop)))
+        for part in parts
+        for first in range(part.start - part.start % size, part.stop, size)
+    )
+    for first, same in itertools.groupby(pieces, lambda piece: piece[0]):
+        yield first, [piece for _, piece in same]
+
+
+class _Given:
+    """An array of energies; beyond the last they begin anew."""
+
+    def __init__(self, energies: np.typing.ArrayLike):
+        array = np.asarray(energies)
+        if (
+            array.dtype.kind not in "fiu"
+            or array.ndim not in (1, 2)
+            or array.shape[1:] not in ((), (1,))
+        ):
+            raise CalojaxError(
+                f"incident energies must be numbers of shape (n,), got {array.dtype} of shape "
+                f"{array.shape}."
+            )
+        self._energies = checked_energies("generation", array.reshape(-1))
 
     def __len__(self) -> int:
-        return sum(-(-len(part) // self.size) for part in self.parts)
+        return len(self._energies)
 
-    def __iter__(self) -> Iterator[range]:
-        for part in self.parts:
-            for first in range(part.start, part.stop, self.size):
-                yield range(first, min(first + self.size, part.stop))
+    def block(self, start: int, stop: int) -> np.ndarray:
+        return self._energies.take(range(start, stop), mode="wrap")
 
 
-def _block_size(batch_size: int, num: int) -> int:
-    """Showers a block; that it depends on nothing else makes showers the same on any devices."""
-    if batch_size < 1:
-        raise CalojaxError(f"A batch of {batch_size} showers is none; ask for at least 1.")
-    if num > _MOST:
+def _source(energies: Energies | np.typing.ArrayLike) -> Energies:
+    source = energies if hasattr(energies, "block") else _Given(energies)
+    _checked_count(len(source))
+    return source
+
+
+def _checked_count(num: int) -> int:
+    # Indices of showers are folded into keys as 32-bit numbers.
+    if num > rng.MAX_SEED + 1:
         raise CalojaxError(
-            f"One seed has {_MOST:,} showers, fewer than {num:,}; take another one for the rest."
+            f"One seed has {rng.MAX_SEED + 1:,} showers, fewer than {num:,}; take another seed for "
+            "the rest."
         )
-    return max(1, min(batch_size, num))
+    return num
+
+
+def _energies_of(source: Energies) -> _Inputs:
+    return lambda first, size: (np.asarray(source.block(first, first + size), np.float32),)
+
+
+def _filled(array: np.ndarray, size: int) -> np.ndarray:
+    """The array [b, ...] filled up to [size, ...] with its last row."""
+    return array.take(np.minimum(np.arange(size), len(array) - 1), axis=0)
 
 
 # What a device does with a block: (variables, keys [b], inputs [b, ...]) -> showers [b, v]. Equal
@@ -212,28 +256,40 @@ def _run(
     inputs: _Inputs,
     variables: Variables,
     root: jax.Array,
-    blocks: Blocks,
+    parts: Sequence[range],
+    batch_size: int | None,
     mesh: Mesh | None,
 ) -> Batches:
-    """Runs a function over blocks, which the devices take in turn."""
+    """Runs a function over the blocks of ``parts``, which the devices take in turn."""
+    size = default_batch_size() if batch_size is None else batch_size
+    if size < 1:
+        raise CalojaxError(f"--batch must be at least 1, got {size}.")
     devices = jax.local_devices() if mesh is None else list(mesh.devices.flat)
     # A program is compiled for every device that it runs on.
-    devices = devices[: len(blocks)]
-    constants = [jax.device_put((variables, root), device) for device in devices]
-    under_way: collections.deque[tuple[np.ndarray, jax.Array]] = collections.deque()
-    for number, block in enumerate(blocks):
-        # The host takes a block while its device is at work on the one after it.
-        if len(under_way) == 2 * len(devices):
-            yield _fetched(*under_way.popleft())
-        device = number % len(devices)
-        arrays = inputs(block)
-        given = (np.arange(block.start, block.stop, dtype=np.uint32), *arrays)
-        given = jax.device_put([_padded(array, blocks.size) for array in given], devices[device])
-        showers = _compute(function, *constants[device], *given)
-        showers.copy_to_host_async()
-        under_way.append((arrays[0], showers))
-    for started in under_way:
-        yield _fetched(*started)
+    devices = devices[: len(list(itertools.islice(blocks(parts, size), len(devices))))]
+    advice = f"--batch {size} is too large for it" + (
+        f"; take a smaller one, such as {size // 2}" if size > 1 else ""
+    )
+    with meshes.memory_told(advice):
+        constants = [jax.device_put((variables, root), device) for device in devices]
+        under_way: collections.deque[_UnderWay] = collections.deque()
+        for number, (first, wanted) in enumerate(blocks(parts, size)):
+            # The host takes a block while its device is at work on the one after it.
+            if len(under_way) == 2 * len(devices):
+                yield from _fetched(*under_way.popleft())
+            device = number % len(devices)
+            index = np.arange(first, first + size, dtype=np.uint64).astype(np.uint32)
+            arrays = inputs(first, size)
+            given = jax.device_put((index, *arrays), devices[device])
+            showers = _compute(function, *constants[device], *given)
+            showers.copy_to_host_async()
+            under_way.append((first, wanted, arrays[0], showers))
+        for started in under_way:
+            yield from _fetched(*started)
+
+
+# The first shower of a block, what is wanted of it, its incident energies and its showers.
+_UnderWay = tuple[int, list[range], np.ndarray, jax.Array]
 
 
 # A program of each device, not one over all: XLA fuses a program of several devices otherwise than
@@ -249,11 +305,9 @@ def _compute(
     return function(variables, rng.per_item(root, index), *arrays)
 
 
-def _padded(array: np.ndarray, size: int) -> np.ndarray:
-    """The array [b, ...] filled up to [size, ...] with its last row."""
-    missing = size - len(array)
-    return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing else array
-
-
-def _fetched(energies: np.ndarray, showers: jax.Array) -> tuple[np.ndarray, np.ndarray]:
-    return energies, jax.device_get(showers)[: len(energies)]
+def _fetched(first: int, wanted: list[range], energies: np.ndarray, showers: jax.Array) -> Batches:
+    """Of a block, each of the wanted ranges."""
+    showers = jax.device_get(showers)
+    for piece in wanted:
+        rows = slice(piece.start - first, piece.stop - first)
+        yield energies[rows], showers[rows]

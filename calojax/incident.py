@@ -6,25 +6,29 @@ import math
 import pathlib
 import re
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
+import h5py
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from calojax import rng
-from calojax.data import simulation
-from calojax.data.challenge import open_showers
+from calojax.data import parts, simulation
+from calojax.data.challenge import ENERGIES, PAR04_ENERGIES, checked_energies, opened
 from calojax.errors import CalojaxError
-from calojax.geometry import Detector
+from calojax.geometry import DETECTORS, Detector
 
 _UNITS = {"kev": 1e-3, "mev": 1.0, "gev": 1e3, "tev": 1e6}
 # Energies drawn at a time, about a quarter of a megabyte.
 _WINDOW = 2**16
+# Files hold rounded energies; a part in 10^5 is no extrapolation.
+_ROUNDING = 1e-5
 _FORMS = (
-    "an HDF5 file (its energies in order), a list such as 50GeV,100GeV (in turn), "
-    "or log-uniform:1GeV:1TeV"
+    "an HDF5 file or a folder of parts (their energies in order), a list such as 50GeV,100GeV (in "
+    "turn), uniform:1GeV:10GeV or log-uniform:1GeV:1TeV"
 )
+# Where files keep incident energies: the CaloChallenge's key first.
+_KEYS = (ENERGIES, PAR04_ENERGIES, "energies", "energy")
 
 
 def parse_energy(text: str) -> float:
@@ -45,50 +49,45 @@ def parse_energy(text: str) -> float:
     return value
 
 
-class EnergySource(Protocol):
+class EnergySource:
     """The incident energies of all showers that a user asks for, made when they are needed.
 
     Attributes:
       name: what they are, in words that differ where the energies do.
     """
 
-    name: str
-
-    def __len__(self) -> int:
-        """How many there are."""
-        ...
-
-    def __getitem__(self, rows: slice, /) -> np.ndarray:
-        """Those of a slice without a step, in MeV, float32; the same whatever else is taken."""
-        ...
-
-
-class Listed:
-    """Given energies, in turn.
-
-    Attributes:
-      name: see `EnergySource`.
-    """
-
-    def __init__(self, name: str, values: np.ndarray, num: int):
+    def __init__(self, name: str, num: int):
         self.name = name
-        self._values = np.asarray(values, np.float32)
         self._num = num
 
     def __len__(self) -> int:
+        """How many there are."""
         return self._num
 
     def __getitem__(self, rows: slice, /) -> np.ndarray:
+        """Those of a slice without a step, in MeV, float32; the same whatever else is taken."""
         start, stop, _ = rows.indices(self._num)
+        return self.block(start, max(start, stop))
+
+    def block(self, start: int, stop: int) -> np.ndarray:
+        """Energies ``start`` to ``stop`` in MeV, float32; also those beyond the last."""
+        raise NotImplementedError
+
+
+class Listed(EnergySource):
+    """Given energies, in turn."""
+
+    def __init__(self, name: str, values: np.ndarray, num: int):
+        super().__init__(name, num)
+        self._values = np.asarray(values, np.float32)
+
+    def block(self, start: int, stop: int) -> np.ndarray:
+        """See `EnergySource`."""
         return self._values[np.arange(start, stop) % len(self._values)]
 
 
-class Drawn:
-    """Random energies from one key a shower.
-
-    Attributes:
-      name: see `EnergySource`.
-    """
+class Drawn(EnergySource):
+    """Random energies from one key a shower."""
 
     def __init__(self, name: str, draw: Callable[[jax.Array], jax.Array], num: int, *, seed: int):
         """Draws nothing yet.
@@ -99,18 +98,13 @@ class Drawn:
           num: how many.
           seed: of the keys.
         """
-        self.name = name
-        self._num = num
+        super().__init__(name, num)
         key = rng.stream(rng.root(seed), "incident energies")
         self._draw = jax.jit(lambda index: draw(rng.per_item(key, index)))
         self._window = (-1, np.zeros(0, np.float32))
 
-    def __len__(self) -> int:
-        return self._num
-
-    def __getitem__(self, rows: slice, /) -> np.ndarray:
-        start, stop, _ = rows.indices(self._num)
-        stop = max(start, stop)
+    def block(self, start: int, stop: int) -> np.ndarray:
+        """See `EnergySource`."""
         numbers = range(start // _WINDOW, -(-stop // _WINDOW))
         pieces = [self._drawn(number) for number in numbers]
         found = np.concatenate([np.zeros(0, np.float32), *pieces])
@@ -134,50 +128,62 @@ def energy_source(
     num: int | None,
     seed: int,
     trained: tuple[float, float] | None = None,
+    seen: Sequence[float] = (),
 ) -> EnergySource:
     """The incident energies that a user asks for, to be taken piece by piece.
 
     Args:
-      text: a file, a list or a law (see `_FORMS`); None draws from the detector's own spectrum.
-      detector: gives the range; energies outside are refused.
-      trained: the range in MeV that a model was trained on; None's draws stay in it.
-      num: how many; a file may leave it out.
+      text: a file, a list or a law (see `_FORMS`); None draws from the spectrum of the training, or
+        without a training from the detector's own.
+      detector: gives the range; energies outside it and outside ``trained`` are refused.
+      trained: the range in MeV that a model was trained on.
+      num: how many; a file or a list may leave it out.
       seed: of random energies; shower i gets the same energy whatever ``num`` is.
+      seen: the energies in MeV that a model was trained on, if they were few.
 
     Raises:
-      CalojaxError: if the text is none of the forms, an energy is outside the detector's range, or
-        a file holds fewer energies than asked for.
+      CalojaxError: if the text is none of the forms, an energy is outside the range, or a file
+        holds fewer energies than asked for.
     """
     if num is not None and num < 1:
         raise CalojaxError(f"--num must be at least 1, got {num}.")
-    if text is not None and pathlib.Path(text).suffix in (".hdf5", ".h5"):
-        energies = open_showers(text, None).energies
-        if num is not None and num > len(energies):
+    if text is None:
+        spectrum, name = _spectrum(detector, trained, seen)
+        num = _given(num)
+        return Drawn(name, lambda keys: simulation.draw_energies(keys, spectrum), num, seed=seed)
+    law, *bounds = text.split(":")
+    if law.lower() in _LAWS:
+        if len(bounds) != 2:
+            raise CalojaxError(f"--energies {text!r} is not {_FORMS}.")
+        bounds = [parse_energy(bound) for bound in bounds]
+        low, high = _inside(bounds, detector, trained).tolist()
+        if not low < high:
+            raise CalojaxError(f"--energies {text!r}: the first energy must be the lower one.")
+        draw = _LAWS[law.lower()]
+        return Drawn(text, lambda keys: draw(keys, low, high), _given(num), seed=seed)
+    path = pathlib.Path(text)
+    if path.suffix.lower() in (".hdf5", ".h5") or path.exists():
+        energies = _inside(read_energies(path), detector, trained)
+        num = len(energies) if num is None else num
+        if num > len(energies):
             raise CalojaxError(
                 f"{text}: holds {len(energies)} incident energies but --num asks for {num}; "
                 "ask for fewer or draw from a law."
             )
-        energies = _inside(energies[:num], detector)
-        digest = hashlib.blake2b(energies.tobytes(), digest_size=8).hexdigest()
-        return Listed(f"{pathlib.Path(text).name} ({digest})", energies, len(energies))
-    if num is None:
-        raise CalojaxError("Say how many showers with --num; only an HDF5 file can leave it out.")
-    if text is None:
-        spectrum = within(detector, trained)
-        name = "spectrum from {:g} to {:g} MeV".format(*simulation.energy_range(spectrum))
-        return Drawn(name, lambda keys: simulation.draw_energies(keys, spectrum), num, seed=seed)
-    if text.startswith("log-uniform:"):
-        bounds = text.split(":")[1:]
-        if len(bounds) != 2:
-            raise CalojaxError(f"--energies {text!r} is not {_FORMS}.")
-        low, high = _inside([parse_energy(bound) for bound in bounds], detector).tolist()
-        if not low < high:
-            raise CalojaxError(f"--energies {text!r}: the first energy must be the lower one.")
-        return Drawn(text, lambda keys: _log_uniform(keys, low, high), num, seed=seed)
-    if "eV" in text:
-        listed = _inside([parse_energy(item) for item in text.split(",")], detector)
-        return Listed(text, listed, num)
+        digest = hashlib.blake2b(energies[:num].tobytes(), digest_size=8).hexdigest()
+        return Listed(f"{path.name} ({digest})", energies, num)
+    if "ev" in text.lower():
+        listed = _inside([parse_energy(item) for item in text.split(",")], detector, trained)
+        return Listed(text, listed, len(listed) if num is None else num)
     raise CalojaxError(f"--energies {text!r} is not {_FORMS}.")
+
+
+def _given(num: int | None) -> int:
+    if num is None:
+        raise CalojaxError(
+            "Say how many showers with --num; only a file or a list of energies can leave it out."
+        )
+    return num
 
 
 def incident_energies(
@@ -192,22 +198,64 @@ def incident_energies(
     return energy_source(text, detector, num=num, seed=seed, trained=trained)[:]
 
 
-def within(detector: Detector, trained: tuple[float, float] | None) -> Detector:
-    """The detector with its spectrum cut to the range in MeV that a model was trained on."""
-    if trained is None or detector.energy_range is None:
-        return detector
-    low = max(detector.energy_range[0], trained[0])
-    high = min(detector.energy_range[1], trained[1])
-    energies = tuple(e for e in detector.energies if low <= e <= high)
-    return dataclasses.replace(detector, energy_range=(low, high), energies=energies)
+def read_energies(path: pathlib.Path) -> np.ndarray:
+    """The incident energies [n] in MeV, float32, of a file or a folder of parts.
+
+    Files need no showers: a geometry is not asked for.
+
+    Raises:
+      CalojaxError: if a file is missing or damaged, or its energies are not positive numbers.
+    """
+    files = parts.paths(path) if (path / parts.MANIFEST).exists() else [path]
+    return np.concatenate([_energies_in(file) for file in files])
 
 
-def _inside(energies: Sequence[float] | np.ndarray, detector: Detector) -> np.ndarray:
-    """Energies as float32 if all are in the detector's range."""
+def _energies_in(path: pathlib.Path) -> np.ndarray:
+    with opened(path) as file:
+        key = next((key for key in _KEYS if isinstance(file.get(key), h5py.Dataset)), None)
+        if key is None:
+            found = ", ".join(sorted(map(repr, file))) or "nothing"
+            raise CalojaxError(f"{path}: has no {ENERGIES!r} but {found}; write it under that key.")
+        data = file[key]
+        if data.dtype.kind not in "fiu" or data.shape not in ((data.size,), (data.size, 1)):
+            raise CalojaxError(
+                f"{path}: {key!r} is {data.dtype} of shape {data.shape}; it must be (n, 1) numbers."
+            )
+        if not data.size:
+            raise CalojaxError(f"{path}: holds no incident energies; write it again.")
+        return checked_energies(path, data[...].reshape(-1))
+
+
+def _spectrum(
+    detector: Detector, trained: tuple[float, float] | None, seen: Sequence[float]
+) -> tuple[Detector, str]:
+    """The detector with the spectrum of the training, and the name of that spectrum."""
+    low, high = trained or simulation.energy_range(detector)
+    name = f"spectrum from {low:g} to {high:g} MeV"
+    if trained is None:
+        return detector, name
+    if low == high:
+        seen = (low,)
+    near = (low * (1 - _ROUNDING), high * (1 + _ROUNDING))
+    energies = tuple(seen) or tuple(e for e in detector.energies if near[0] <= e <= near[1])
+    if energies:
+        return dataclasses.replace(detector, energies=energies), name
+    return dataclasses.replace(detector, energies=(), energy_range=(low, high)), name
+
+
+def _inside(
+    energies: Sequence[float] | np.ndarray, detector: Detector, trained: tuple[float, float] | None
+) -> np.ndarray:
+    """Energies as float32 if all are in the detector's range, or in that of the training.
+
+    The range of a geometry that is not built in is often a guess, so it refuses nothing.
+    """
     energies = np.asarray(energies, np.float32)
-    low, high = detector.energy_range or (0.0, math.inf)
-    # Files hold rounded energies; a part in 10^5 is no extrapolation.
-    outside = (energies < low * (1 - 1e-5)) | (energies > high * (1 + 1e-5))
+    if detector not in DETECTORS.values():
+        return energies
+    lows, highs = zip(detector.energy_range, trained or detector.energy_range, strict=True)
+    low, high = min(lows), max(highs)
+    outside = (energies < low * (1 - _ROUNDING)) | (energies > high * (1 + _ROUNDING))
     if outside.any():
         raise CalojaxError(
             f"An incident energy of {energies[outside][0]:g} MeV is outside the range of geometry "
@@ -216,11 +264,19 @@ def _inside(energies: Sequence[float] | np.ndarray, detector: Detector) -> np.nd
     return energies
 
 
+def _uniform(keys: jax.Array, low: float, high: float) -> jax.Array:
+    """Energies [n] uniform between two, one for each of keys [n]."""
+    return jnp.clip(low + (high - low) * jax.vmap(jax.random.uniform)(keys), low, high)
+
+
 def _log_uniform(keys: jax.Array, low: float, high: float) -> jax.Array:
     """Energies [n] between two, uniform in their logarithm, one for each of keys [n]."""
     uniform = jax.vmap(jax.random.uniform)(keys)
     # The exponential of a logarithm may round to just outside the range.
     return jnp.clip(low * jnp.exp(uniform * math.log(high / low)), low, high)
+
+
+_LAWS = {"uniform": _uniform, "log-uniform": _log_uniform}
 
 
 def _host() -> jax.Device:

@@ -6,12 +6,15 @@ Axes are Auto because Flax's recurrent cells and embeddings do not accept the Ex
 `jax.make_mesh` makes by default.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from calojax.errors import CalojaxError
 
 AXIS = "data"
 
@@ -46,3 +49,19 @@ def place(tree: Any, mesh: Mesh) -> Any:
 def round_up(batch: int, mesh: Mesh) -> int:
     """The smallest multiple of the device count that is not below ``batch``."""
     return -(-batch // mesh.size) * mesh.size
+
+
+@contextlib.contextmanager
+def memory_told(advice: str) -> Iterator[None]:
+    """Turns the errors of a memory that is full into one sentence that ends with ``advice``.
+
+    Raises:
+      CalojaxError: instead of JAX's RESOURCE_EXHAUSTED and of MemoryError.
+    """
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        kind = jax.default_backend().upper()
+        raise CalojaxError(f"The memory of the {kind} is full; {advice}.") from None

@@ -23,7 +23,7 @@ def checked_seed(seed: int) -> int:
     Raises:
       CalojaxError: for any other number; JAX would map some of these to the same key.
     """
-    if not 0 <= seed <= MAX_SEED:
+    if not (0 <= seed <= MAX_SEED and seed == int(seed)):
         raise CalojaxError(f"seed must be a whole number from 0 to {MAX_SEED}, got {seed}.")
     return int(seed)
 

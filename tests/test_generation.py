@@ -43,7 +43,9 @@ def test_energies_and_order_are_kept(model, variables, energies, one_device):
 
 
 @pytest.mark.parametrize("batch_size", [1, 8, 20])
-def test_batch_size_changes_nothing(whole, model, variables, energies, one_device, batch_size):
+def test_batch_size_changes_last_bits_only(
+    whole, model, variables, energies, one_device, batch_size
+):
     batches = list(
         generation.generate(
             model, variables, energies, seed=5, batch_size=batch_size, mesh=one_device
@@ -63,33 +65,100 @@ def test_device_count_changes_no_bit(model, variables, energies, one_device, eig
     np.testing.assert_array_equal(found[0][1], found[1][1])
 
 
-def test_a_part_is_the_same_without_the_others(model, variables, energies, two_devices):
-    def showers(*parts):
-        batches = generation.generate(
-            model, variables, energies, batch_size=3, parts=parts, mesh=two_devices
-        )
+@pytest.mark.parametrize("kind", ["generate", "simulate", "reconstruct"])
+def test_neither_number_nor_parts_nor_devices_change_a_bit(
+    kind, model, variables, showers, one_device, two_devices
+):
+    """Of 21 showers in blocks of 8: the first ones alone, and parts in any order."""
+    energies = showers.energies[:21]
+
+    def made(num, mesh, **options):
+        if kind == "simulate":
+            batches = generation.simulate(
+                model.detector, energies[:num], batch_size=8, mesh=mesh, seed=4
+            )
+        elif kind == "reconstruct":
+            source = ShowerArrays(model.detector, energies[:num], showers.showers[:num])
+            batches = generation.reconstruct(
+                model, variables, source, batch_size=8, mesh=mesh, seed=4
+            )
+        else:
+            batches = generation.generate(
+                model, variables, energies[:num], batch_size=8, mesh=mesh, seed=4, **options
+            )
         return collect(batches)[1]
 
-    # Parts of 8, 8 and 5 showers, in batches of 3, 3 and 2; and 3 and 2.
-    parts = [range(0, 8), range(8, 16), range(16, 21)]
-    whole = showers(*parts)
-    np.testing.assert_array_equal(showers(parts[1]), whole[8:16])
-    np.testing.assert_array_equal(showers(parts[2], parts[0]), whole[np.r_[16:21, 0:8]])
+    whole = made(21, one_device)
+    for num in (1, 5, 8, 15):
+        np.testing.assert_array_equal(made(num, two_devices), whole[:num])
+    if kind == "generate":
+        for parts in ([range(5, 11), range(11, 20)], [range(16, 21), range(0, 3)], [range(7, 8)]):
+            rows = [i for part in parts for i in part]
+            np.testing.assert_array_equal(made(21, two_devices, parts=parts), whole[rows])
+
+
+def test_no_number_of_showers_compiles_anew(model, variables, energies, one_device):
+    def program(num):
+        list(generation.generate(model, variables, energies[:num], batch_size=8, mesh=one_device))
+        return generation._compute._cache_size()
+
+    assert len({program(num) for num in (8, 1, 5, 21)}) == 1
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
-def test_blocks_cover_parts_and_never_two_of_them(size):
+def test_blocks_lie_at_fixed_places_and_cover_parts(size):
     parts = [range(0, 5), range(9, 10), range(10, 16)]
-    blocks = generation.Blocks(parts, size)
-    assert len(blocks) == len(list(blocks))
-    assert [i for block in blocks for i in block] == [i for part in parts for i in part]
-    assert all(any(b.start >= p.start and b.stop <= p.stop for p in parts) for b in blocks)
+    blocks = list(generation.blocks(parts, size))
+    assert [i for _, wanted in blocks for r in wanted for i in r] == [i for p in parts for i in p]
+    for first, wanted in blocks:
+        assert first % size == 0
+        for piece in wanted:
+            assert first <= piece.start < piece.stop <= first + size
+            assert any(piece.start >= p.start and piece.stop <= p.stop for p in parts)
+    # A block that two parts share is computed once.
+    assert len({first for first, _ in blocks}) == len(blocks)
+
+
+BAD = [float("nan"), float("inf"), 0.0, -5e4]
+
+
+@pytest.mark.parametrize(
+    "energies",
+    [*(np.array([5e4, bad], np.float32) for bad in BAD), np.ones((3, 2)), 5e4, ["50GeV"]],
+)
+def test_energies_that_are_none_are_refused(energies, model, variables, tiny):
+    with pytest.raises(CalojaxError, match="incident energ"):
+        next(generation.generate(model, variables, energies))
+    with pytest.raises(CalojaxError, match="incident energ"):
+        next(generation.simulate(tiny, energies))
+
+
+def test_energies_may_have_the_shape_of_a_file_s(model, variables, energies, one_device):
+    def showers(given):
+        return collect(generation.generate(model, variables, given, batch_size=8, mesh=one_device))
+
+    flat, column = showers(energies[:3]), showers(energies[:3, None].tolist())
+    np.testing.assert_array_equal(column[0], flat[0])
+    np.testing.assert_array_equal(column[1], flat[1])
+
+
+@pytest.mark.parametrize("error", [MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED")])
+def test_a_full_memory_is_a_sentence_with_a_smaller_batch(error, tiny, monkeypatch):
+    def full(*_):
+        raise error
+
+    monkeypatch.setattr(generation, "_compute", full)
+    with pytest.raises(CalojaxError, match=r"memory .* is full; --batch 100 .* such as 50"):
+        next(generation.simulate(tiny, [5e4], batch_size=100))
 
 
 def test_more_showers_than_a_seed_has_are_refused(model, variables):
     class Many:
         def __len__(self):
             return 2**32 + 1
+
+        def block(self, start, stop):
+            raise AssertionError
 
     with pytest.raises(CalojaxError, match="4,294,967,296 showers, fewer than 4,294,967,297"):
         next(generation.generate(model, variables, Many()))
@@ -192,7 +261,17 @@ def test_the_default_precision_is_the_environment_s(model, variables):
     assert "[HIGHEST, HIGHEST]" in text
 
 
-def test_a_temperature_that_is_none_is_refused(model, variables, energies):
-    for temperature in (0.0, -1.0, float("nan")):
-        with pytest.raises(CalojaxError, match=r"A temperature of .* is none"):
-            next(generation.generate(model, variables, energies, temperature=temperature))
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_temperature_must_be_positive_and_finite(temperature, model, variables, energies):
+    with pytest.raises(CalojaxError, match="temperature must be positive and finite, got"):
+        next(generation.generate(model, variables, energies, temperature=temperature))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 0.5])
+def test_a_seed_is_a_whole_number_of_32_bits(seed, model, variables, tiny, energies):
+    for batches in (
+        generation.generate(model, variables, energies, seed=seed),
+        generation.simulate(tiny, energies, seed=seed),
+    ):
+        with pytest.raises(CalojaxError, match="seed must be a whole number from 0 to 4294967295"):
+            next(batches)

@@ -1,11 +1,14 @@
 """Incident energies: units, laws, files and what is refused."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
+from toys import raw
 
 from calojax import incident
+from calojax.data import parts
 from calojax.data.writer import write_showers
 from calojax.errors import CalojaxError
 from calojax.geometry import DETECTORS
@@ -76,6 +79,49 @@ def test_the_detectors_spectrum_stays_in_the_trained_range():
     assert set(discrete.tolist()) == {256.0, 512.0, 1024.0, 2048.0}
 
 
+@pytest.mark.parametrize("name", ["tiny", "ds1-photons"])
+@pytest.mark.parametrize(
+    ("trained", "seen"),
+    [
+        ((5e4, 5e4), ()),
+        ((65536.0, 65536.0), ()),
+        ((1.0, 100.0), ()),
+        ((2e7, 4e7), ()),
+        ((300.0, 400.0), ()),
+        ((100.0, 3e5), (100.0, 3e5)),
+    ],
+)
+def test_what_was_trained_on_can_be_drawn(name, trained, seen):
+    """Also one energy, and energies outside the geometry's range or between its discrete ones."""
+    source = energy_source(None, DETECTORS[name], num=500, seed=0, trained=trained, seen=seen)
+    assert trained[0] <= source[:].min() <= source[:].max() <= trained[1]
+    assert not seen or set(source[:].tolist()) == set(seen)
+    ends = energy_source(
+        "{}MeV,{}MeV".format(*trained), DETECTORS[name], num=None, seed=0, trained=trained
+    )
+    np.testing.assert_allclose(ends[:], trained)
+
+
+def test_the_range_of_an_own_geometry_refuses_nothing(tiny):
+    own = dataclasses.replace(tiny, name="own")
+    np.testing.assert_allclose(incident_energies("500GeV", own, num=1, seed=0), 5e5)
+
+
+@pytest.mark.parametrize(
+    ("text", "low", "high"),
+    [("uniform:2GeV:50GeV", 2e3, 5e4), ("UNIFORM:2gev:50GEV", 2e3, 5e4)],
+)
+def test_a_uniform_law(text, low, high, tiny):
+    found = incident_energies(text, tiny, num=2000, seed=1)
+    assert low <= found.min() < found.max() <= high
+    assert found.mean() == pytest.approx((low + high) / 2, rel=0.05)
+
+
+@pytest.mark.parametrize(("text", "mev"), [("50gev", [5e4]), ("50gev, 2GEV,3GeV", [5e4, 2e3, 3e3])])
+def test_a_list_without_a_number_is_taken_once(text, mev, tiny):
+    np.testing.assert_allclose(incident_energies(text, tiny, num=None, seed=0), mev)
+
+
 def test_a_file_gives_its_energies(tmp_path, tiny, showers):
     path = tmp_path / "showers.hdf5"
     batch = (showers.energies[:7], showers.showers[:7])
@@ -83,8 +129,40 @@ def test_a_file_gives_its_energies(tmp_path, tiny, showers):
     found = incident_energies(str(path), tiny, num=None, seed=0)
     np.testing.assert_array_equal(found, showers.energies[:7])
     assert len(incident_energies(str(path), tiny, num=3, seed=0)) == 3
+    # Blocks of showers are whole: beyond those asked for the file goes on.
+    source = energy_source(str(path), tiny, num=3, seed=0)
+    np.testing.assert_array_equal(source.block(0, 7), showers.energies[:7])
     with pytest.raises(CalojaxError, match="holds 7 incident energies but --num asks for 8"):
         incident_energies(str(path), tiny, num=8, seed=0)
+
+
+@pytest.mark.parametrize("key", ["incident_energies", "incident_energy", "energy"])
+@pytest.mark.parametrize("shape", [(4,), (4, 1)])
+@pytest.mark.parametrize("name", ["e.hdf5", "E.HDF5", "e.h5", "energies"])
+def test_a_file_needs_no_showers(key, shape, name, tiny, tmp_path):
+    raw(tmp_path / name, **{key: np.array([2e3, 3e3, 4e3, 5e3]).reshape(shape)})
+    found = incident_energies(str(tmp_path / name), tiny, num=None, seed=0)
+    np.testing.assert_array_equal(found, [2e3, 3e3, 4e3, 5e3])
+
+
+def test_a_folder_of_parts_and_showers_of_any_geometry_give_energies(tmp_path, tiny):
+    plan = parts.split(5, 3)
+    parts.begin(tmp_path, {}, plan)
+    for part in plan:
+        energies = 2e3 + np.arange(5.0)[part.showers.start : part.showers.stop]
+        raw(tmp_path / part.name, incident_energies=energies, showers=np.ones((len(energies), 7)))
+    found = incident_energies(str(tmp_path), tiny, num=None, seed=0)
+    np.testing.assert_array_equal(found, 2e3 + np.arange(5))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [{}, {"showers": np.ones(3)}, *({"energy": a} for a in (np.ones((2, 2)), [b"x"], [-1.0], []))],
+)
+def test_a_file_without_energies_is_refused(data, tiny, tmp_path):
+    path = raw(tmp_path / "e.hdf5", **data)
+    with pytest.raises(CalojaxError, match=re.escape(str(path))):
+        incident_energies(str(path), tiny, num=None, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +173,9 @@ def test_a_file_gives_its_energies(tmp_path, tiny, showers):
         ("log-uniform:9GeV:1GeV", 3, "lower one"),
         ("log-uniform:1GeV:9TeV", 3, "9e.06 MeV is outside the range of geometry 'tiny'"),
         ("uniform", 3, "'uniform' is not an HDF5 file"),
-        ("5GeV", None, "--num"),
+        ("log-uniform:5GeV:6GeV", None, "--num"),
+        ("uniform:5GeV:2GeV", 3, "lower one"),
+        ("5GeV,nope", None, "'nope' is not an energy"),
         ("5GeV", 0, "--num must be at least 1"),
         ("missing.hdf5", None, "missing.hdf5"),
     ],

@@ -43,7 +43,7 @@ def sample(
     num: int | None = None,
     energies: str | None = None,
     seed: int = 0,
-    batch: int = 1000,
+    batch: int | None = None,
     temperature: float = 1.0,
     precision: Precision = "default",
     layout: LayoutName = "dense",
@@ -56,11 +56,14 @@ def sample(
     Args:
       run: folder of a trained run.
       out: HDF5 file to write, which appears when it is complete; with --part-size, a folder.
-      num: how many showers; an energy file may leave it out.
-      energies: an HDF5 file (its energies in order), a list such as 50GeV,100GeV (in turn), or
-        log-uniform:1GeV:1TeV; default: the detector's spectrum in the range of the training.
-      seed: of all random numbers; shower i is the same for any --num.
-      batch: showers a device computes at a time.
+      num: how many showers; a file or a list of energies may leave it out.
+      energies: an HDF5 file or a folder of parts (their energies in order), a list such as
+        50GeV,100GeV (in turn), uniform:1GeV:10GeV or log-uniform:1GeV:1TeV; default: the spectrum
+        of the training.
+      seed: of all random numbers, from 0 to 4294967295.
+      batch: showers that a device computes at a time; default: 128 on a CPU, 1000 elsewhere. On one
+        kind of device shower i is the same to the last bit for any --num, --part-size and number of
+        devices; another --batch rounds otherwise.
       temperature: below 1 showers are more alike than those of the training, above less.
       precision: of matrix products: tf32 and bf16 are faster where there are units for them, and
         do not move the scores (docs/speed.md); default: what the device takes by itself.
@@ -81,8 +84,14 @@ def sample(
             check_output(out, force=force, inputs=[run, energies or ""])
         model, variables, done = checkpoint.load(run)
         wanted = energy_source(
-            energies, model.detector, num=num, seed=seed, trained=done.energy_range
+            energies,
+            model.detector,
+            num=num,
+            seed=seed,
+            trained=done.energy_range,
+            seen=done.energies,
         )
+        batch = generation.default_batch_size() if batch is None else batch
         warn_outside(wanted[:_LOOK], done.energy_range)
         provenance = {
             "model": models.name_of(model),
@@ -112,8 +121,6 @@ def sample(
             made = f"{len(wanted):,} showers"
         else:
             plan = parts.split(len(wanted), part_size)
-            # What a part holds depends on its batches, which do not reach over its ends.
-            batch = min(batch, part_size)
             settings = provenance | {
                 "calojax_version": calojax.__version__,
                 "geometry": model.detector.name,

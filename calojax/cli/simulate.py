@@ -26,7 +26,7 @@ def simulate(
     particle: str | None = None,
     energies: str | None = None,
     seed: int = 0,
-    batch: int = 1000,
+    batch: int | None = None,
     layout: LayoutName = "dense",
     force: bool = False,
 ) -> None:
@@ -34,13 +34,16 @@ def simulate(
 
     Args:
       out: HDF5 file to write; appears when it is complete.
-      num: how many showers; an energy file may leave it out.
+      num: how many showers; a file or a list of energies may leave it out.
       geometry: built-in geometry, or a binning file ending in .xml.
       particle: name or PDG number, if the binning file is of several particles.
-      energies: a list such as 50GeV,100GeV (in turn), log-uniform:1GeV:1TeV, or an HDF5 file;
-        default: the spectrum of the CaloChallenge's data set.
-      seed: of all random numbers; shower i is the same for any --num.
-      batch: showers a device computes at a time.
+      energies: an HDF5 file or a folder of parts (their energies in order), a list such as
+        50GeV,100GeV (in turn), uniform:1GeV:10GeV or log-uniform:1GeV:1TeV; default: the spectrum
+        of the CaloChallenge's data set.
+      seed: of all random numbers, from 0 to 4294967295.
+      batch: showers that a device computes at a time; default: 128 on a CPU, 1000 elsewhere. On one
+        kind of device shower i is the same to the last bit for any --num and number of
+        devices; another --batch rounds otherwise.
       layout: dense (the CaloChallenge's) or sparse (voxel and energy of every hit).
       force: replace --out if it exists.
     """

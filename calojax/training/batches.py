@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from calojax import rng
 from calojax.data import strata
 from calojax.data.strata import Strata
 from calojax.errors import CalojaxError
@@ -65,7 +66,7 @@ def split(num: int, validation_fraction: float, seed: int) -> Split:
             f"A validation fraction of {validation_fraction} of {num} showers leaves nothing to "
             "train on or nothing to validate with; give more showers or another fraction."
         )
-    order = np.random.default_rng([seed, zlib.crc32(b"split")]).permutation(num)
+    order = np.random.default_rng([rng.checked_seed(seed), zlib.crc32(b"split")]).permutation(num)
     return Split(np.sort(order[n_validation:]), np.sort(order[:n_validation]))
 
 

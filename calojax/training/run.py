@@ -108,6 +108,7 @@ def train(
             if again:
                 raise CalojaxError(f"{out}: holds no run of which a stage could be done again.")
             energies = dataset.energies[split.training]
+            distinct = np.unique(energies)
             variables = fresh(model.fit(batches.chunks(dataset, split.training)), 0)
             progress = Progress(
                 total=0,
@@ -115,7 +116,8 @@ def train(
                 step=0,
                 done=(),
                 seed=options.seed,
-                energy_range=(float(energies.min()), float(energies.max())),
+                energy_range=(float(distinct[0]), float(distinct[-1])),
+                energies=tuple(distinct.tolist() if 10 * len(distinct) <= len(energies) else ()),
             )
         else:
             found = checkpoints.load()
