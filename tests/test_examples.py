@@ -24,7 +24,9 @@ def test_the_trained_models_sample_showers(name, one_device):
     model, variables, progress = checkpoint.load(EXAMPLES / name)
     assert set(progress.done) == {stage.name for stage in model.stages}
     energies = np.geomspace(1e3, 64e3, 32).astype(np.float32)
-    ((_, showers),) = generation.generate(model, variables, energies, mesh=one_device)
+    ((_, showers),) = generation.generate(
+        model, variables, energies, batch_size=len(energies), mesh=one_device
+    )
     visible = showers.sum(1) / energies
     # Geant4's mean is 0.954 with a spread of 0.06.
     assert visible.mean() == pytest.approx(0.954, abs=0.05)

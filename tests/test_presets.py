@@ -67,7 +67,9 @@ def test_each_preset_trains_and_samples(name, tiny, showers, one_device, tmp_pat
     model = models.build(small(PRESETS[name].model, tiny.grid), tiny)
     variables = train(model, showers, tmp_path, Options(), mesh=one_device)
     energies = showers.energies[:4]
-    ((_, new),) = generation.generate(model, variables, energies, mesh=one_device)
+    ((_, new),) = generation.generate(
+        model, variables, energies, batch_size=len(energies), mesh=one_device
+    )
     assert new.shape == (4, tiny.n_voxels)
     assert np.isfinite(new).all()
     assert (new >= 0).all()
