@@ -12,7 +12,11 @@ cannot be restored without those devices).
 """
 
 import contextlib
+import logging
+import math
+import os
 import pathlib
+import re
 import shutil
 import sys
 import time
@@ -25,7 +29,7 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 
 import calojax
-from calojax import files, models, processes
+from calojax import files, models, processes, rng
 from calojax.errors import CalojaxError
 from calojax.models.base import Model, Variables
 
@@ -80,19 +84,28 @@ class Checkpoints:
 
     def __init__(self, run: pathlib.Path):
         self.folder = pathlib.Path(run).absolute() / _FOLDER
+        if os.fsencode(self.folder).decode(errors="replace") != str(self.folder):
+            raise CalojaxError(
+                f"{run}: its path is not UTF-8, so it cannot hold checkpoints; rename the folder."
+            )
+        # Orbax logs a page of tracebacks for what becomes one sentence here.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         if not self.folder.is_dir():
             files.make_folder(self.folder)
         # Every process has all arrays, so Orbax is told that each of them is alone.
         alone = ocp.options.MultiprocessingOptions(
             primary_host=processes.index(), active_processes={processes.index()}
         )
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=2, create=False, multiprocessing_options=alone
-            ),
-            item_names=("description", "variables", "optimizer"),
-        )
+        try:
+            self._manager = ocp.CheckpointManager(
+                self.folder,
+                options=ocp.CheckpointManagerOptions(
+                    max_to_keep=2, create=False, multiprocessing_options=alone
+                ),
+                item_names=("description", "variables", "optimizer"),
+            )
+        except OSError as error:
+            raise _closed(self.folder, error.strerror) from None
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -111,8 +124,18 @@ class Checkpoints:
         """Writes a checkpoint in the background; Orbax renames it into place when complete.
 
         Raises:
-          CalojaxError: if the disk has no room for it, or refused the one before.
+          CalojaxError: if an array is not finite, if the disk has no room for it, or refused the
+            one before.
         """
+        arrays = _flat(variables)
+        bad = _not_finite(arrays)
+        if bad:
+            raise CalojaxError(
+                f"{self.folder}: array {bad!r} of the model is not finite after step "
+                f"{progress.step} of stage {progress.stage!r}, so it is not saved; the last "
+                "checkpoint is kept: lower the learning rate of the stage or look at the data with "
+                "calojax check."
+            )
         if not processes.is_first() or self.latest == progress.total:
             return
         description = {
@@ -120,7 +143,7 @@ class Checkpoints:
             **models.to_json(model),
             "progress": progress._asdict(),
         }
-        arrays, numbered = _flat(variables), _numbered(optimizer)
+        numbered = _numbered(optimizer)
         self._check_room(sum(a.nbytes for a in (*arrays.values(), *numbered.values())))
         with self._told():
             self._manager.save(
@@ -154,7 +177,8 @@ class Checkpoints:
                 energies=tuple(progress.energies),
             )
             model = models.from_json(description)
-        except (KeyError, TypeError) as error:
+            _check_progress(progress, model)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CalojaxError(
                 f"{where}: was not written by calojax, or by another version of it ({error})."
             ) from None
@@ -162,6 +186,11 @@ class Checkpoints:
             raise CalojaxError(f"{where}: {error}") from None
         variables = _nested(restored["variables"])
         check_shapes(where, model, variables)
+        bad = _not_finite(_flat(variables))
+        if bad:
+            raise CalojaxError(
+                f"{where}: array {bad!r} is not finite; the model is of no use, so train it again."
+            )
         return Checkpoint(model, variables, progress)
 
     def load_optimizer(self, like: Any) -> Any:
@@ -223,9 +252,12 @@ class Checkpoints:
             with _without_echo():
                 return self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # Orbax, TensorStore and JSON each raise their own kinds.
+            unreadable = _unreadable(where, error)
+            if unreadable:
+                raise _closed(where, unreadable) from None
             raise CalojaxError(
-                f"{where}: is damaged or not a calojax checkpoint ({_reason(error)}); "
-                "remove that folder to fall back to the one before."
+                f"{where}: is damaged or not a calojax checkpoint ({_reason(error)}); move that "
+                "folder away to fall back to the one before."
             ) from None
 
 
@@ -236,8 +268,14 @@ def load(run: str | pathlib.Path) -> Checkpoint:
       CalojaxError: if the folder is missing, holds no checkpoint, or a stage is not trained yet.
     """
     run = pathlib.Path(run)
-    if not (run / _FOLDER).is_dir():
-        raise CalojaxError(f"{run}: is not a run of calojax (it has no folder {_FOLDER!r}).")
+    try:
+        os.listdir(run / _FOLDER)
+    except (FileNotFoundError, NotADirectoryError):
+        raise CalojaxError(
+            f"{run}: is not a run of calojax (it has no folder {_FOLDER!r})."
+        ) from None
+    except OSError as error:
+        raise _closed(run / _FOLDER, error.strerror) from None
     with Checkpoints(run) as checkpoints:
         checkpoint = checkpoints.load()
     missing = [s.name for s in checkpoint.model.stages if s.name not in checkpoint.progress.done]
@@ -252,6 +290,66 @@ def load(run: str | pathlib.Path) -> Checkpoint:
 def _reason(error: Exception) -> str:
     """The first line of what an exception says, or its kind."""
     return str(error).strip().split("\n")[0][:200] or type(error).__name__
+
+
+# What TensorStore says where the file system refuses, however sound the file is.
+_REFUSED = re.compile(
+    r"[^.;:\[\]]*(PERMISSION_DENIED|Permission denied|Operation not permitted|Input/output error"
+    r"|Stale file handle|Too many open files|UNAVAILABLE|timed out)"
+)
+
+
+def _unreadable(where: pathlib.Path, error: Exception) -> str:
+    """What keeps files of a checkpoint from being read, if that is not their contents; else ""."""
+    cause: BaseException | None = error
+    while cause is not None:
+        missing = isinstance(cause, FileNotFoundError | NotADirectoryError | IsADirectoryError)
+        if isinstance(cause, OSError) and cause.errno and not missing:
+            return f"{cause.strerror}"
+        if found := _REFUSED.search(str(cause)):
+            return found[0].strip()
+        cause = cause.__cause__ or cause.__context__
+
+    def refuse(refusal: OSError):
+        raise refusal
+
+    try:
+        for folder, _, names in os.walk(where, onerror=refuse):
+            for name in names:
+                pathlib.Path(folder, name).read_bytes()
+    except FileNotFoundError:
+        return ""
+    except OSError as refusal:
+        return f"{refusal.filename}: {refusal.strerror}"
+    return ""
+
+
+def _closed(where: pathlib.Path, reason: str) -> CalojaxError:
+    return CalojaxError(
+        f"{where}: cannot be read ({reason}); check its permissions and its disk, and try again."
+    )
+
+
+def _not_finite(arrays: dict[str, np.ndarray]) -> str | None:
+    """The name of an array that holds NaN or infinity."""
+    return next((name for name, array in arrays.items() if not np.isfinite(array).all()), None)
+
+
+def _check_progress(progress: Progress, model: Model) -> None:
+    """Refuses what no training can have written.
+
+    Raises:
+      ValueError: says what.
+    """
+    names = {stage.name for stage in model.stages}
+    if progress.stage not in names or not set(progress.done) <= names:
+        raise ValueError(f"stages {progress.stage!r} and {progress.done!r} of {sorted(names)}")
+    rng.checked_seed(progress.seed)
+    low, high = progress.energy_range
+    if not 0 < low <= high < math.inf or any(not low <= e <= high for e in progress.energies):
+        raise ValueError(f"trained on energies from {low} to {high} MeV")
+    if not 0 <= progress.step <= progress.total:
+        raise ValueError(f"step {progress.step} of {progress.total}")
 
 
 @contextlib.contextmanager

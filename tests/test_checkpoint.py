@@ -1,6 +1,8 @@
 """Checkpoints: what is refused, and in which words."""
 
+import errno
 import json
+import os
 import pathlib
 import shutil
 
@@ -89,6 +91,92 @@ def test_foreign_descriptions(run):
     edit_description(run, lambda d: d.pop("progress"))
     with pytest.raises(CalojaxError, match="was not written by calojax"):
         checkpoint.load(run)
+
+
+UNKNOWN = {
+    "config.prior.colour": lambda d: d["config"]["prior"].update(colour=1),
+    "config.prior.schedule.speed": lambda d: d["config"]["prior"]["schedule"].update(speed=1),
+    "detector.weight": lambda d: d["detector"].update(weight=1),
+    "detector.layers.id2": lambda d: d["detector"]["layers"][3].update(id2=1),
+    "format 2": lambda d: d.update(format=2),
+}
+IMPOSSIBLE = {
+    "steps": lambda d: d["config"]["prior"]["schedule"].update(steps=0),
+    "learning-rate": lambda d: d["config"]["prior"]["schedule"].update(learning_rate=float("nan")),
+    "batch-size": lambda d: d["config"]["prior"]["schedule"].update(batch_size=-1),
+    "100000.0 to 1000": lambda d: d["progress"].update(energy_range=[1e5, 1e3]),
+    "0.0 to": lambda d: d["progress"].update(energy_range=[0.0, 1e3]),
+    "nan to": lambda d: d["progress"].update(energy_range=[float("nan"), 1e3]),
+    "to inf": lambda d: d["progress"].update(energy_range=[1e3, float("inf")]),
+    "seed": lambda d: d["progress"].update(seed=-1),
+    "stages": lambda d: d["progress"].update(stage="decoder"),
+    "step 9 of 5": lambda d: d["progress"].update(step=9),
+    "energy range": lambda d: d["detector"].update(energy_range=[1e5, 1e3]),
+    "thickness": lambda d: d["detector"]["layers"][0].update(thickness=float("nan")),
+}
+
+
+@pytest.mark.parametrize("message", [*UNKNOWN, *IMPOSSIBLE])
+def test_settings_that_are_unknown_or_impossible(message, run):
+    edit_description(run, (UNKNOWN | IMPOSSIBLE)[message])
+    with pytest.raises(CalojaxError, match=f"checkpoints/5: .*{message}"):
+        checkpoint.load(run)
+
+
+def test_a_description_without_a_format_is_of_the_first(run, model):
+    edit_description(run, lambda d: d.pop("format"))
+    assert checkpoint.load(run).model == model
+
+
+def with_nan(variables):
+    params = variables["params"]
+    kernel = {"kernel": np.full(params["prior"]["initial"]["kernel"].shape, np.nan)}
+    initial = params["prior"]["initial"] | kernel
+    return variables | {"params": params | {"prior": params["prior"] | {"initial": initial}}}
+
+
+def test_arrays_that_are_not_finite_are_neither_kept_nor_loaded(run, model, variables, monkeypatch):
+    later = PROGRESS._replace(total=7, step=7)
+    spoilt = with_nan(variables)
+    array = "'params/prior/initial/kernel'"
+    with Checkpoints(run) as checkpoints:
+        with pytest.raises(CalojaxError, match=f"{array} .*not finite after step 7.*last .* kept"):
+            checkpoints.save(model, spoilt, {"moment": np.ones(3)}, later)
+        checkpoints.wait()
+    assert checkpoint.load(run).progress.total == 5
+    with monkeypatch.context() as patch, Checkpoints(run) as checkpoints:
+        patch.setattr(checkpoint, "_not_finite", lambda arrays: None)
+        checkpoints.save(model, spoilt, {"moment": np.ones(3)}, later)
+    with pytest.raises(CalojaxError, match=f"checkpoints/7: array {array} is not finite"):
+        checkpoint.load(run)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError(errno.EACCES, "Permission denied"),
+        OSError(errno.EIO, "Input/output error"),
+        OSError(errno.ESTALE, "Stale file handle"),
+        ValueError("PERMISSION_DENIED: Error opening file: Permission denied [source ...]"),
+    ],
+)
+def test_what_keeps_a_sound_checkpoint_from_being_read_is_no_damage(error, run, monkeypatch):
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr(checkpoint.ocp.CheckpointManager, "restore", refuse)
+    with pytest.raises(CalojaxError) as raised:
+        checkpoint.load(run)
+    assert "cannot be read (" in str(raised.value)
+    assert "damaged" not in str(raised.value)
+    assert "move" not in str(raised.value)
+
+
+def test_a_path_that_is_not_utf8_is_told(run, tmp_path_factory):
+    place = tmp_path_factory.mktemp("odd") / os.fsdecode(b"l\xe4ufe")
+    shutil.copytree(run, place)
+    with pytest.raises(CalojaxError, match=r"is not UTF-8.*rename"):
+        checkpoint.load(place)
 
 
 def test_arrays_that_do_not_fit_the_description(run):

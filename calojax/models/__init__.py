@@ -1,5 +1,8 @@
 """Generative models of showers, by name, and how they are written down and read back."""
 
+import dataclasses
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -11,6 +14,9 @@ from calojax.models.calovq import CaloVQ, CaloVQConfig
 from calojax.models.calovq_released import ReleasedCaloVQ, ReleasedConfig
 from calojax.models.pointflow import PointFlow, PointFlowConfig
 
+# The format of a model's description; one without a number is of format 1.
+FORMAT = 1
+
 # name -> (model, its configuration)
 MODELS: dict[str, tuple[type, type]] = {
     "calovq": (CaloVQ, CaloVQConfig),
@@ -19,12 +25,32 @@ MODELS: dict[str, tuple[type, type]] = {
 }
 
 
+# Settings that may be 0; other whole numbers are at least 1.
+_FROM_ZERO = {"warmup", "memory", "z_padding"}
+# Settings that must be above 0; other real numbers are at least 0.
+_POSITIVE = {"learning_rate", "clip", "log_scale", "largest"}
+# Settings that count layers of networks, each of which is compiled, or runs of them.
+_REPEATED = {"depth", "layers", "passes"}
+_MOST_REPEATED, _MOST = 1_000, 10**9
+
+
 def build(config: Any, detector: Detector) -> Model:
     """The model that a configuration describes, for a detector.
 
     Raises:
-      CalojaxError: if the detector has no energy range.
+      CalojaxError: if a setting makes no sense (the message names its flag), or the detector
+        has no energy range.
     """
+    for setting, value in _numbers(config):
+        flag, name = f"--{setting.replace('_', '-')}", setting.rpartition(".")[2]
+        if isinstance(value, int):
+            least = 0 if name in _FROM_ZERO else 1
+            most = _MOST_REPEATED if name in _REPEATED else _MOST
+            if not least <= value <= most:
+                raise CalojaxError(f"{flag} must be from {least} to {most}, got {value}.")
+        elif not (value > 0 if name in _POSITIVE else value >= 0) or value == math.inf:
+            bound = "positive" if name in _POSITIVE else "at least 0"
+            raise CalojaxError(f"{flag} must be {bound} and finite, got {value}.")
     if detector.energy_range is None:
         raise CalojaxError(
             f"Geometry {detector.name!r} has no energy range; take that of the data: "
@@ -36,6 +62,17 @@ def build(config: Any, detector: Detector) -> Model:
     raise TypeError(f"no model is configured by {type(config).__name__}")
 
 
+def _numbers(config: Any, prefix: str = "") -> Iterator[tuple[str, int | float]]:
+    """The numbers among settings, those of blocks and tuples included, each with its name."""
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), prefix + field.name
+        if dataclasses.is_dataclass(value):
+            yield from _numbers(value, f"{name}.")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int | float) and not isinstance(number, bool):
+                yield name, number
+
+
 def name_of(model: Model) -> str:
     """The name of a model's kind, as in `MODELS`."""
     (name,) = (name for name, (kind, _) in MODELS.items() if type(model) is kind)
@@ -45,6 +82,7 @@ def name_of(model: Model) -> str:
 def to_json(model: Model) -> dict[str, Any]:
     """A model as plain JSON types; `from_json` reads it back."""
     return {
+        "format": FORMAT,
         "model": name_of(model),
         "config": msgspec.to_builtins(model.config),
         "detector": msgspec.to_builtins(model.detector),
@@ -55,19 +93,38 @@ def from_json(description: dict[str, Any]) -> Model:
     """The model that `to_json` wrote.
 
     Raises:
-      CalojaxError: if the description names an unknown model or its settings do not fit this
-        version.
+      CalojaxError: if the description is of another format, names an unknown model or setting, or
+        its settings make no sense.
     """
+    if description.get("format", FORMAT) != FORMAT:
+        raise CalojaxError(
+            f"The description has format {description['format']!r}, but this version of calojax "
+            f"reads format {FORMAT}; use the version that wrote it."
+        )
     name = description.get("model")
     if name not in MODELS:
         raise CalojaxError(f"The model {name!r} is not one of {', '.join(MODELS)}.")
-    model, config_type = MODELS[name]
     try:
-        return model(
-            msgspec.convert(description.get("config"), config_type),
-            msgspec.convert(description.get("detector"), Detector),
-        )
+        config = msgspec.convert(description.get("config"), MODELS[name][1])
+        model = build(config, msgspec.convert(description.get("detector"), Detector))
+        unknown = sorted(_unknown(description, description | to_json(model)))
+        if unknown:
+            raise ValueError(f"unknown settings: {', '.join(unknown)}")
+        return model
     except (msgspec.ValidationError, ValueError) as error:
         raise CalojaxError(
             f"The description of model {name!r} does not fit this version of calojax ({error})."
         ) from None
+
+
+def _unknown(given: Any, known: Any, prefix: str = "") -> Iterator[str]:
+    """The names of settings that are given but not known."""
+    if isinstance(given, dict) and isinstance(known, dict):
+        for name, value in given.items():
+            if name not in known:
+                yield prefix + name
+            else:
+                yield from _unknown(value, known[name], f"{prefix}{name}.")
+    elif isinstance(given, list) and isinstance(known, tuple | list):
+        for value, own in zip(given, known, strict=True):
+            yield from _unknown(value, own, prefix)
