@@ -386,14 +386,18 @@ def _numbered(tree: Any) -> dict[str, np.ndarray]:
     return {f"{number:05d}": np.asarray(leaf) for number, leaf in enumerate(leaves)}
 
 
-def check_shapes(where: pathlib.Path, model: Model, variables: Variables) -> None:
-    """Refuses arrays that do not fit the model: a foreign or hand-edited checkpoint."""
-    detector = model.detector
+def shapes(model: Model, transforms: Variables) -> Variables:
+    """The shapes of all variables of a model, without making them."""
     batch = {
         "energies": jax.ShapeDtypeStruct((2,), np.float32),
-        "showers": jax.ShapeDtypeStruct((2, detector.n_voxels), np.float32),
+        "showers": jax.ShapeDtypeStruct((2, model.detector.n_voxels), np.float32),
     }
-    expected = jax.eval_shape(model.init, jax.random.key(0), variables["transforms"], batch)
+    return jax.eval_shape(model.init, jax.random.key(0), transforms, batch)
+
+
+def check_shapes(where: pathlib.Path, model: Model, variables: Variables) -> None:
+    """Refuses arrays that do not fit the model: a foreign or hand-edited checkpoint."""
+    expected = shapes(model, variables["transforms"])
     wanted = {path: leaf.shape for path, leaf in _flat_shapes(expected).items()}
     found = {path: leaf.shape for path, leaf in _flat_shapes(variables).items()}
     for path in sorted(wanted.keys() | found.keys()):

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -281,15 +282,15 @@ def _run(
             index = np.arange(first, first + size, dtype=np.uint64).astype(np.uint32)
             arrays = inputs(first, size)
             given = jax.device_put((index, *arrays), devices[device])
-            showers = _compute(function, *constants[device], *given)
-            showers.copy_to_host_async()
-            under_way.append((first, wanted, arrays[0], showers))
+            result = _compute(function, *constants[device], *given)
+            result[0].copy_to_host_async()
+            under_way.append((first, wanted, arrays[0], result))
         for started in under_way:
             yield from _fetched(*started)
 
 
-# The first shower of a block, what is wanted of it, its incident energies and its showers.
-_UnderWay = tuple[int, list[range], np.ndarray, jax.Array]
+# The first shower of a block, what is wanted of it, its incident energies and `_compute`'s result.
+_UnderWay = tuple[int, list[range], np.ndarray, tuple[jax.Array, jax.Array]]
 
 
 # A program of each device, not one over all: XLA fuses a program of several devices otherwise than
@@ -301,13 +302,33 @@ def _compute(
     root: jax.Array,
     index: jax.Array,
     *arrays: jax.Array,
-) -> jax.Array:
-    return function(variables, rng.per_item(root, index), *arrays)
+) -> tuple[jax.Array, jax.Array]:
+    """Showers [b, v], and whether all their voxels are energies: finite and not negative."""
+    showers = function(variables, rng.per_item(root, index), *arrays)
+    return showers, ((showers >= 0) & (showers < jnp.inf)).all()
 
 
-def _fetched(first: int, wanted: list[range], energies: np.ndarray, showers: jax.Array) -> Batches:
+def _fetched(
+    first: int,
+    wanted: list[range],
+    energies: np.ndarray,
+    result: tuple[jax.Array, jax.Array],
+) -> Batches:
     """Of a block, each of the wanted ranges."""
-    showers = jax.device_get(showers)
+    showers, good = jax.device_get(result)
     for piece in wanted:
         rows = slice(piece.start - first, piece.stop - first)
+        if not good:
+            _check(piece.start, energies[rows], showers[rows])
         yield energies[rows], showers[rows]
+
+
+def _check(first: int, energies: np.ndarray, showers: np.ndarray) -> None:
+    """Refuses showers [b, v] with voxels that are no energies; the first is number ``first``."""
+    bad = np.argwhere(~((showers >= 0) & (showers < np.inf)))
+    if len(bad):
+        row, voxel = bad[0]
+        raise CalojaxError(
+            f"The model made {showers[row, voxel]:g} MeV of voxel {voxel} of shower {first + row} "
+            f"({energies[row]:g} MeV); its training has failed, so train it again."
+        )

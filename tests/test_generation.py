@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -150,6 +151,28 @@ def test_a_full_memory_is_a_sentence_with_a_smaller_batch(error, tiny, monkeypat
     monkeypatch.setattr(generation, "_compute", full)
     with pytest.raises(CalojaxError, match=r"memory .* is full; --batch 100 .* such as 50"):
         next(generation.simulate(tiny, [5e4], batch_size=100))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1.0])
+def test_showers_that_are_none_are_the_models_fault(bad, one_device):
+    @dataclasses.dataclass(frozen=True)
+    class Failing:
+        bad: float
+
+        def sample(self, variables, keys, energies, *, temperature):
+            return energies[:, None] * jnp.where(energies[:, None] == 3.0, self.bad, 1.0)
+
+    def made(energies, **options):
+        return collect(
+            generation.generate(
+                Failing(bad), {}, energies, batch_size=2, mesh=one_device, **options
+            )
+        )
+
+    with pytest.raises(CalojaxError, match=r"model made .* of voxel 0 of shower 5 .*train it"):
+        made([1.0, 2.0, 1.0, 2.0, 1.0, 3.0])
+    # Neighbours that fill up a block may be what they like.
+    made([1.0, 2.0, 1.0, 2.0, 1.0, 3.0], parts=[range(4, 5)])
 
 
 def test_more_showers_than_a_seed_has_are_refused(model, variables):

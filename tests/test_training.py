@@ -7,11 +7,12 @@ import signal
 import threading
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import with_autoencoder
 
-from calojax import checkpoint, models
+from calojax import checkpoint, files, models
 from calojax.data import strata
 from calojax.errors import CalojaxError
 from calojax.generation import generate
@@ -216,6 +217,130 @@ def test_loss_that_is_not_finite_names_its_step_and_keeps_the_checkpoint(
         train(model, showers, tmp_path, OPTIONS, mesh=one_device)
     with checkpoint.Checkpoints(tmp_path) as kept:
         assert kept.load().progress.done == ("autoencoder",)
+
+
+def test_a_last_update_that_spoils_the_model_is_no_success(
+    model, showers, one_device, tmp_path, monkeypatch
+):
+    original = step.make
+
+    def make(*args):
+        compiled = original(*args)
+
+        def spoiling(state, batch):
+            state, values = compiled(state, batch)
+            if int(state.step) == 8:
+                spoil = jax.tree.map(lambda leaf: leaf * jnp.nan, state.variables["params"])
+                state = state._replace(variables=state.variables | {"params": spoil})
+            return state, values
+
+        return spoiling
+
+    monkeypatch.setattr(step, "make", make)
+    with pytest.raises(CalojaxError, match=r"'params/.*' .* is not finite after step 8"):
+        train(model, showers, tmp_path, OPTIONS, mesh=one_device)
+    with checkpoint.Checkpoints(tmp_path) as kept:
+        assert kept.load().progress.step == 4
+
+
+def test_a_step_that_does_not_fit_names_the_flag(model, showers, one_device, tmp_path, monkeypatch):
+    def full(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr(step, "make", lambda *_: full)
+    with pytest.raises(
+        CalojaxError, match=r"64 showers a step .*--autoencoder.schedule.batch-size"
+    ):
+        train(model, showers, tmp_path / "run", OPTIONS, mesh=one_device)
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_trainings_do_not_share_a_folder(model, showers, one_device, tmp_path):
+    with (
+        files.locked(tmp_path),
+        pytest.raises(CalojaxError, match="in use by"),
+    ):
+        train(model, showers, tmp_path, OPTIONS, mesh=one_device)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("learn", "message"),
+    [
+        (lambda showers: np.zeros_like(showers), "None of the 480 showers to train on has a hit"),
+        (lambda showers: np.repeat(showers[:1], len(showers), 0), "all the same"),
+    ],
+)
+def test_showers_without_anything_to_learn(learn, message, model, showers, one_device, tmp_path):
+    dull = batches.Dataset(showers.energies, learn(showers.showers))
+    with pytest.raises(CalojaxError, match=message):
+        train(model, dull, tmp_path / "run", OPTIONS, mesh=one_device)
+    assert not (tmp_path / "run").exists()
+
+
+def test_networks_that_no_memory_holds_are_refused(model, showers, one_device, tmp_path):
+    huge = with_autoencoder(model, hidden=(10**9,))
+    with pytest.raises(
+        CalojaxError, match=r"need .* GB to train, .* make .*'(en|de)coder' smaller"
+    ):
+        train(huge, showers, tmp_path / "run", OPTIONS, mesh=one_device)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, float("nan")])
+def test_a_validation_fraction_is_a_fraction(fraction, model, showers, one_device, tmp_path):
+    options = dataclasses.replace(OPTIONS, validation_fraction=fraction)
+    with pytest.raises(CalojaxError, match="--validation-fraction must be between 0 and 1"):
+        train(model, showers, tmp_path, options, mesh=one_device)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_seeds_follow_the_rule_of_all_commands(seed, model, showers, one_device, tmp_path):
+    options = dataclasses.replace(OPTIONS, seed=seed)
+    for refused in (
+        lambda: train(model, showers, tmp_path, options, mesh=one_device),
+        lambda: batches.split(100, 0.1, seed),
+    ):
+        with pytest.raises(CalojaxError, match="seed must be a whole number from 0"):
+            refused()
+
+
+@pytest.mark.parametrize("number", run.StopFlag.SIGNALS)
+def test_a_first_signal_asks_to_stop_and_a_second_ends_at_once(number, monkeypatch, capfd):
+    ended = []
+    before = signal.signal(number, lambda *_: ended.append(number))
+    monkeypatch.setattr(run.StopFlag, "ECHO", -1.0)
+    try:
+        with run.StopFlag() as stop:
+            assert not stop()
+            signal.raise_signal(number)
+            assert stop()
+            assert not ended
+            assert "stopping after this step" in capfd.readouterr().err
+            signal.raise_signal(number)
+            assert ended == [number]
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_signal_that_is_ignored_stays_so():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with run.StopFlag() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_what_was_trained_on_is_noted_if_energies_are_few(model, showers, one_device, tmp_path):
+    discrete = np.where(np.arange(600) % 2, 2e3, 5e4).astype(np.float32)
+    seen = {}
+    for name, energies in (("two", discrete), ("many", showers.energies)):
+        out = tmp_path / name
+        train(model, batches.Dataset(energies, showers.showers), out, OPTIONS, mesh=one_device)
+        seen[name] = checkpoint.load(out).progress.energies
+    assert seen == {"two": (2e3, 5e4), "many": ()}
 
 
 def test_batches_that_devices_cannot_share_are_refused(model, showers, tmp_path, eight_devices):

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import sys
 import threading
 from collections.abc import Sequence
@@ -89,6 +90,12 @@ def _run(arguments: list[str]) -> None:
         raise CalojaxError(
             f"The working folder cannot be found ({error.strerror}); change to another one."
         ) from None
+    for word in rest:
+        if re.match(r"(--[a-z.-]+=)?[A-Za-z][A-Za-z0-9+.-]+://", word):
+            raise CalojaxError(
+                f"{word}: is not on this machine; name a local file or folder, or one of a file "
+                "system that is mounted."
+            )
     if name not in WITHOUT_PROGRAMS:
         keep_programs()
     importlib.import_module(f"calojax.cli.{name}").main(rest)

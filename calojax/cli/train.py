@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from calojax import files, models, processes
+from calojax import models, processes
 from calojax.cli.allocator import keep_freed_memory
 from calojax.data.cache import open_cached
 from calojax.data.challenge import ShowerSource, open_showers
@@ -71,7 +71,6 @@ def _train(asked: Train) -> None:
     source = open_showers(asked.data, find_detector(asked.geometry, asked.particle))
     _check_units(source, asked)
     cached = open_cached(source, asked.data, asked.cache)
-    files.make_folder(asked.out)
     start = time.perf_counter()
     train(
         models.build(asked.model, source.detector.spanning(source.energies)),

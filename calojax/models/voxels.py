@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from calojax.errors import CalojaxError
 from calojax.geometry import Detector
 
 
@@ -43,11 +44,14 @@ def rotation_table(detector: Detector) -> np.ndarray:
     ``showers[:, table[k]]`` is turned by k angular bins. Layers with one angular bin stay.
 
     Raises:
-      ValueError: if layers differ in their (more than one) number of angular bins.
+      CalojaxError: if layers differ in their (more than one) number of angular bins.
     """
     counts = {layer.n_alpha for layer in detector.layers} - {1}
     if len(counts) > 1:
-        raise ValueError(f"{detector.name}: layers have different angular bins {sorted(counts)}")
+        raise CalojaxError(
+            f"{detector.name}: its layers have different numbers of angular bins {sorted(counts)}, "
+            "so its showers cannot be turned; add --autoencoder.no-rotate."
+        )
     n_alpha = counts.pop() if counts else 1
     voxels = detector.voxels
     per_layer = np.array([layer.n_alpha for layer in detector.layers])[voxels.layer]

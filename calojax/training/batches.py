@@ -78,6 +78,30 @@ def count_hits(dataset: Dataset, *, size: int = 512) -> np.ndarray:
     return hits
 
 
+def check_variety(dataset: Dataset, index: np.ndarray, hits: np.ndarray) -> None:
+    """Refuses showers of which there is nothing to learn.
+
+    Args:
+      dataset: all showers.
+      index: those to train on.
+      hits: of all showers.
+
+    Raises:
+      CalojaxError: if all of them are empty, or equal.
+    """
+    if not hits[index].any():
+        raise CalojaxError(
+            f"None of the {len(index):,} showers to train on has a hit, so there is nothing to "
+            "learn; look at the data with calojax check."
+        )
+    first = dataset.showers[index[0]]
+    if all((showers == first).all() for _, showers in chunks(dataset, index, size=512)):
+        raise CalojaxError(
+            f"The {len(index):,} showers to train on are all the same, so there is nothing to "
+            "learn; look at the data with calojax check."
+        )
+
+
 def fitting(batch_size: int, num: int) -> int:
     """The batch size, halved as often as it takes to fill one with ``num`` showers."""
     while batch_size > num:

@@ -17,6 +17,9 @@ from calojax.progress import progress_bar
 from calojax.training import batches, metrics, step
 from calojax.training.batches import Dataset, Split
 
+# What the progress bar says until the first step is done.
+_COMPILING = "compiling"
+
 
 class Cadence(NamedTuple):
     """Steps between lines of metrics, between validations, and between checkpoints."""
@@ -93,7 +96,11 @@ def train_stage(
         run.checkpoints.save(run.model, state.variables, state.optimizer, now)
         return now
 
-    with _Recorder(run, stage, progress.step) as recorder:
+    advice = (
+        f"{schedule.batch_size} showers a step are too many for it; take a smaller "
+        f"--{stage.name}.schedule.batch-size"
+    )
+    with meshes.memory_told(advice), _Recorder(run, stage, progress.step) as recorder:
         for count in range(progress.step + 1, schedule.steps + 1):
             state, values = train_step(state, next(showers))
             recorder.add(values)
@@ -131,6 +138,7 @@ class _Recorder:
             done=done * size,
             disable=not processes.is_first(),
         )
+        self._bar.set_postfix_str(_COMPILING)
 
     def __enter__(self) -> "_Recorder":
         return self
@@ -141,6 +149,8 @@ class _Recorder:
     def add(self, values: dict[str, jax.Array]) -> None:
         """Takes the metrics of a step that was just dispatched."""
         self._waiting.append(values)
+        if self._bar.postfix == _COMPILING:
+            self._bar.set_postfix_str("")
         self._bar.update(self._stage.schedule.batch_size)
         # One step late: while the host waits here, the device has the next step to work on.
         if len(self._waiting) > self._run.cadence.log:

@@ -1,18 +1,23 @@
 """A training run: where it starts, what of it is done, what is done again, and how it stops."""
 
+import contextlib
 import dataclasses
+import math
+import os
 import pathlib
+import shutil
 import signal
+import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from calojax import files, models, processes, rng
 from calojax import mesh as meshes
-from calojax import models, processes, rng
-from calojax.checkpoint import Checkpoints, Progress, check_shapes
+from calojax.checkpoint import Checkpoints, Progress, check_shapes, shapes
 from calojax.data import strata
 from calojax.errors import CalojaxError
 from calojax.models.base import Model, Variables
@@ -68,19 +73,21 @@ def train(
       The variables after the last stage.
 
     Raises:
-      CalojaxError: if ``out`` holds a run and it is neither resumed nor trained again, if the run
-        there has other settings or another seed, or if the loss is not finite.
-      Interrupted: on SIGTERM or SIGINT, after a checkpoint was written.
+      CalojaxError: if ``out`` holds a run and it is neither resumed nor trained again, if another
+        process trains into it, if the run there has other settings or another seed, if the showers
+        have nothing to learn, or if a loss or an array is not finite.
+      Interrupted: on a signal of `StopFlag`, after a checkpoint was written.
     """
     mesh = meshes.make() if mesh is None else mesh
     _check_options(options)
-    _check_stages(model, again, mesh)
     if resume and again:
         raise CalojaxError("Give either --resume or --stages: a run is continued or done again.")
     split = batches.split(len(dataset.energies), options.validation_fraction, options.seed)
+    _check_stages(model, again, mesh, len(split.training))
     hits = batches.count_hits(dataset)
+    batches.check_variety(dataset, split.training, hits)
     cadence = Cadence(options.log_every, options.validate_every, options.checkpoint_every)
-    with Checkpoints(out) as checkpoints, StopFlag() as stop:
+    with _folder(out), Checkpoints(out) as checkpoints, StopFlag() as stop:
         processes.check_same(
             settings=(models.to_json(model), options, resume, again),
             data=(dataset.showers.shape, zlib.crc32(np.ascontiguousarray(dataset.energies))),
@@ -109,7 +116,9 @@ def train(
                 raise CalojaxError(f"{out}: holds no run of which a stage could be done again.")
             energies = dataset.energies[split.training]
             distinct = np.unique(energies)
-            variables = fresh(model.fit(batches.chunks(dataset, split.training)), 0)
+            fitted = model.fit(batches.chunks(dataset, split.training))
+            _check_size(model, fitted)
+            variables = fresh(fitted, 0)
             progress = Progress(
                 total=0,
                 stage=model.stages[0].name,
@@ -164,7 +173,28 @@ def _open_log(path: pathlib.Path, progress: Progress) -> metrics.MetricsFile | m
     return metrics.MetricsFile(path, keep=records)
 
 
+@contextlib.contextmanager
+def _folder(out: pathlib.Path) -> Iterator[None]:
+    """The folder of a run, locked by this process; removed if it is new and nothing came of it."""
+    if not processes.is_first():
+        yield
+        return
+    new = not out.exists()
+    files.make_folder(out)
+    try:
+        with files.locked(out):
+            yield
+    finally:
+        if new and not any(out.glob("checkpoints/[0-9]*")):
+            shutil.rmtree(out, ignore_errors=True)
+
+
 def _check_options(options: Options) -> None:
+    rng.checked_seed(options.seed)
+    if not 0 < options.validation_fraction < 1:
+        raise CalojaxError(
+            f"--validation-fraction must be between 0 and 1, got {options.validation_fraction}."
+        )
     for name in ("log_every", "validate_every", "checkpoint_every"):
         if getattr(options, name) < 1:
             raise CalojaxError(
@@ -172,7 +202,27 @@ def _check_options(options: Options) -> None:
             )
 
 
-def _check_stages(model: Model, again: tuple[str, ...], mesh: Mesh) -> None:
+def _check_size(model: Model, transforms: Variables) -> None:
+    """Refuses networks that no memory of this machine can hold, before any is allocated."""
+    params = shapes(model, transforms)["params"]
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    room = statistics.get("bytes_limit", physical)
+    # float32: parameters, gradients and two moments of the optimiser.
+    if 16 * count > room:
+        sizes = {
+            name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(part))
+            for name, part in params.items()
+        }
+        largest = max(sizes, key=sizes.get)
+        raise CalojaxError(
+            f"The model has {count:,} parameters, which need {16e-9 * count:,.1f} GB to train, but "
+            f"the memory has {1e-9 * room:,.1f} GB; make the network {largest!r} smaller."
+        )
+
+
+def _check_stages(model: Model, again: tuple[str, ...], mesh: Mesh, num: int) -> None:
     names = [stage.name for stage in model.stages]
     for name in again:
         if name not in names:
@@ -182,6 +232,12 @@ def _check_stages(model: Model, again: tuple[str, ...], mesh: Mesh) -> None:
             raise CalojaxError(
                 f"Stage {stage.name!r} needs at least 1 step and 1 shower a step, got "
                 f"{stage.schedule.steps} steps of {stage.schedule.batch_size}."
+            )
+        if stage.schedule.batch_size > num and (stage.name in again or not again):
+            raise CalojaxError(
+                f"Stage {stage.name!r} takes {stage.schedule.batch_size} showers a step but there "
+                f"are only {num} to train on; give more data, or a smaller "
+                f"--{stage.name}.schedule.batch-size."
             )
         if stage.schedule.batch_size % mesh.size:
             raise CalojaxError(
@@ -219,24 +275,40 @@ def _start_again(
 
 
 class StopFlag:
-    """Within it, SIGTERM and SIGINT set a flag instead of ending the process.
+    """Within it, the first signal to end sets a flag; a second one does what it did before.
 
     ``with StopFlag() as stop: ... if stop(): ...``
     """
 
+    # What users and batch systems send; those that are ignored (SIGHUP under nohup) stay so.
+    SIGNALS = (
+        *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP),
+        *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU),
+    )
+    # Seconds in which further signals are copies of the first one.
+    ECHO = 0.1
+
     def __enter__(self) -> Callable[[], bool]:
-        self._set = False
+        self._since: float | None = None
         self._before = {}
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in self.SIGNALS:
+            if signal.getsignal(number) is signal.SIG_IGN:
+                continue
             try:
                 self._before[number] = signal.signal(number, self._handle)
             except ValueError:  # Not in the main thread, where signals are not ours to handle.
                 break
-        return lambda: self._set
+        return lambda: self._since is not None
 
     def __exit__(self, *_) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _handle(self, *_) -> None:
-        self._set = True
+    def _handle(self, number: int, _) -> None:
+        if self._since is None:
+            self._since = time.monotonic()
+            with contextlib.suppress(OSError):
+                os.write(2, b"\nstopping after this step, with a checkpoint; again: at once\n")
+        elif time.monotonic() - self._since > self.ECHO:
+            signal.signal(number, self._before[number])
+            signal.raise_signal(number)

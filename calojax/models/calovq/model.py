@@ -278,6 +278,8 @@ class CaloVQ:
 
     def fit(self, showers: Iterable[tuple[np.ndarray, np.ndarray]]) -> Variables:
         """Fits the standardisation of layer energies, and the spectrum of hits."""
+        if self.config.autoencoder.rotate:
+            rotation_table(self.detector)
         return transforms.fit(showers, self.detector)
 
     def init(self, key: jax.Array, transforms: Variables, batch: Batch) -> Variables:
