@@ -12,6 +12,7 @@ cannot be restored without those devices).
 """
 
 import contextlib
+import functools
 import logging
 import math
 import os
@@ -19,7 +20,6 @@ import pathlib
 import re
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -36,8 +36,6 @@ from calojax.models.base import Model, Variables
 _FOLDER = "checkpoints"
 # Bytes for Orbax's own files and for what others write meanwhile.
 _SPARE = 2**20
-# Seconds in which reads that began before one failed come to their end.
-_ECHO = 0.2
 
 
 class Progress(NamedTuple):
@@ -88,8 +86,7 @@ class Checkpoints:
             raise CalojaxError(
                 f"{run}: its path is not UTF-8, so it cannot hold checkpoints; rename the folder."
             )
-        # Orbax logs a page of tracebacks for what becomes one sentence here.
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        _silence()
         if not self.folder.is_dir():
             files.make_folder(self.folder)
         # Every process has all arrays, so Orbax is told that each of them is alone.
@@ -227,7 +224,8 @@ class Checkpoints:
         return self.folder / str(self.latest), self.latest
 
     def _check_room(self, size: int) -> None:
-        # Before, for Orbax writes a page of tracebacks when the disk fills on the way.
+        # Before, for threads of Orbax wait ten minutes for a folder that could not be made.
+        files.make_folder(self.folder)
         free = shutil.disk_usage(self.folder).free
         if size + _SPARE > free:
             raise CalojaxError(
@@ -249,8 +247,7 @@ class Checkpoints:
 
     def _restore(self, where: pathlib.Path, step: int, **items: Any) -> Any:
         try:
-            with _without_echo():
-                return self._manager.restore(step, args=ocp.args.Composite(**items))
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # Orbax, TensorStore and JSON each raise their own kinds.
             unreadable = _unreadable(where, error)
             if unreadable:
@@ -352,9 +349,13 @@ def _check_progress(progress: Progress, model: Model) -> None:
         raise ValueError(f"step {progress.step} of {progress.total}")
 
 
-@contextlib.contextmanager
-def _without_echo() -> Iterator[None]:
-    """Keeps TensorStore from a traceback for each of the reads that end after one has failed."""
+@functools.cache
+def _silence() -> None:
+    """Keeps Orbax and TensorStore from pages of tracebacks for what becomes one sentence here.
+
+    Their threads come to their ends after the one that failed, so this is for good.
+    """
+    logging.getLogger("absl").addFilter(lambda record: record.levelno < logging.ERROR)
     hook = sys.unraisablehook
 
     def others(unraisable) -> None:
@@ -362,13 +363,6 @@ def _without_echo() -> Iterator[None]:
             hook(unraisable)
 
     sys.unraisablehook = others
-    try:
-        yield
-    except Exception:
-        time.sleep(_ECHO)
-        raise
-    finally:
-        sys.unraisablehook = hook
 
 
 def _flat(variables: Variables) -> dict[str, np.ndarray]:

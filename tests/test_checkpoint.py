@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pathlib
+import resource
 import shutil
 
 import numpy as np
@@ -170,6 +171,33 @@ def test_what_keeps_a_sound_checkpoint_from_being_read_is_no_damage(error, run, 
     assert "cannot be read (" in str(raised.value)
     assert "damaged" not in str(raised.value)
     assert "move" not in str(raised.value)
+
+
+def test_a_folder_that_is_lost_is_told_before_orbax_writes(model, variables, tmp_path, capfd):
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        shutil.rmtree(tmp_path / "run")
+        (tmp_path / "run").touch()
+        with pytest.raises(CalojaxError, match="run/checkpoints: cannot be written"):
+            checkpoints.save(model, variables, {}, PROGRESS)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_disk_that_fills_on_the_way_prints_one_sentence(model, variables, tmp_path, capfd):
+    def save():
+        checkpoints.save(model, variables, {"moment": np.ones(3)}, PROGRESS)
+        checkpoints.wait()
+
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limit[1]))
+    try:
+        with (
+            Checkpoints(tmp_path) as checkpoints,
+            pytest.raises(CalojaxError, match="a checkpoint cannot be written"),
+        ):
+            save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_path_that_is_not_utf8_is_told(run, tmp_path_factory):
