@@ -72,6 +72,31 @@ def test_a_run_leaves_metrics_pictures_and_a_checkpoint(run):
     assert checkpoint.load(run).progress.total == 36
 
 
+def test_a_run_is_continued_from_any_folder_without_its_arguments(
+    run, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    before = checkpoint.load(run).progress
+    assert calojax("train --resume --out {run}", run=run) == 0
+    assert checkpoint.load(run).progress == before
+    assert calojax("train --resume --out {run} --prior.width 48", run=run) == 1
+    assert "other settings (prior.width 32, not 48)" in capsys.readouterr().err
+    assert calojax("train --resume --out {run}", run=tmp_path) == 1
+    assert "name preset, data and settings" in capsys.readouterr().err
+
+
+def test_nothing_is_written_to_another_machine(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for line in (
+        "train calovq-tiny --data in.hdf5 --out gs://bucket/run",
+        "sample runs/a --num 1 --out=s3://bucket/x.hdf5",
+        "evaluate a.hdf5 b.hdf5 --out file:///tmp/e",
+    ):
+        assert calojax(line) == 1
+        assert "is not on this machine" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_samples_are_challenge_files_with_provenance(sampled, data):
     with h5py.File(sampled) as file, h5py.File(data) as reference:
         assert file["showers"].shape == (400, 120)

@@ -1,10 +1,13 @@
 """``calojax train``: trains the model of a preset."""
 
 import dataclasses
+import importlib.metadata
+import json
+import os
 import pathlib
 import time
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -18,7 +21,7 @@ from calojax.geometry import find_detector
 from calojax.presets import PRESETS, ModelConfig
 from calojax.training import metrics
 from calojax.training.batches import Dataset
-from calojax.training.run import METRICS_FILE, Options, train
+from calojax.training.run import METRICS_FILE, ORIGIN, Options, train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +32,8 @@ class Train:
       data: CaloChallenge HDF5 files to train on (energies in MeV).
       out: folder of the run: checkpoints, metrics.jsonl, loss curves.
       model: settings of the model.
-      resume: continue the run in that folder from its newest checkpoint.
+      resume: continue the run in that folder from its newest checkpoint; without a preset, with
+        the arguments that it was started with.
       stages: train only these stages of a finished run afresh, and those that need them.
       geometry: built-in geometry, or a binning file ending in .xml.
       particle: name or PDG number, if the binning file is of several particles.
@@ -54,6 +58,7 @@ class Train:
 
 def main(arguments: Sequence[str]) -> None:
     """Runs the command."""
+    arguments = _continued(arguments)
     presets = {
         name: (
             preset.description,
@@ -64,21 +69,59 @@ def main(arguments: Sequence[str]) -> None:
     asked = tyro.extras.overridable_config_cli(presets, prog="calojax train", args=arguments)
     keep_freed_memory()
     with processes.joined(asked.group):
-        _train(asked)
+        _train(asked, arguments)
 
 
-def _train(asked: Train) -> None:
+def _continued(arguments: Sequence[str]) -> list[str]:
+    """The arguments of a run that is continued by ``--resume --out RUN``, in front of these."""
+    arguments = list(arguments)
+    if "--resume" not in arguments or "--out" not in arguments[:-1] or arguments[0][:1] != "-":
+        return arguments
+    path = pathlib.Path(arguments[arguments.index("--out") + 1], ORIGIN)
+    try:
+        begun = json.loads(path.read_bytes())["arguments"]
+        if not all(isinstance(word, str) for word in begun):
+            raise TypeError
+    except OSError as error:
+        raise CalojaxError(
+            f"{path}: cannot be read ({error.strerror}); name preset, data and settings as the run "
+            "was started."
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        raise CalojaxError(
+            f"{path}: is damaged; name preset, data and settings as the run was started."
+        ) from None
+    return [*begun, *arguments]
+
+
+def _origin(arguments: Sequence[str]) -> dict[str, Any]:
+    """What `ORIGIN` says of a run: how to start it again from any folder, and with what it ran."""
+    words, flag = [], ""
+    for word in arguments:
+        flag = word if word.startswith("--") else flag
+        if flag in ("--data", "--geometry", "--cache") and os.path.exists(word):
+            word = os.path.abspath(word)
+        # Another start may have other processes.
+        if flag not in ("--resume", "--coordinator", "--processes", "--process"):
+            words.append(word)
+    versions = {name: importlib.metadata.version(name) for name in ("calojax", "jax", "numpy")}
+    return {"arguments": words, "folder": os.getcwd(), "versions": versions}
+
+
+def _train(asked: Train, arguments: Sequence[str]) -> None:
     source = open_showers(asked.data, find_detector(asked.geometry, asked.particle))
     _check_units(source, asked)
+    model = models.build(asked.model, source.detector.spanning(source.energies))
     cached = open_cached(source, asked.data, asked.cache)
     start = time.perf_counter()
     train(
-        models.build(asked.model, source.detector.spanning(source.energies)),
+        model,
         Dataset(cached.energies, cached.showers),
         asked.out,
         asked.options,
         resume=asked.resume,
         again=asked.stages,
+        origin=_origin(arguments),
     )
     if not processes.is_first():
         return

@@ -89,6 +89,21 @@ def to_json(model: Model) -> dict[str, Any]:
     }
 
 
+def differing(one: Model, other: Model) -> list[str]:
+    """The names of settings, with both values, in which two models differ."""
+
+    def compare(a: Any, b: Any, name: str) -> Iterator[str]:
+        if isinstance(a, dict) and isinstance(b, dict):
+            for key in sorted(a.keys() | b.keys()):
+                yield from compare(a.get(key), b.get(key), f"{name}.{key}" if name else key)
+        elif a != b:
+            # Of a geometry, lists are long.
+            yield name if isinstance(a, list | tuple) else f"{name} {a!r}, not {b!r}"
+
+    a, b = to_json(one), to_json(other)
+    return list(compare(a.pop("config"), b.pop("config"), "")) + list(compare(a, b, ""))
+
+
 def from_json(description: dict[str, Any]) -> Model:
     """The model that `to_json` wrote.
 

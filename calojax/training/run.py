@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import math
 import os
 import pathlib
@@ -9,7 +10,8 @@ import shutil
 import signal
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,6 +28,8 @@ from calojax.training.batches import Dataset
 from calojax.training.loop import Cadence, Run, train_stage
 
 METRICS_FILE = "metrics.jsonl"
+# How a run was started, as JSON.
+ORIGIN = "run.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +60,7 @@ def train(
     resume: bool = False,
     again: tuple[str, ...] = (),
     mesh: Mesh | None = None,
+    origin: Mapping[str, Any] | None = None,
 ) -> Variables:
     """Trains the stages of a model that are not trained yet.
 
@@ -68,6 +73,7 @@ def train(
       again: stages of the run in ``out`` to train afresh, with those that need them; their
         settings may differ from those before.
       mesh: devices to train on (default: all).
+      origin: how the run is started, to be written into its folder.
 
     Returns:
       The variables after the last stage.
@@ -116,6 +122,9 @@ def train(
                 raise CalojaxError(f"{out}: holds no run of which a stage could be done again.")
             energies = dataset.energies[split.training]
             distinct = np.unique(energies)
+            if origin and processes.is_first():
+                with files.replacing(out / ORIGIN) as partial:
+                    partial.write_text(json.dumps(origin, indent=2) + "\n")
             fitted = model.fit(batches.chunks(dataset, split.training))
             _check_size(model, fitted)
             variables = fresh(fitted, 0)
@@ -141,9 +150,10 @@ def train(
                 variables, progress = _start_again(model, variables, started, progress, again)
                 check_shapes(out, model, variables)
             elif found.model != model:
+                differing = ", ".join(models.differing(found.model, model))
                 raise CalojaxError(
-                    f"{out}: the run there has other settings or another geometry "
-                    f"({found.model.detector.name!r}); resume with those it was started with."
+                    f"{out}: the run there has other settings ({differing}); resume it with "
+                    "--resume --out alone, which takes those that it was started with."
                 )
         log = _open_log(out / METRICS_FILE, progress)
         stop = processes.agreed(stop)
