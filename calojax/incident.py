@@ -14,7 +14,8 @@ import numpy as np
 
 from calojax import rng
 from calojax.data import parts, simulation
-from calojax.data.challenge import ENERGIES, PAR04_ENERGIES, checked_energies, opened
+from calojax.data.challenge import ENERGIES, PAR04_ENERGIES, checked_energies
+from calojax.data.storage import find, opened
 from calojax.errors import CalojaxError
 from calojax.geometry import DETECTORS, Detector
 
@@ -212,11 +213,11 @@ def read_energies(path: pathlib.Path) -> np.ndarray:
 
 def _energies_in(path: pathlib.Path) -> np.ndarray:
     with opened(path) as file:
-        key = next((key for key in _KEYS if isinstance(file.get(key), h5py.Dataset)), None)
-        if key is None:
+        candidates = ((key, find(path, file, key)) for key in _KEYS)
+        key, data = next((c for c in candidates if isinstance(c[1], h5py.Dataset)), ("", None))
+        if data is None:
             found = ", ".join(sorted(map(repr, file))) or "nothing"
             raise CalojaxError(f"{path}: has no {ENERGIES!r} but {found}; write it under that key.")
-        data = file[key]
         if data.dtype.kind not in "fiu" or data.shape not in ((data.size,), (data.size, 1)):
             raise CalojaxError(
                 f"{path}: {key!r} is {data.dtype} of shape {data.shape}; it must be (n, 1) numbers."

@@ -113,8 +113,8 @@ IMPOSSIBLE = {
     "stages": lambda d: d["progress"].update(stage="decoder"),
     "step 9 of 5": lambda d: d["progress"].update(step=9),
     "energy range": lambda d: d["detector"].update(energy_range=[1e5, 1e3]),
-    "readout_threshold nan": lambda d: d["detector"].update(readout_threshold=float("nan")),
-    "bad energies": lambda d: d["detector"].update(energies=[0.0]),
+    "readout_threshold": lambda d: d["detector"].update(readout_threshold=float("nan")),
+    "an incident energy": lambda d: d["detector"].update(energies=[0.0]),
     "r edges": lambda d: d["detector"]["layers"][0].update(r_edges=[0.0, 1.0, float("nan")]),
     "thickness": lambda d: d["detector"]["layers"][0].update(thickness=float("nan")),
 }
