@@ -32,6 +32,7 @@ from environment import environment
 
 from calojax.data.challenge import ShowerArrays, open_showers
 from calojax.evaluate import classifiers, correlations, distances, features, histograms, manifold
+from calojax.evaluate.suite import Selection
 from calojax.geometry import Detector, detector
 
 # Beginnings of file names in a folder of reference numbers.
@@ -220,7 +221,11 @@ def _rows(pair: str, numbers: dict[str, Any], options: Parity) -> Iterator[Row]:
             yield Row(pair, metric.upper(), found.value, value, error / 2)
             yield Row(pair, f"{metric.upper()} error", found.error, error, error / 2)
     if "prdc" in numbers:
-        points = [manifold.VoxelPoints(source, 1000) for source in reversed(sources)]
+        # The official numbers are of the first 1,000 showers.
+        points = [
+            manifold.VoxelPoints(Selection(source, np.arange(min(1000, len(source)))))
+            for source in reversed(sources)
+        ]
         found = manifold.prdc(*points, k=numbers["prdc"]["k"])
         for name, value in found._asdict().items():
             yield Row(pair, name, value, numbers["prdc"][name], 1e-3)

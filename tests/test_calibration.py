@@ -35,39 +35,6 @@ def test_auc_of_many_showers_does_not_overflow():
     assert calibration.auc(scores, labels) == pytest.approx(0.5 + 0.5 / 200_000, rel=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("values", "weights", "expected"),
-    [
-        ([1, 2, 3], [1, 1, 1], [1, 2, 3]),
-        ([3, 2, 1], [1, 1, 1], [2, 2, 2]),
-        ([1, 3, 2, 4], [1, 1, 1, 1], [1, 2.5, 2.5, 4]),
-        ([1, 3, 2, 4], [1, 1, 3, 1], [1, 2.25, 2.25, 4]),
-        # A second pass is needed: pooling (5, 1) makes a violator of the 4 before it.
-        ([4, 5, 1, 6], [1, 1, 1, 1], [10 / 3, 10 / 3, 10 / 3, 6]),
-        ([7], [2], [7]),
-    ],
-)
-def test_pool_adjacent_violators_known(values, weights, expected):
-    fitted = calibration.pool_adjacent_violators(np.array(values), np.array(weights))
-    np.testing.assert_allclose(fitted, expected, rtol=1e-14)
-
-
-def test_pool_adjacent_violators_is_the_projection():
-    # Min-max formula (Robertson, Wright, Dykstra 1988, theorem 1.4.4): the fit at i is the
-    # largest over starts a <= i of the smallest over ends b >= i of the mean of a..b.
-    generator = np.random.default_rng(0)
-    values, weights = generator.normal(size=25), generator.uniform(0.5, 2, 25)
-    fitted = calibration.pool_adjacent_violators(values, weights)
-    mean = [
-        [np.average(values[a : b + 1], weights=weights[a : b + 1]) if b >= a else np.nan
-         for b in range(25)]
-        for a in range(25)
-    ]  # fmt: skip
-    expected = [max(min(mean[a][b] for b in range(i, 25)) for a in range(i + 1)) for i in range(25)]
-    np.testing.assert_allclose(fitted, expected, rtol=1e-12)
-    assert np.all(np.diff(fitted) >= 0)
-
-
 def test_isotonic_pools_ties_interpolates_and_clips():
     scores = np.array([0.2, 0.2, 0.4, 0.8, 0.6])
     labels = np.array([1, 0, 0, 1, 1])

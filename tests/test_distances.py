@@ -118,9 +118,30 @@ def test_settings_are_official_where_showers_suffice(n, expected):
 
 
 @pytest.mark.parametrize("metric", [distances.fpd, distances.kpd])
+@pytest.mark.parametrize("rounding", [0.0, 3.6e-17])
+def test_a_reference_column_that_is_zero_but_for_rounding_is_no_scale(metric, rounding):
+    rng = np.random.default_rng(0)
+    real, generated = rng.normal(3, 1, size=(2, 300, 4))
+    real[:, 2] = rounding * rng.choice([-1, 0, 1], 300)
+    still = generated.copy()
+    still[:, 2] = rounding
+    generated[:, 2] = 0.3 * rng.random(300)
+    np.testing.assert_array_equal(
+        distances.became_variable(real, generated), [False, False, True, False]
+    )
+    assert not distances.became_variable(real, still).any()
+    small = {"min_samples": 100, "max_samples": 300, "num_batches": 2}
+    small = small if metric is distances.fpd else {"batch_size": 100}
+    values = [metric(real, sample, **small).value for sample in (still, generated)]
+    assert values[1] < 0.2
+    if metric is distances.fpd:
+        assert values[1] > values[0] + 0.01  # the mean alone is 0.15 away
+
+
+@pytest.mark.parametrize("metric", [distances.fpd, distances.kpd])
 def test_bad_samples_are_refused_in_one_sentence(metric):
     good = np.ones((10, 2))
-    with pytest.raises(CalojaxError, match="at least two showers, but the generated sample has 1"):
+    with pytest.raises(CalojaxError, match="at least two showers in each sample, got 1"):
         metric(good, good[:1])
     with pytest.raises(CalojaxError, match="1 reference showers"):
         metric(np.where(np.arange(20).reshape(10, 2) == 3, np.nan, good), good)

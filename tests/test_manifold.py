@@ -81,15 +81,31 @@ def test_log_voxels_are_official_logarithms_but_for_a_constant(tiny):
 
 
 def test_points_are_read_in_slices(tiny, showers):
-    source = ShowerArrays(tiny, showers.energies, showers.showers)
-    points = manifold.VoxelPoints(source, count=50)
+    points = manifold.VoxelPoints(ShowerArrays(tiny, showers.energies[:50], showers.showers[:50]))
     assert len(points) == 50
     assert points[40:60].shape == (10, tiny.n_voxels)
     expected = manifold.log_voxels(showers.showers[40:50], tiny)
     np.testing.assert_array_equal(points[40:60], expected)
 
 
+@pytest.mark.parametrize("block", [7, None])
+@pytest.mark.parametrize("repeats", [(40, 60), (60,), (3, 4)])
+def test_a_sample_with_repeated_points_is_on_its_own_manifold(repeats, block):
+    rng = np.random.default_rng(0)
+    points = rng.normal(3, 1, size=(100, 50)).astype(np.float32)
+    start = 0
+    for number in repeats:
+        points[start : start + number] = points[start]
+        start += number
+    found = manifold.prdc(points, rng.permutation(points), block=block)
+    assert found.precision == found.recall == found.coverage == 1
+    assert 0.7 < found.density < 1.3
+    collapsed = np.repeat(points[:1], 100, axis=0)
+    others = rng.normal(3, 1, size=(100, 50)).astype(np.float32)
+    assert manifold.prdc(others, collapsed, block=block).recall == 0
+
+
 def test_too_few_showers_are_refused():
     points = np.ones((10, 2))
-    with pytest.raises(CalojaxError, match="more than 5 showers, but the generated sample has 5"):
+    with pytest.raises(CalojaxError, match="more than 5 showers in each sample, got 5"):
         manifold.prdc(points, points[:5])

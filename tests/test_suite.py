@@ -1,5 +1,6 @@
 """The suite: which scores come out under which keys, slices, floors, and refusals."""
 
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -171,6 +172,18 @@ def other_energies(samples):
     return ShowerArrays(generated.detector, np.full(300, 2e5), generated.showers), samples[1]
 
 
+def few(samples):
+    return tuple(Selection(sample, np.arange(4)) for sample in samples)
+
+
+def unlike(samples):
+    """The same showers in layers that differ."""
+    first, *others = samples[0].detector.layers
+    layers = dataclasses.replace(first, r_edges=(0.0, 1.0, 2.0, 3.0)), *others
+    geometry = dataclasses.replace(samples[0].detector, layers=layers)
+    return tuple(ShowerArrays(geometry, one.energies, one.showers) for one in samples)
+
+
 @pytest.mark.parametrize(
     ("change", "options", "sentence"),
     [
@@ -178,22 +191,127 @@ def other_energies(samples):
         (shorter, {}, "There are 300 generated and 200 reference showers"),
         (other_energies, {}, "The incident energies do not match"),
         (tuple, {"metrics": ("fdp",)}, "There is no metric 'fdp'; choose among histograms, fpd"),
+        (tuple, {"metrics": ()}, "There is no metric to compute; choose among histograms"),
+        (tuple, {"seeds": 0}, "seeds must be at least 1, got 0"),
+        (tuple, {"seed": -1}, "seed must be a whole number from 0 to 4294967295, got -1"),
+        (tuple, {"seed": 2**32}, "seed must be a whole number from 0"),
+        (tuple, {"neighbours": 0}, "neighbours must be at least 1, got 0"),
+        (tuple, {"slices": (np.nan, 1e3)}, "Slices need increasing energies"),
+        (tuple, {"slices": (-1.0, 1e3)}, "Slices need increasing energies"),
+        (tuple, {"energy_range": (1e3, np.nan)}, "lower end first"),
+        (few, {"metrics": ("prdc",)}, "more than 5 showers in each sample, got 4"),
+        (few, {"metrics": ("low",)}, "A classifier needs 5 showers or more in each sample, got 4"),
+        (unlike, {"metrics": ("cnn",)}, "cnn classifier needs layers that are all alike"),
         (tuple, {"slices": (1e4, 1e3)}, "Slices need increasing energies"),
         (tuple, {"energy_range": (1e4, 1e3)}, "lower end first"),
         (tuple, {"energy_range": (1e7, 1e8)}, "There are no generated showers in this energy"),
     ],
 )
-def test_what_cannot_be_compared_is_refused_in_one_sentence(samples, change, options, sentence):
+def test_what_cannot_be_compared_is_refused_before_any_work(
+    samples, monkeypatch, change, options, sentence
+):
+    monkeypatch.setattr(suite, "_measure", None)
     with pytest.raises(CalojaxError, match=sentence) as caught:
         suite.evaluate(*change(samples), Options(**options))
     assert str(caught.value).endswith(".")
     assert "\n" not in str(caught.value)
 
 
-def test_samples_of_different_size_are_cut_on_request(samples):
+@pytest.mark.parametrize(
+    ("change", "left_out"),
+    [(unlike, {"cnn"}), (few, {"prdc", "low", "low-normed", "high", "cnn"}), (tuple, set())],
+)
+def test_all_leaves_out_what_cannot_be_computed(samples, change, left_out):
+    _, reference = change(samples)
+    options, warnings = suite._possible(
+        Options(metrics=("all",)), reference.detector, len(reference)
+    )
+    assert set(options.metrics) == {*suite.CHOICES} - left_out
+    assert {text.partition(" was left out")[0] for text in warnings} == left_out
+
+
+def by_energy(sample):
+    rows = np.argsort(sample.energies)
+    return ShowerArrays(sample.detector, sample.energies[rows], sample.showers[rows])
+
+
+def test_samples_of_different_size_are_cut_evenly_over_their_energies(samples):
+    generated, reference = by_energy(samples[0]), Selection(samples[1], np.arange(200))
     options = Options(metrics=("correlations",), slices=(), truncate=True)
-    found = suite.evaluate(*shorter(samples), options)
+    found = suite.evaluate(generated, reference, options)
     assert len(found.generated.total) == len(found.reference.total) == 200
+    assert found.generated.energy.max() > 0.95 * generated.energies.max()
+    for count in (7, 299, 300, None):
+        chosen = suite.spread(generated, count)
+        assert len(chosen) == (count or 300)
+        expected = np.quantile(generated.energies, [0.2, 0.5, 0.8])
+        assert np.quantile(chosen.energies, [0.2, 0.5, 0.8]) == pytest.approx(expected, rel=0.3)
+
+
+def test_quick_precision_does_not_depend_on_the_order_of_the_file(samples, monkeypatch):
+    monkeypatch.setattr(suite, "_QUICK_PRDC", 100)
+    generated, reference = samples
+    voxels = generated.showers.copy()
+    voxels[generated.energies > 1e4, 60:] = 0  # wrong at high energies
+    generated = ShowerArrays(generated.detector, generated.energies, voxels)
+    options = Options(metrics=("prdc",), slices=(), quick=True)
+    found = [
+        suite.evaluate(*(order(one) for one in (generated, reference)), options).scores
+        for order in (lambda sample: sample, by_energy)
+    ]
+    assert found[0] == found[1]
+
+
+def replaced(sample, **rows):
+    """The sample with some showers replaced: ``empty=slice`` or ``copied=slice``."""
+    voxels = sample.showers.copy()
+    if "empty" in rows:
+        voxels[rows["empty"]] = 0
+    if "copied" in rows:
+        voxels[rows["copied"]] = voxels[-1]
+    return ShowerArrays(sample.detector, sample.energies, voxels)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentences"),
+    [
+        (lambda a, b: (a, b), []),
+        (lambda a, b: (a, a), ["100 % of the generated showers are also in the reference"]),
+        (
+            lambda a, b: (a, ShowerArrays(a.detector, a.energies, np.roll(a.showers, 1, 0))),
+            ["100 % of the generated showers are also in the reference"],
+        ),
+        (
+            lambda a, b: (replaced(a, empty=slice(0, 60)), b),
+            ["20 % of the generated and 0 % of the reference's showers are empty"],
+        ),
+        (
+            lambda a, b: (replaced(a, copied=slice(0, 29)), b),
+            ["10 % of the generated showers occur more than once"],
+        ),
+        (
+            lambda a, b: tuple(Selection(one, np.arange(80)) for one in (a, b)),
+            ["There are only 80 showers in a sample", "FPD and KPD of 80 showers with 82 features"],
+        ),
+        (
+            lambda a, b: (a, ShowerArrays(a.detector, a.energies, first_layer_empty(b))),
+            ["8 features are constant in the reference, but not in the generated sample"],
+        ),
+    ],
+)
+def test_samples_that_make_scores_less_trustworthy_are_warned_about(samples, change, sentences):
+    pair = change(*samples)
+    options = Options(metrics=("fpd", "kpd"), slices=())
+    found = suite._sample_warnings(suite._measure(*pair, (), options), options)
+    assert len(found) == len(sentences)
+    for text, sentence in zip(found, sentences, strict=True):
+        assert text.startswith(sentence)
+
+
+def first_layer_empty(sample):
+    voxels = sample.showers.copy()
+    voxels[:, :12] = 0
+    return voxels
 
 
 def test_incident_energies_that_agree_differ_or_are_matched():

@@ -7,6 +7,8 @@ tails decide the last digits.
 import dataclasses
 
 import numpy as np
+import scipy.optimize
+import scipy.stats
 
 # A calibrated probability of exactly 0 or 1 would make one misclassified event an infinite
 # divergence; the CaloChallenge (evaluate.py) keeps this distance from both.
@@ -30,9 +32,8 @@ def auc(scores: np.ndarray, labels: np.ndarray) -> float:
     n_negative = positive.size - n_positive
     if not n_positive or not n_negative:
         raise ValueError("the AUC needs scores of both labels")
-    _, group, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    mid_rank = np.cumsum(counts) - (counts - 1) / 2
-    statistic = mid_rank[group][positive].sum() - n_positive * (n_positive + 1) / 2
+    ranks = scipy.stats.rankdata(scores)
+    statistic = ranks[positive].sum() - n_positive * (n_positive + 1) / 2
     return float(statistic / (n_positive * n_negative))
 
 
@@ -63,33 +64,8 @@ def isotonic(scores: np.ndarray, labels: np.ndarray, *, margin: float = MARGIN) 
     """
     knots, group, counts = np.unique(scores, return_inverse=True, return_counts=True)
     means = np.bincount(group, weights=labels) / counts
-    fitted = pool_adjacent_violators(means, counts)
+    fitted = scipy.optimize.isotonic_regression(means, weights=counts).x
     return Isotonic(knots.astype(np.float64), np.clip(fitted, margin, 1 - margin))
-
-
-def pool_adjacent_violators(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The non-decreasing sequence nearest to ``values`` in weighted least squares.
-
-    Neighbours in the wrong order belong into one block with their mean, in whatever order they are
-    pooled (Robertson, Wright and Dykstra 1988, section 1.4). So a pass may pool every run of
-    blocks that do not rise at once; passes end when all blocks rise.
-
-    Args:
-      values: [n].
-      weights: positive, [n].
-
-    Returns:
-      [n].
-    """
-    weight = np.asarray(weights, np.float64)
-    total = np.asarray(values, np.float64) * weight
-    length = np.ones(total.size, np.int64)
-    while True:
-        mean = total / weight
-        starts = np.flatnonzero(np.concatenate([[True], mean[1:] > mean[:-1]]))
-        if starts.size == mean.size:
-            return np.repeat(mean, length)
-        total, weight, length = (np.add.reduceat(x, starts) for x in (total, weight, length))
 
 
 def jensen_shannon(probabilities: np.ndarray, labels: np.ndarray) -> float:

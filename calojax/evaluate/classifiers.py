@@ -399,6 +399,21 @@ def _check(
                 f"A classifier needs samples of equal size, got {len(source)} and {n} showers: "
                 f"cut the larger one."
             )
+    _check_sample(kind, detector, n, split)
+    return detector, n
+
+
+def check(kind: Kind, detector: Detector, showers: int, quick: bool) -> None:
+    """Refuses a classifier that cannot be trained on so many showers of each sample.
+
+    Raises:
+      CalojaxError: with the reason.
+    """
+    settings = resolve(QUICK if quick else OFFICIAL, detector)
+    _check_sample(kind, detector, showers, settings.split)
+
+
+def _check_sample(kind: Kind, detector: Detector, n: int, split: tuple[int, int, int]) -> None:
     least = -(-sum(split) // min(split))
     if n < least:
         raise CalojaxError(
@@ -409,7 +424,6 @@ def _check(
             f"The cnn classifier needs layers that are all alike, but those of {detector.name!r} "
             f"differ: use low or high."
         )
-    return detector, n
 
 
 def _check_finite(kind: Kind, block: np.ndarray) -> None:

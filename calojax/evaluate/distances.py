@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.optimize
 
 from calojax.errors import CalojaxError
 
@@ -19,6 +20,8 @@ _KERNEL_ROWS = 1000
 _KERNEL_DEGREE = 4
 # Percentiles between which a Gaussian has two standard deviations.
 _ONE_SIGMA = (16.275, 83.725)
+# Spread below which a feature, of order one, is a constant but for rounding.
+_ROUNDING = 1e-9
 
 
 class Score(NamedTuple):
@@ -97,6 +100,28 @@ def fpd(
                 distance = frechet_distance(*(Gaussian(*map(np.asarray, fit)) for fit in fits))
                 distances[point] += distance / num_batches
     return _intercept(1 / sizes, distances)
+
+
+def check(showers: int) -> None:
+    """Refuses samples of one shower.
+
+    Raises:
+      CalojaxError: if the smaller sample, of so many showers, is too small.
+    """
+    if showers < 2:
+        raise CalojaxError(
+            f"FPD and KPD need at least two showers in each sample, got {showers}: generate more."
+        )
+
+
+def became_variable(real: np.ndarray, generated: np.ndarray) -> np.ndarray:
+    """Which features [f] vary in the generated sample [m, f] and not in the reference [n, f].
+
+    Rounding does not count. Distances compare such a feature in its own unit, by no scale of the
+    reference's.
+    """
+    constant, other = (np.ptp(sample, axis=0) < _ROUNDING for sample in (real, generated))
+    return constant & ~other
 
 
 class Gaussian(NamedTuple):
@@ -191,31 +216,27 @@ def _gaussian(sample: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]
 
 
 def _normalised(real: np.ndarray, generated: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both samples over the largest absolute value of each real feature, in float64."""
+    """Both samples over the largest absolute value of each real feature, in float64.
+
+    Features are of order one. One that the reference has as zero but for rounding keeps its unit,
+    as the official code keeps those that are exactly zero.
+    """
     real, generated = (np.asarray(sample, np.float64) for sample in (real, generated))
+    check(min(len(real), len(generated)))
     for name, sample in (("reference", real), ("generated", generated)):
-        if len(sample) < 2:
-            raise CalojaxError(
-                f"FPD and KPD need at least two showers, but the {name} sample has {len(sample)}."
-            )
         if not np.isfinite(sample).all():
             raise CalojaxError(
                 f"FPD and KPD need finite features, but {np.sum(~np.isfinite(sample).all(axis=1))} "
                 f"{name} showers have others; check the file with calojax check."
             )
     scale = np.abs(real).max(axis=0)
-    scale[scale == 0] = 1.0
+    scale[scale < _ROUNDING] = 1.0
     return real / scale, generated / scale
 
 
 def _intercept(x: np.ndarray, y: np.ndarray) -> Score:
     """Least squares of y = a + b x with a, b >= 0: a, and its standard error from the residuals."""
     design = np.stack([np.ones_like(x), x], axis=1)
-    a, b = np.linalg.lstsq(design, y, rcond=None)[0]
-    if a < 0:
-        a, b = 0.0, max(float(x @ y / (x @ x)), 0.0)
-    elif b < 0:
-        a, b = max(float(y.mean()), 0.0), 0.0
-    residuals = y - a - b * x
-    variance = residuals @ residuals / (len(x) - 2) * np.linalg.inv(design.T @ design)[0, 0]
+    (a, _), residual = scipy.optimize.nnls(design, y)
+    variance = residual**2 / (len(x) - 2) * np.linalg.inv(design.T @ design)[0, 0]
     return Score(float(a), float(np.sqrt(variance)))

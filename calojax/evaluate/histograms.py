@@ -2,21 +2,32 @@
 
 Bins, ranges and the separation power are those of the CaloChallenge's evaluation
 (arXiv:2410.21611, section 4; its ``evaluate_plotting_helper``), names too, so that every number
-stands beside its official one. Sums are float64 on the host: the official numbers are, and an
-event in the wrong bin costs more than any other rounding.
+stands beside its official one. For other geometries ranges come from the reference. Sums are
+float64 on the host: the official numbers are, and an event in the wrong bin costs more than any
+other rounding.
+
+The official separation power ignores entries outside of the range. Here they count, in two bins
+more, where their shares in the two samples differ by more than chance and that raises the
+separation power; otherwise it is the official one.
 """
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 
 from calojax.data.challenge import ShowerSource
 from calojax.evaluate.features import Features, alpha_layers
-from calojax.geometry import Detector, Layer
+from calojax.geometry import DETECTORS, Detector, Layer
 
 # The official guard of empty bins in the denominator.
 _EMPTY_BIN = 1e-16
+# Standard deviations by which shares outside of a range may differ by chance; there are hundreds of
+# histograms, and those of the official pairs reach 2.9.
+_CHANCE = 5.0
+# Without thresholds, energies of six decades below the reference's largest are in a histogram.
+_DECADES = 1e-6
 
 # Names of the families of histograms, one per published separation power (`METRICS` in `suite`).
 E_TOTAL, E_LAYER, VOXEL, SPARSITY = "e_total", "e_layer", "voxel", "sparsity"
@@ -34,11 +45,14 @@ class Histogram:
       family: what it shares with the other layers' histograms, such as ``ec_eta``.
       label: what the horizontal axis shows, with units; mathtext.
       edges: bin edges, [k + 1]. The last bin includes its upper edge.
-      generated: density of the generated sample, [k]: integrates to one over the bins, so that
-        entries outside of them do not count; zeros if all are outside.
-      reference: the same for the reference, [k].
-      generated_counts: entries, [k].
-      reference_counts: entries, [k].
+      generated: density of the generated sample, [k]: integrates to one over the bins; zeros if
+        all entries are outside of them.
+      reference: density of the reference, [k].
+      generated_counts: entries of the generated sample in each bin, [k].
+      reference_counts: entries of the reference in each bin, [k].
+      generated_outside: share of the generated sample's entries outside of the bins.
+      reference_outside: share of the reference's entries outside of the bins.
+      outside_counts: whether entries outside count in the separation power.
       separation: separation power, 0 for equal and 1 for disjoint histograms.
       error: its statistical standard deviation (`statistics`).
       floor: what fluctuations alone add to it: its expectation for samples of these sizes from
@@ -54,6 +68,9 @@ class Histogram:
     reference: np.ndarray
     generated_counts: np.ndarray
     reference_counts: np.ndarray
+    generated_outside: float
+    reference_outside: float
+    outside_counts: bool
     separation: float
     error: float
     floor: float
@@ -72,11 +89,19 @@ def separation_power(p: np.ndarray, q: np.ndarray) -> float:
     return float(0.5 * np.sum((p - q) ** 2 / (p + q + _EMPTY_BIN)))
 
 
-def multinomial_covariance(counts: np.ndarray) -> np.ndarray:
-    """Covariance [k, k] of the fractions that independent entries of these counts [k] give."""
+def covariance(counts: np.ndarray, products: np.ndarray) -> np.ndarray:
+    """Covariance [k, k] of the fractions of entries in bins.
+
+    Args:
+      counts: entries in each bin, [k].
+      products: sum over showers of c c' [k, k], with c the shower's entries in each bin. For
+        independent entries that is the diagonal matrix of the counts.
+    """
     total = max(counts.sum(), 1)
-    p = counts / total
-    return (np.diag(p) - np.outer(p, p)) / total
+    p, sums = counts / total, products.sum(axis=1)
+    # sum_e (c_e - p t_e)(c_e - p t_e)' with t_e the shower's number of entries, multiplied out.
+    mixed = np.outer(p, sums)
+    return (products - mixed - mixed.T + sums.sum() * np.outer(p, p)) / total**2
 
 
 def statistics(
@@ -135,7 +160,8 @@ class Spectrum:
 
     Attributes:
       edges: bin edges in MeV, [k + 1].
-      counts: voxels in each bin, [k].
+      entries: voxels below all bins, in each bin and above all bins, [k + 2].
+      products: sum over showers of the products of the shower's entries, [k + 2, k + 2].
     """
 
     def __init__(self, edges: np.ndarray, events: np.ndarray | None = None):
@@ -145,13 +171,12 @@ class Spectrum:
           edges: bin edges in MeV, [k + 1].
           events: mask of the showers to count, [n]; all by default.
         """
-        bins = len(edges) - 1
         self.edges = edges
-        self.counts = np.zeros(bins, np.int64)
+        self.entries = np.zeros(len(edges) + 1, np.int64)
+        self.products = np.zeros((len(edges) + 1, len(edges) + 1))
         self._events = events
         # The last bin includes its upper edge.
         self._upper_edges = np.append(edges[:-1], np.nextafter(edges[-1], np.inf))
-        self._products = np.zeros((bins, bins))
 
     def add(self, start: int, size: int, shower: np.ndarray, energies: np.ndarray) -> None:
         """Counts the voxels of one batch.
@@ -165,21 +190,12 @@ class Spectrum:
         if self._events is not None:
             chosen = self._events[start : start + size][shower]
             shower, energies = shower[chosen], energies[chosen]
-        # 0 below all bins, 1 to k within, k + 1 above: no masks.
-        columns = len(self.counts) + 2
+        columns = len(self.entries)
         cell = shower * columns + np.searchsorted(self._upper_edges, energies, side="right")
-        counts = np.bincount(cell, minlength=size * columns).reshape(size, columns)[:, 1:-1]
-        self.counts += counts.sum(axis=0)
+        counts = np.bincount(cell, minlength=size * columns).reshape(size, columns)
+        self.entries += counts.sum(axis=0)
         counts = counts.astype(np.float64)
-        self._products += counts.T @ counts
-
-    def covariance(self) -> np.ndarray:
-        """Covariance [k, k] of the fractions, from the counts' spread between showers."""
-        total = max(self.counts.sum(), 1)
-        p = self.counts / total
-        # sum_e (c_e - p t_e)(c_e - p t_e)' with t_e the shower's number of voxels.
-        centred = np.eye(len(p)) - np.outer(p, np.ones_like(p))
-        return centred @ self._products @ centred.T / total**2
+        self.products += counts.T @ counts
 
 
 def voxel_edges(detector: Detector, maximum: float) -> np.ndarray:
@@ -193,7 +209,7 @@ def count_voxels(
     """Adds showers [b, v] in MeV, the first of which has index ``start``, to all spectra."""
     flat = np.ascontiguousarray(showers).reshape(-1)
     # Few voxels are hit: binning those alone is many times as fast as binning all.
-    hit = np.flatnonzero(flat >= detector.evaluation_threshold)
+    hit = np.flatnonzero((flat >= detector.evaluation_threshold) & (flat > 0))
     energies = flat[hit].astype(np.float64)
     shower = hit // detector.n_voxels
     for spectrum in spectra:
@@ -216,10 +232,8 @@ def compare_voxels(generated: Spectrum, reference: Spectrum) -> Histogram:
         VOXEL,
         "voxel energy [MeV]",
         reference.edges,
-        generated.counts,
-        reference.counts,
-        generated.covariance(),
-        reference.covariance(),
+        (generated.entries, generated.products),
+        (reference.entries, reference.products),
         log_x=True,
     )
 
@@ -242,6 +256,28 @@ def means(histograms: Iterable[Histogram]) -> dict[str, tuple[float, float, floa
     }
 
 
+def outside_warnings(histograms: Sequence[Histogram]) -> tuple[str, ...]:
+    """A sentence on histograms whose entries outside of the range count, if there are any."""
+    counted: dict[str, list[Histogram]] = {}
+    for histogram in histograms:
+        if histogram.outside_counts:
+            counted.setdefault(histogram.family, []).append(histogram)
+    if not counted:
+        return ()
+    texts = []
+    for members in counted.values():
+        worst = max(members, key=lambda one: abs(one.generated_outside - one.reference_outside))
+        more = f" and {len(members) - 1} like it" if len(members) > 1 else ""
+        texts.append(
+            f"{worst.name} ({100 * worst.generated_outside:.3g} % of the generated and "
+            f"{100 * worst.reference_outside:.3g} % of the reference's entries){more}"
+        )
+    return (
+        "Entries outside of a histogram's range differ by more than chance and count in the "
+        f"separation power, which the CaloChallenge's ignores: {'; '.join(texts)}.",
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class _Ranges:
     """Upper ends in mm of the bins of layers up to an outer radius in mm."""
@@ -253,17 +289,48 @@ class _Ranges:
     width_r: float
 
 
-# Datasets 2 and 3; the inner layers of dataset 1; its layers 12 to 14. Other geometries take the
-# first row that is wide enough for the layer, or the last.
-_RANGES = (
+# Datasets 2 and 3; the inner layers of dataset 1; its layers 12 to 14.
+_PUBLISHED_RANGES = (
     _Ranges(radius=42.0, center=30.0, width=30.0, center_r=42.0, width_r=20.0),
     _Ranges(radius=600.0, center=100.0, width=100.0, center_r=500.0, width_r=500.0),
     _Ranges(radius=2000.0, center=500.0, width=400.0, center_r=1500.0, width_r=1500.0),
 )
+_PUBLISHED_GEOMETRIES = ("ds1-photons", "ds1-pions", "ds2", "ds3")
 
 
-def _ranges(layer: Layer) -> _Ranges:
-    return next((row for row in _RANGES if layer.r_edges[-1] <= row.radius), _RANGES[-1])
+def has_published_ranges(detector: Detector) -> bool:
+    """Whether the layers are those of a geometry of the CaloChallenge, whatever its name."""
+
+    def bins(one: Detector) -> list[tuple]:
+        return [(layer.r_edges, layer.n_alpha) for layer in one.layers]
+
+    return any(bins(detector) == bins(DETECTORS[name]) for name in _PUBLISHED_GEOMETRIES)
+
+
+def _length(
+    detector: Detector,
+    layer: Layer,
+    what: Literal["center", "width", "center_r", "width_r"],
+    reference: np.ndarray,
+) -> float:
+    """Upper end in mm of the range of a length in a layer; ``reference`` [n] are its values."""
+    if has_published_ranges(detector):
+        return getattr(next(r for r in _PUBLISHED_RANGES if layer.r_edges[-1] <= r.radius), what)
+    positive = np.abs(reference[np.isfinite(reference) & (reference != 0)])
+    radius = layer.r_edges[-1]
+    return min(1.2 * float(np.quantile(positive, 0.999)), radius) if positive.size else radius
+
+
+def _response_range(
+    detector: Detector, low: float, high: float, reference: np.ndarray
+) -> tuple[float, float]:
+    """Ends of the range of E_tot / E_inc: the published ones, or from the reference's values."""
+    reference = reference[np.isfinite(reference)]
+    if has_published_ranges(detector) or not reference.size:
+        return low, high
+    low, high = np.quantile(reference, [0.001, 0.999]).tolist()
+    margin = max(0.2 * (high - low), 0.01 * high, 1e-6)
+    return max(low - margin, 0.0), high + margin
 
 
 _Quantity = tuple[str, str, str, np.ndarray, np.ndarray, np.ndarray]
@@ -275,52 +342,39 @@ def _quantities(
     """(name, family, label, edges, generated values, reference values) of every histogram."""
     response = generated.total / generated.energy, reference.total / reference.energy
     label = r"$E_\mathrm{tot}\,/\,E_\mathrm{inc}$"
-    yield "Etot / Einc", E_TOTAL, label, np.linspace(0.5, 1.5, 101), *response
+    edges = np.linspace(*_response_range(detector, 0.5, 1.5, response[1]), 101)
+    yield "Etot / Einc", E_TOTAL, label, edges, *response
 
     for position, layer in enumerate(detector.layers):
         x, y = generated.layer_energy[:, position], reference.layer_energy[:, position]
         edges = _log_edges(detector, y.max(initial=0.0), 40)
         yield f"E layer {layer.id}", E_LAYER, f"$E$ in layer {layer.id} [MeV]", edges, x, y
 
-    along = {"Eta": (EC_ETA, WIDTH_ETA, r"\eta"), "Phi": (EC_PHI, WIDTH_PHI, r"\phi")}
-    for title, (center, _, symbol) in along.items():
-        attribute = f"center_{title.lower()}"
+    for title, family, what, text in (
+        ("EC Eta", EC_ETA, "center_eta", r"centre of energy in $\Delta\eta$"),
+        ("EC Phi", EC_PHI, "center_phi", r"centre of energy in $\Delta\phi$"),
+        ("Width Eta", WIDTH_ETA, "width_eta", r"width in $\Delta\eta$"),
+        ("Width Phi", WIDTH_PHI, "width_phi", r"width in $\Delta\phi$"),
+    ):
+        kind, _, _ = what.partition("_")
         for position, layer in enumerate(alpha_layers(detector)):
-            end = _ranges(layer).center
-            yield (
-                f"EC {title} layer {layer.id}",
-                center,
-                rf"centre of energy in $\Delta{symbol}$, layer {layer.id} [mm]",
-                np.linspace(-end, end, 101),
-                getattr(generated, attribute)[:, position],
-                getattr(reference, attribute)[:, position],
-            )
-    for title, (_, width, symbol) in along.items():
-        attribute = f"width_{title.lower()}"
-        for position, layer in enumerate(alpha_layers(detector)):
-            yield (
-                f"Width {title} layer {layer.id}",
-                width,
-                rf"width in $\Delta{symbol}$, layer {layer.id} [mm]",
-                np.linspace(0.0, _ranges(layer).width, 101),
-                getattr(generated, attribute)[:, position],
-                getattr(reference, attribute)[:, position],
-            )
+            x, y = (getattr(sample, what)[:, position] for sample in (generated, reference))
+            end = _length(detector, layer, kind, y)
+            edges = np.linspace(-end if kind == "center" else 0.0, end, 101)
+            yield f"{title} layer {layer.id}", family, f"{text}, layer {layer.id} [mm]", edges, x, y
 
     for position, layer in enumerate(detector.layers):
         label = f"fraction of empty voxels, layer {layer.id}"
         x, y = generated.sparsity[:, position], reference.sparsity[:, position]
         yield f"Sparsity layer {layer.id}", SPARSITY, label, np.linspace(0.0, 1.0, 21), x, y
-    for position, layer in enumerate(detector.layers):
-        label = f"centre of energy in $r$, layer {layer.id} [mm]"
-        edges = np.linspace(0.0, _ranges(layer).center_r, 101)
-        x, y = generated.center_r[:, position], reference.center_r[:, position]
-        yield f"EC r layer {layer.id}", EC_R, label, edges, x, y
-    for position, layer in enumerate(detector.layers):
-        label = f"width in $r$, layer {layer.id} [mm]"
-        edges = np.linspace(0.0, _ranges(layer).width_r, 101)
-        x, y = generated.width_r[:, position], reference.width_r[:, position]
-        yield f"Width r layer {layer.id}", WIDTH_R, label, edges, x, y
+    for title, family, what, text in (
+        ("EC r", EC_R, "center_r", "centre of energy in $r$"),
+        ("Width r", WIDTH_R, "width_r", "width in $r$"),
+    ):
+        for position, layer in enumerate(detector.layers):
+            x, y = (getattr(sample, what)[:, position] for sample in (generated, reference))
+            edges = np.linspace(0.0, _length(detector, layer, what, y), 101)
+            yield f"{title} layer {layer.id}", family, f"{text}, layer {layer.id} [mm]", edges, x, y
 
     yield from _response_at_energies(generated, reference, detector, response)
 
@@ -341,6 +395,7 @@ def _response_at_energies(
             for sample, values in zip((generated, reference), response, strict=True)
         )
         if y.size:
+            low, high = _response_range(detector, low, high, y)
             yield (
                 f"Etot / Einc at E = {float(energy)}",
                 E_TOTAL_AT_ENERGY,
@@ -359,11 +414,12 @@ def _energy_text(energy: float) -> str:
 
 
 def _log_edges(detector: Detector, maximum: float, number: int) -> np.ndarray:
-    """``number`` edges in MeV from the evaluation threshold to the reference's maximum in MeV."""
-    threshold = detector.evaluation_threshold
+    """``number`` edges in MeV from the threshold to the reference's maximum in MeV."""
+    low = detector.evaluation_threshold or detector.readout_threshold or _DECADES * float(maximum)
     # A reference that is empty there has no maximum; any edges serve.
-    maximum = float(maximum) if maximum > threshold else 10.0 * threshold
-    return np.logspace(np.log10(threshold), np.log10(maximum), number)
+    low = low or 1.0
+    maximum = float(maximum) if maximum > low else 10.0 * low
+    return np.logspace(np.log10(low), np.log10(maximum), number)
 
 
 def _histogram(
@@ -376,9 +432,17 @@ def _histogram(
     *,
     log_x: bool,
 ) -> Histogram:
-    x, y = (np.histogram(values, edges)[0] for values in (generated, reference))
-    covariances = multinomial_covariance(x), multinomial_covariance(y)
-    return _result(name, family, label, edges, x, y, *covariances, log_x=log_x)
+    samples = []
+    for values in (generated, reference):
+        within, below = np.histogram(values, edges)[0], np.sum(values < edges[0])
+        # What is not a number counts as above.
+        entries = np.array([below, *within, len(values) - below - within.sum()])
+        samples.append((entries, np.diag(entries)))
+    return _result(name, family, label, edges, *samples, log_x=log_x)
+
+
+# Entries below, in and above the bins [k + 2], and their products as `covariance` takes them.
+_Entries = tuple[np.ndarray, np.ndarray]
 
 
 def _result(
@@ -386,26 +450,45 @@ def _result(
     family: str,
     label: str,
     edges: np.ndarray,
-    x: np.ndarray,
-    y: np.ndarray,
-    x_covariance: np.ndarray,
-    y_covariance: np.ndarray,
+    generated: _Entries,
+    reference: _Entries,
     *,
     log_x: bool,
 ) -> Histogram:
-    p, q = (counts / max(counts.sum(), 1) for counts in (x, y))
-    error, floor = statistics(p, q, x_covariance, y_covariance)
-    widths = np.diff(edges)
+    both = generated, reference
+    inside = [(entries[1:-1], products[1:-1, 1:-1]) for entries, products in both]
+    p, q = (counts / max(counts.sum(), 1) for counts, _ in inside)
+    densities = p / np.diff(edges), q / np.diff(edges)
+    separation, covariances = separation_power(p, q), [covariance(*one) for one in inside]
+
+    # A sample without entries has all of them outside.
+    nothing = np.eye(len(edges) + 1)[0]
+    all_p, all_q = (n / n.sum() if n.sum() else nothing for n, _ in both)
+    outside = [float(fractions[0] + fractions[-1]) for fractions in (all_p, all_q)]
+    variance = 0.0
+    for (entries, products), share in zip(both, outside, strict=True):
+        direction = np.full(len(entries), -share)
+        direction[[0, -1]] += 1.0
+        variance += direction @ products @ direction / max(entries.sum(), 1) ** 2
+    counts = abs(outside[0] - outside[1]) > _CHANCE * np.sqrt(variance) + 1e-9
+    counts = bool(counts and separation_power(all_p, all_q) > separation)
+    if counts:
+        separation = separation_power(all_p, all_q)
+        p, q, covariances = all_p, all_q, [covariance(*one) for one in both]
+    error, floor = statistics(p, q, *covariances)
     return Histogram(
         name=name,
         family=family,
         label=label,
         edges=edges,
-        generated=p / widths,
-        reference=q / widths,
-        generated_counts=x,
-        reference_counts=y,
-        separation=separation_power(p, q),
+        generated=densities[0],
+        reference=densities[1],
+        generated_counts=inside[0][0],
+        reference_counts=inside[1][0],
+        generated_outside=outside[0],
+        reference_outside=outside[1],
+        outside_counts=counts,
+        separation=separation,
         error=error,
         floor=floor,
         log_x=log_x,

@@ -38,7 +38,8 @@ class Prdc(NamedTuple):
     """How the generated sample covers the reference's manifold and the reverse.
 
     A manifold is the union of the balls around a sample's points that just reach their k-th
-    nearest neighbours.
+    nearest neighbours, and of the points themselves: where more than k points coincide, their balls
+    have no size. Of such balls, density counts k at most for a generated point.
 
     Attributes:
       precision: fraction of generated points on the reference's manifold.
@@ -71,14 +72,12 @@ class VoxelPoints:
 
     Attributes:
       source: the showers.
-      count: how many of them, from the first; all by default.
     """
 
     source: ShowerSource
-    count: int | None = None
 
     def __len__(self) -> int:
-        return len(self.source) if self.count is None else min(self.count, len(self.source))
+        return len(self.source)
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         start, stop, _ = rows.indices(len(self))
@@ -97,36 +96,47 @@ def prdc(reference: Points, generated: Points, *, k: int = 5, block: int | None 
     Raises:
       CalojaxError: if a sample has no k-th neighbours.
     """
-    for name, points in (("reference", reference), ("generated", generated)):
-        if len(points) <= k:
-            raise CalojaxError(
-                f"Precision and recall with k = {k} need more than {k} showers, but the {name} "
-                f"sample has {len(points)}."
-            )
+    check(min(len(reference), len(generated)), k)
     if block is None:
         block = max(1, min(_BLOCK_POINTS, _BLOCK_NUMBERS // reference[0:1].shape[1]))
     block = min(block, max(len(reference), len(generated)))
     reference_radii = squared_radii(reference, k=k, block=block)
     generated_radii = squared_radii(generated, k=k, block=block)
 
-    balls = np.zeros(len(generated), np.int64)
+    balls, coincident = np.zeros((2, len(generated)), np.int64)
     recalled = np.zeros(len(reference), bool)
     covered = np.zeros(len(reference), bool)
     for rows, x, _ in _blocks(reference, block):
         x_radii = _padded(reference_radii[rows], block)
         for columns, y, valid in _blocks(generated, block):
             y_radii = _padded(generated_radii[columns], block)
-            holding, inside, hit = _membership(x, y, x_radii, y_radii, valid)
+            exists = jnp.arange(block) < rows.stop - rows.start
+            holding, same, inside, hit = _membership(x, y, x_radii, y_radii, exists, valid)
             size = columns.stop - columns.start
             balls[columns] += np.asarray(holding)[:size]
+            coincident[columns] += np.asarray(same)[:size]
             recalled[rows] |= np.asarray(inside)[: rows.stop - rows.start]
             covered[rows] |= np.asarray(hit)[: rows.stop - rows.start]
+    balls += np.minimum(coincident, k)
     return Prdc(
         precision=float(np.mean(balls > 0)),
         recall=float(recalled.mean()),
         density=float(balls.mean() / k),
         coverage=float(covered.mean()),
     )
+
+
+def check(showers: int, k: int) -> None:
+    """Refuses samples, the smaller one of so many showers, without k-th neighbours.
+
+    Raises:
+      CalojaxError: with the numbers.
+    """
+    if showers <= k:
+        raise CalojaxError(
+            f"Precision and recall with k = {k} need more than {k} showers in each sample, got "
+            f"{showers}: generate more."
+        )
 
 
 def squared_radii(points: Points, *, k: int, block: int) -> np.ndarray:
@@ -157,7 +167,20 @@ def _padded(values: np.ndarray, size: int) -> jax.Array:
 def _squared_distances(x: jax.Array, y: jax.Array) -> jax.Array:
     # Accelerators would otherwise multiply float32 in 10 or 16 bits of mantissa.
     product = jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
-    return jnp.sum(x * x, axis=1)[:, None] + jnp.sum(y * y, axis=1) - 2 * product
+    squares = jnp.sum(x * x, axis=1)[:, None] + jnp.sum(y * y, axis=1) - 2 * product
+    return jnp.where(_coincide(x, y), 0.0, squares)
+
+
+def _coincide(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Which points [b, f] and [c, f] are equal to the last bit, by hashes of 64 bits, [b, c]."""
+    weights = np.random.default_rng(0).integers(2**32, size=(2, x.shape[1]), dtype=np.uint32) | 1
+
+    def hashes(points: jax.Array) -> jax.Array:
+        bits = jax.lax.bitcast_convert_type(points, jnp.uint32)
+        return jnp.stack([jnp.sum(bits * word, axis=1, dtype=jnp.uint32) for word in weights])
+
+    first, second = hashes(x), hashes(y)
+    return (first[0][:, None] == second[0]) & (first[1][:, None] == second[1])
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -171,17 +194,25 @@ def _merge_nearest(nearest: jax.Array, x: jax.Array, y: jax.Array, valid: jax.Ar
 
 @jax.jit
 def _membership(
-    x: jax.Array, y: jax.Array, x_radii: jax.Array, y_radii: jax.Array, valid: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+    x: jax.Array,
+    y: jax.Array,
+    x_radii: jax.Array,
+    y_radii: jax.Array,
+    exists: jax.Array,
+    valid: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Who is within whose ball, for a block of reference points x and generated points y.
 
-    Padding of x has radius zero and so holds nothing; padding of y is ``valid`` nowhere.
+    Padding of x does not ``exist``, padding of y is not ``valid``.
 
     Returns:
-      Number of x's balls that hold each y, [c]; whether each x is in some y's ball, [b]; whether
-      some y is in each x's ball, [b].
+      Number of x's balls of some size that hold each y, [c]; number of x's balls without size at
+      each y, [c]; whether each x is in some y's ball, [b]; whether some y is in each x's ball, [b].
     """
-    squares = _squared_distances(x, y)
-    held = (squares < x_radii[:, None]) & valid
-    holding = (squares < y_radii) & valid
-    return held.sum(axis=0), holding.any(axis=1), held.any(axis=1)
+    squares, real = _squared_distances(x, y), exists[:, None] & valid
+    same = _coincide(x, y) & real
+    held = (squares < x_radii[:, None]) & real
+    holding = ((squares < y_radii) & real) | same
+    alone = same & ~held
+    held_or_same = held | same
+    return held.sum(axis=0), alone.sum(axis=0), holding.any(axis=1), held_or_same.any(axis=1)

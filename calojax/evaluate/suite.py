@@ -5,12 +5,14 @@ under which name the CaloChallenge publishes it.
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.stats
 
 from calojax.data import inspection
 from calojax.data.challenge import ShowerSource
@@ -19,6 +21,7 @@ from calojax.evaluate import classifiers, correlations, distances, features, his
 from calojax.evaluate.features import Features
 from calojax.evaluate.histograms import Histogram, Spectrum
 from calojax.geometry import Detector
+from calojax.rng import checked_seed
 
 
 class Metric(NamedTuple):
@@ -108,6 +111,12 @@ _SLICE_SHOWERS = 300
 # Fewest validation showers of each sample for an AUC in a slice.
 _AUC_SHOWERS = 20
 _QUICK_PRDC = 1000
+# Fewer showers than this are warned about.
+_FEW_SHOWERS = 100
+# Share of empty showers, and of showers that repeat, above which a warning is due.
+_MANY, _SOME = 0.1, 1e-3
+# What identifies a shower: two that differ have not both in common.
+_MARK = np.dtype([("maximum", np.float32), ("sum", np.float64)])
 # Kolmogorov-Smirnov test of the incident energies: when to warn, and when to refuse.
 _WARN_PROBABILITY = 1e-3
 _REFUSE_DISTANCE = 0.5
@@ -118,15 +127,16 @@ class Options:
     """What to evaluate.
 
     Attributes:
-      metrics: some of `CHOICES`.
-      seeds: trainings of each classifier.
-      seed: of classifiers' starts and splits.
+      metrics: some of `CHOICES`; or "all", which leaves out those that cannot be computed.
+      seeds: number of trainings of each classifier.
+      seed: seed of classifiers' starts and splits.
       quick: small classifiers and 1,000 showers for PRDC, for CPUs; not comparable with others.
       slices: boundaries in MeV of the slices of incident energy; None: `default_slices`; empty or
         a single one: no slices.
       energy_range: lowest and highest incident energy in MeV of the showers to evaluate.
       floor: also score one half of the reference against the other.
-      truncate: compare the first showers of the larger sample where sizes differ.
+      truncate: cut the larger sample to the size of the smaller one; the showers that remain are
+        spread evenly over its incident energies.
       neighbours: k of precision, recall, density and coverage.
     """
 
@@ -251,6 +261,9 @@ def scoring(
       The evaluation after each group; the last one is complete.
     """
     known = known or Known()
+    options, warnings = _possible(options, reference.detector, min(len(generated), len(reference)))
+    warnings += energy_warnings(generated.energies, reference.energies)
+    warnings += _unit_warnings(generated, reference)
     edges = options.slices
     if edges is None:
         edges = default_slices(generated.energies, reference.energies, reference.detector)
@@ -266,8 +279,7 @@ def scoring(
         scores={},
         slices=tuple(Slice(*where, *measured.counts(where), {}) for where in _pairs(edges)),
         floor=None,
-        warnings=energy_warnings(generated.energies, reference.energies)
-        + _unit_warnings(generated, reference),
+        warnings=warnings + _sample_warnings(measured, options),
         settings={"quick": True} if options.quick else {},
     )
     for group in CHOICES:
@@ -282,6 +294,7 @@ def scoring(
                 dataclasses.replace(one, scores={**one.scores, **part.scores})
                 for one, part in slices
             ),
+            warnings=evaluation.warnings + whole.warnings,
             settings={**evaluation.settings, **_settings(group, measured, options)},
             **whole.fields,
         )
@@ -321,12 +334,25 @@ class Selection:
             yield self.energies[start:stop], self.read(start, stop)
 
     def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Showers start..stop in MeV, [stop - start, v]; reads what lies between them too."""
+        """Showers start..stop in MeV, [stop - start, v]."""
         rows = self._rows[start:stop]
-        if not len(rows):
-            return np.zeros((0, self.detector.n_voxels), np.float32)
-        showers = self._source.read(int(rows[0]), int(rows[-1]) + 1)
-        return showers if len(showers) == len(rows) else showers[rows - rows[0]]
+        showers = np.empty((len(rows), self.detector.n_voxels), np.float32)
+        # Reads what lies between them too, but not much of it at a time.
+        of_block = rows // features.batch_size(self.detector)
+        for chosen in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(of_block)) + 1):
+            if len(chosen):
+                first, last = rows[chosen[[0, -1]]]
+                showers[chosen] = self._source.read(int(first), int(last) + 1)[rows[chosen] - first]
+        return showers
+
+
+def spread(source: ShowerSource, count: int | None) -> ShowerSource:
+    """``count`` showers of a source, evenly spread over its incident energies; all if fewer."""
+    if count is None or count >= len(source):
+        return source
+    ranks = ((np.arange(count) + 0.5) * (len(source) / count)).astype(int)
+    by_energy = np.argsort(np.ravel(source.energies), kind="stable")
+    return Selection(source, np.sort(by_energy[ranks]))
 
 
 def default_slices(
@@ -398,29 +424,72 @@ def kolmogorov_smirnov(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     The probability is that of a distance as large between samples of one continuous distribution;
     for discrete ones it is larger than the true one. Equal samples in another order give 0 and 1.
     """
-    values = np.unique(np.concatenate([x, y]))
-    cumulative = [np.searchsorted(np.sort(s), values, side="right") / len(s) for s in (x, y)]
-    distance = float(np.abs(cumulative[0] - cumulative[1]).max())
-    # Stephens' form of the argument, good from a dozen entries on.
-    effective = math.sqrt(len(x) * len(y) / (len(x) + len(y)))
-    argument = (effective + 0.12 + 0.11 / effective) * distance
-    if argument < 0.2:  # where the series converges slowly, and is one to all digits
-        return distance, 1.0
-    terms = [(-1) ** (j - 1) * math.exp(-2 * (j * argument) ** 2) for j in range(1, 101)]
-    return distance, min(max(2 * math.fsum(terms), 0.0), 1.0)
+    found = scipy.stats.ks_2samp(x, y, method="asymp")
+    return float(found.statistic), float(found.pvalue)
+
+
+def check(options: Options, detector: Detector, showers: int) -> None:
+    """Refuses options that make no sense, and metrics that cannot be computed.
+
+    Args:
+      options: what is to be computed.
+      detector: the geometry of the samples.
+      showers: number of showers in the smaller sample.
+
+    Raises:
+      CalojaxError: with the option and what to do.
+    """
+    _check_options(options)
+    _possible(options, detector, showers)
 
 
 def _check_options(options: Options) -> None:
-    unknown = [name for name in options.metrics if name not in CHOICES]
+    unknown = [name for name in options.metrics if name not in (*CHOICES, "all")]
+    choices = f"choose among {', '.join(CHOICES)}, or all"
     if unknown:
-        raise CalojaxError(f"There is no metric {unknown[0]!r}; choose among {', '.join(CHOICES)}.")
+        raise CalojaxError(f"There is no metric {unknown[0]!r}; {choices}.")
+    if not options.metrics:
+        raise CalojaxError(f"There is no metric to compute; {choices}.")
+    if options.seeds < 1:
+        raise CalojaxError(f"seeds must be at least 1, got {options.seeds}.")
+    if options.neighbours < 1:
+        raise CalojaxError(f"neighbours must be at least 1, got {options.neighbours}.")
+    checked_seed(options.seed)
     edges = options.slices or ()
-    if any(b <= a for a, b in itertools.pairwise(edges)):
+    if not all(a < b for a, b in itertools.pairwise(edges)) or not all(e >= 0 for e in edges):
         raise CalojaxError(f"Slices need increasing energies in MeV, got {list(edges)}.")
     if options.energy_range and not options.energy_range[0] < options.energy_range[1]:
         raise CalojaxError(
             f"The energy range needs its lower end first, got {list(options.energy_range)} MeV."
         )
+
+
+def _possible(
+    options: Options, detector: Detector, showers: int
+) -> tuple[Options, tuple[str, ...]]:
+    """The options with "all" written out, and warnings about what that leaves out.
+
+    Raises:
+      CalojaxError: if a metric that is named cannot be computed.
+    """
+    metrics, left_out = [], []
+    for group in CHOICES:
+        if group not in options.metrics and "all" not in options.metrics:
+            continue
+        try:
+            if group in CLASSIFIERS:
+                classifiers.check(group, detector, showers, options.quick)
+            elif group == "prdc":
+                manifold.check(showers, options.neighbours)
+            elif group in ("fpd", "kpd"):
+                distances.check(showers)
+        except CalojaxError as error:
+            if group in options.metrics:
+                raise
+            left_out.append(f"{group} was left out: {error}")
+        else:
+            metrics.append(group)
+    return dataclasses.replace(options, metrics=tuple(metrics)), tuple(left_out)
 
 
 def comparable(
@@ -429,8 +498,8 @@ def comparable(
     """Both samples, cut to what is to be compared.
 
     Raises:
-      CalojaxError: if they differ in geometry or number, nothing is left of one, or an option makes
-        no sense.
+      CalojaxError: if they differ in geometry or number, nothing is left of one, an option makes
+        no sense, or a metric cannot be computed.
     """
     _check_options(options)
     ours, theirs = generated.detector, reference.detector
@@ -443,10 +512,10 @@ def comparable(
         if not options.truncate:
             raise CalojaxError(
                 f"There are {len(generated)} generated and {len(reference)} reference showers; "
-                "evaluate as many of each, or --truncate the larger sample to its first."
+                "evaluate as many of each, or --truncate the larger sample."
             )
-        rows = np.arange(min(len(generated), len(reference)))
-        generated, reference = Selection(generated, rows), Selection(reference, rows)
+        count = min(len(generated), len(reference))
+        generated, reference = spread(generated, count), spread(reference, count)
     if options.energy_range is not None:
         low, high = options.energy_range
         generated, reference = (_within(s, low, high) for s in (generated, reference))
@@ -454,6 +523,7 @@ def comparable(
         if not len(sample):
             window = " in this energy range" if options.energy_range else ""
             raise CalojaxError(f"There are no {name} showers{window}; check file and options.")
+    check(options, reference.detector, min(len(generated), len(reference)))
     return generated, reference
 
 
@@ -462,10 +532,11 @@ def _within(source: ShowerSource, low: float, high: float) -> Selection:
 
 
 class _Found(NamedTuple):
-    """What a group found in a slice or in all: its scores, and fields of `Evaluation`."""
+    """What a group found in a slice or in all: scores, fields of `Evaluation`, warnings."""
 
     scores: Mapping[str, float] = {}
     fields: Mapping[str, Any] = {}
+    warnings: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -478,6 +549,8 @@ class _Measured:
     reference: Features
     generated_spectra: Mapping[_Where, Spectrum]
     reference_spectra: Mapping[_Where, Spectrum]
+    generated_marks: np.ndarray
+    reference_marks: np.ndarray
 
     def sources(self, where: _Where) -> tuple[ShowerSource, ShowerSource]:
         """Generated and reference showers of a slice, or all."""
@@ -500,44 +573,98 @@ class _Measured:
 def _measure(
     generated: ShowerSource, reference: ShowerSource, edges: Sequence[float], options: Options
 ) -> _Measured:
-    """Features, and with histograms the voxel spectra, whose bins the reference's maxima fix.
+    """Features, marks, and with histograms the voxel spectra, whose bins the reference fixes.
 
     Hence three passes: the reference's features and maxima, all of the generated sample, and the
     reference's spectra.
     """
     detector = reference.detector
-    if "histograms" not in options.metrics:
-        both = features.stream(generated), features.stream(reference)
-        return _Measured(generated, reference, *both, {}, {})
+    marks = np.zeros(len(generated), _MARK), np.zeros(len(reference), _MARK)
 
-    maxima = np.zeros(len(reference), np.float32)
+    def mark(which: int, start: int, showers: np.ndarray) -> None:
+        inside = marks[which][start : start + len(showers)]
+        inside["maximum"] = showers.max(axis=1)
+        inside["sum"] = showers.sum(axis=1, dtype=np.float64)
 
-    def note_maxima(start: int, showers: np.ndarray) -> None:
-        maxima[start : start + len(showers)] = showers.max(axis=1)
-
-    reference_features = features.stream(reference, hook=note_maxima)
-    slices: list[_Where] = [None, *_pairs(edges)]
+    reference_features = features.stream(reference, hook=functools.partial(mark, 1))
+    places: list[_Where] = [None, *_pairs(edges)] if "histograms" in options.metrics else []
     bins = {
-        where: histograms.voxel_edges(detector, maxima[_rows(reference, where)].max(initial=0.0))
-        for where in slices
+        where: histograms.voxel_edges(
+            detector, marks[1]["maximum"][_rows(reference, where)].max(initial=0.0)
+        )
+        for where in places
     }
     ours, theirs = (
         {
             where: Spectrum(bins[where], None if where is None else _rows(sample, where))
-            for where in slices
+            for where in places
         }
         for sample in (generated, reference)
     )
 
     def count(start: int, showers: np.ndarray) -> None:
+        mark(0, start, showers)
         histograms.count_voxels(list(ours.values()), detector, start, showers)
 
     generated_features = features.stream(generated, hook=count)
     start = 0
-    for energies, showers in reference.batches(features.batch_size(detector)):
+    for energies, showers in reference.batches(features.batch_size(detector)) if places else ():
         histograms.count_voxels(list(theirs.values()), detector, start, showers)
         start += len(energies)
-    return _Measured(generated, reference, generated_features, reference_features, ours, theirs)
+    both = generated_features, reference_features
+    return _Measured(generated, reference, *both, ours, theirs, *marks)
+
+
+def _sample_warnings(measured: _Measured, options: Options) -> tuple[str, ...]:
+    """Sentences on samples that are too small, empty, repeated, the same, or constant."""
+    found = []
+    marks = {"generated": measured.generated_marks, "reference": measured.reference_marks}
+    least, columns = min(measured.counts(None)), features.names(measured.reference_source.detector)
+    if least < _FEW_SHOWERS:
+        found.append(f"There are only {least} showers in a sample: scores are mostly chance.")
+    if least <= len(columns) and {"fpd", "kpd"} & set(options.metrics):
+        found.append(
+            f"FPD and KPD of {least} showers with {len(columns)} features each mean little; they "
+            "need many times more showers than features."
+        )
+    empty = {name: float(np.mean(one["maximum"] == 0)) for name, one in marks.items()}
+    if max(empty.values()) > _MANY or empty["generated"] > empty["reference"] + _SOME:
+        found.append(
+            f"{_percent(empty['generated'])} of the generated and {_percent(empty['reference'])} "
+            "of the reference's showers are empty."
+        )
+    for name, one in marks.items():
+        hit = one[one["maximum"] > 0]
+        _, number = np.unique(hit, return_counts=True)
+        repeated = float(number[number > 1].sum() / len(one))
+        if repeated > _SOME:
+            found.append(
+                f"{_percent(repeated)} of the {name} showers occur more than once, which distorts "
+                "precision, recall, density, coverage and classifiers."
+            )
+    shared = {
+        name: float(np.mean(np.isin(one, other) & (one["maximum"] > 0)))
+        for name, one, other in zip(marks, marks.values(), list(marks.values())[::-1], strict=True)
+    }
+    if max(shared.values()) > _SOME:
+        found.append(
+            f"{_percent(shared['generated'])} of the generated showers are also in the reference: "
+            "the samples are not independent, and scores look better than they are."
+        )
+    vectors = _vectors(measured, None)
+    if {"fpd", "kpd"} & set(options.metrics) and all(np.isfinite(v).all() for v in vectors):
+        names = [columns[i] for i in np.flatnonzero(distances.became_variable(*vectors))]
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            found.append(
+                f"{len(names)} features are constant in the reference, but not in the generated "
+                f"sample, and may dominate FPD and KPD: {', '.join(names[:3])}{more}."
+            )
+    return tuple(found)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
 
 
 def _found(
@@ -577,7 +704,10 @@ def _settings(group: str, measured: _Measured, options: Options) -> dict[str, ob
         case "prdc":
             showers = [len(points) for points in _points(measured, None, options)]
             return {group: {"k": options.neighbours, "showers": showers}}
-        case "histograms" | "correlations":
+        case "histograms":
+            published = histograms.has_published_ranges(measured.reference_source.detector)
+            return {group: {"ranges": "CaloChallenge" if published else "from the reference"}}
+        case "correlations":
             return {}
     settings = _classifier_settings(measured, options)
     return {group: dataclasses.asdict(settings) | {"seeds": options.seeds}}
@@ -591,7 +721,7 @@ def _histograms(measured: _Measured, where: _Where, options: Options) -> _Found:
     for family, (value, error, chance) in histograms.means(compared).items():
         key = f"separation_{family}"
         scores |= _with_error(key, value, error) | {f"{key}_chance": chance}
-    return _Found(scores, {"histograms": tuple(compared)})
+    return _Found(scores, {"histograms": tuple(compared)}, histograms.outside_warnings(compared))
 
 
 def _vectors(measured: _Measured, where: _Where) -> tuple[np.ndarray, np.ndarray]:
@@ -617,7 +747,7 @@ def _points(
     """The showers of the reference and of the generated sample that PRDC compares."""
     ours, theirs = measured.sources(where)
     count = _QUICK_PRDC if options.quick else None
-    return manifold.VoxelPoints(theirs, count), manifold.VoxelPoints(ours, count)
+    return manifold.VoxelPoints(spread(theirs, count)), manifold.VoxelPoints(spread(ours, count))
 
 
 def _prdc(measured: _Measured, where: _Where, options: Options) -> _Found:
@@ -660,10 +790,9 @@ def _judge(
 
     A slice is judged by the classifier of all energies: the pooled score's own part of it.
     """
-    generated, reference = measured.generated_source, measured.reference_source
-    if len(generated) != len(reference):  # a window of energy keeps what falls into it
-        rows = np.arange(min(len(generated), len(reference)))
-        generated, reference = Selection(generated, rows), Selection(reference, rows)
+    both = measured.generated_source, measured.reference_source
+    # A window of energy may hold more showers of one sample.
+    generated, reference = (spread(source, min(map(len, both))) for source in both)
     settings = _classifier_settings(measured, options)
     predictions = classifiers.predict(
         kind, generated, reference, settings, seeds=options.seeds, seed=options.seed
