@@ -18,6 +18,7 @@ import tyro
 
 from calojax import plot
 from calojax.evaluate import scoreboard
+from calojax.geometry import detector
 from calojax.plot import style
 
 Row = dict[str, Any]
@@ -111,7 +112,7 @@ def picture(rows: list[Row]):
 
 def _published(axes, geometry: str, platform: str) -> None:
     """The CaloChallenge's times, in grey."""
-    dataset = scoreboard.dataset_of(geometry)
+    dataset = scoreboard.dataset_of(detector(geometry))
     if dataset is None:
         return
     kind = "cpu" if platform == "cpu" else "gpu"

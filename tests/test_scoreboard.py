@@ -1,5 +1,6 @@
 """The published rows are the published rows, and ours stands where it belongs among them."""
 
+import dataclasses
 import json
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from calojax.errors import CalojaxError
 from calojax.evaluate import scoreboard
 from calojax.evaluate.scoreboard import Row
+from calojax.geometry import detector
 
 MODELS = {"ds1_photons": 16, "ds1_pions": 13, "ds2": 18, "ds3": 16}
 
@@ -39,11 +41,26 @@ def test_known_numbers_of_the_published_tables():
 
 
 @pytest.mark.parametrize(
-    ("detector", "dataset"),
-    [("ds1-photons", "ds1_photons"), ("ds2", "ds2"), ("tiny", None), ("atlas.xml", None)],
+    ("name", "dataset"), [("ds1-photons", "ds1_photons"), ("ds2", "ds2"), ("tiny", None)]
 )
-def test_data_set_of_a_detector(detector, dataset):
-    assert scoreboard.dataset_of(detector) == dataset
+def test_data_set_of_a_detector_is_told_by_its_layers(name, dataset):
+    geometry = detector(name)
+    other = "own" if dataset else "ds2"
+    assert scoreboard.dataset_of(dataclasses.replace(geometry, name=other)) == dataset
+    shorter = dataclasses.replace(geometry, layers=geometry.layers[1:])
+    assert scoreboard.dataset_of(shorter) is None
+
+
+@pytest.mark.parametrize(
+    ("showers", "quick", "expected"),
+    [(100_000, False, True), (100_000, True, False), (300, False, False)],
+)
+def test_only_runs_of_full_size_are_ranked(showers, quick, expected):
+    ranked = scoreboard.is_full_size(showers, quick)
+    assert ranked == expected
+    rows = scoreboard.against("o", {"binary cls low": 0.5}, scoreboard.rows("ds2"), ranked=ranked)
+    assert (rows[1].model == "o") == expected
+    assert (rows[-1].model == "o") != expected
 
 
 def test_unknown_data_set_names_those_that_exist():

@@ -117,7 +117,7 @@ def main(arguments: Sequence[str]) -> None:
     reference = open_showers(references, detector)
     # All that cannot be done is found before the long work.
     times = _times(asked.timing)
-    published = _published(asked.against, reference.detector.name)
+    published = _published(asked.against, reference.detector)
     suite.comparable(reference, reference, options)
     rivals = {
         path: suite.comparable(open_showers(path, reference.detector), reference, options)[0]
@@ -284,12 +284,12 @@ def _times(path: pathlib.Path | None) -> dict[str, float]:
         ) from None
 
 
-def _published(against: str | None, geometry: str) -> tuple[scoreboard.Row, ...]:
+def _published(against: str | None, geometry: Detector) -> tuple[scoreboard.Row, ...]:
     if against is None:
         return ()
     dataset = scoreboard.dataset_of(geometry)
     if dataset is None:
-        raise CalojaxError(f"There are no published results for geometry {geometry!r}.")
+        raise CalojaxError(f"There are no published results for geometry {geometry.name!r}.")
     return (
         scoreboard.rows(dataset)
         if against == "published"

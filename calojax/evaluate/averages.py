@@ -81,7 +81,9 @@ class Averager:
         member = (of_slice == np.arange(len(self._counts))[:, None]).astype(np.float32)
         starts = [where.start for where in self.detector.layer_slices]
         # In double: a spread is the small difference of large squares.
-        layers = np.add.reduceat(showers, starts, axis=1) / energies[:, None].astype(float)
+        layers = np.add.reduceat(showers, starts, axis=1, dtype=float) / energies[:, None].astype(
+            float
+        )
         rings = showers @ self._weights / energies[:, None].astype(float)
         self._counts += member.sum(axis=1)
         self._voxels += member @ showers

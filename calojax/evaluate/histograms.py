@@ -18,8 +18,9 @@ from typing import Literal
 import numpy as np
 
 from calojax.data.challenge import ShowerSource
+from calojax.evaluate import scoreboard
 from calojax.evaluate.features import Features, alpha_layers
-from calojax.geometry import DETECTORS, Detector, Layer
+from calojax.geometry import Detector, Layer
 
 # The official guard of empty bins in the denominator.
 _EMPTY_BIN = 1e-16
@@ -295,16 +296,11 @@ _PUBLISHED_RANGES = (
     _Ranges(radius=600.0, center=100.0, width=100.0, center_r=500.0, width_r=500.0),
     _Ranges(radius=2000.0, center=500.0, width=400.0, center_r=1500.0, width_r=1500.0),
 )
-_PUBLISHED_GEOMETRIES = ("ds1-photons", "ds1-pions", "ds2", "ds3")
 
 
 def has_published_ranges(detector: Detector) -> bool:
     """Whether the layers are those of a geometry of the CaloChallenge, whatever its name."""
-
-    def bins(one: Detector) -> list[tuple]:
-        return [(layer.r_edges, layer.n_alpha) for layer in one.layers]
-
-    return any(bins(detector) == bins(DETECTORS[name]) for name in _PUBLISHED_GEOMETRIES)
+    return scoreboard.dataset_of(detector) is not None
 
 
 def _length(

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from calojax.errors import CalojaxError
+from calojax.geometry import DETECTORS, Detector
 
 SOURCE = "arXiv:2410.21611"
 
@@ -21,6 +22,9 @@ CAVEAT = (
     "showers, another range of incident energies or another number of showers is not comparable "
     "with them, and times depend on the machine."
 )
+
+FULL_SIZE = 50_000
+"""Fewest showers with which FPD and KPD draw samples as large as the published ones."""
 
 # Attribute of `Row` -> the name of the column in the published tables.
 COLUMNS = {
@@ -115,10 +119,21 @@ class Row:
     parameters: float | None = None
 
 
-def dataset_of(detector_name: str) -> str | None:
-    """The published data set in that detector's geometry ('ds1-photons' -> 'ds1_photons')."""
-    name = detector_name.replace("-", "_")
-    return name if name in _published() else None
+def dataset_of(detector: Detector) -> str | None:
+    """The published data set whose showers have a detector's voxels, whatever its name."""
+
+    def voxels(one: Detector) -> list[tuple]:
+        return [(layer.r_edges, layer.n_alpha) for layer in one.layers]
+
+    for name in _published():
+        if voxels(DETECTORS[name.replace("_", "-")]) == voxels(detector):
+            return name
+    return None
+
+
+def is_full_size(showers: int, quick: bool) -> bool:
+    """Whether scores of so many showers may be ranked among the published ones."""
+    return not quick and showers >= FULL_SIZE
 
 
 def rows(dataset: str) -> tuple[Row, ...]:
@@ -164,6 +179,7 @@ def against(
     published: Sequence[Row],
     *,
     sort: str = "auc_low",
+    ranked: bool = True,
 ) -> list[Row]:
     """Our scores as one more row among the published ones, best first.
 
@@ -173,6 +189,7 @@ def against(
         1e3, ms per shower); other names, and values that are not finite, are left out.
       published: rows to stand among; Geant4's is the floor and stays on top.
       sort: the attribute of `Row` to sort by; rows without it come last.
+      ranked: whether our row is sorted in (see `is_full_size`); else it comes last.
     """
     values = {
         attribute: float(value)
@@ -180,7 +197,9 @@ def against(
         if (value := scores.get(column)) is not None and math.isfinite(value)
     }
     ours = Row(model=model, **values)
-    return sorted([*published, ours], key=lambda row: _rank(row, sort))
+    return sorted(
+        [*published, ours], key=lambda row: (row is ours and not ranked, *_rank(row, sort))
+    )
 
 
 def _rank(row: Row, column: str) -> tuple[int, float]:

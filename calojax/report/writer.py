@@ -338,7 +338,10 @@ def _board(evaluation: Evaluation, context: Context) -> list[scoreboard.Row]:
         if key in evaluation.scores
     }
     scores = {**values, **context.times}
-    return scoreboard.against(context.name, scores, context.published, sort=_order(evaluation))
+    quick = bool(evaluation.settings.get("quick"))
+    ranked = scoreboard.is_full_size(len(evaluation.reference.energy), quick)
+    order = _order(evaluation)
+    return scoreboard.against(context.name, scores, context.published, sort=order, ranked=ranked)
 
 
 def _order(evaluation: Evaluation) -> str:
