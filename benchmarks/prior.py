@@ -22,11 +22,12 @@ import tyro
 from environment import show
 
 from calojax import rng
-from calojax.nn import sequence
-from calojax.nn.gru import GRU
-from calojax.nn.masked import Masked
-from calojax.nn.positions import Line
-from calojax.nn.transformer import Transformer
+from calojax.nn.priors import Prior, categorical
+from calojax.nn.priors.autoregressive import Autoregressive
+from calojax.nn.priors.gru import GRU
+from calojax.nn.priors.masked import Masked
+from calojax.nn.priors.positions import Line
+from calojax.nn.priors.transformer import Transformer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Benchmark:
     smoke: bool = False
 
 
-def priors(benchmark: Benchmark) -> dict[str, sequence.Prior]:
+def priors(benchmark: Benchmark) -> dict[str, Prior]:
     """One of every kind."""
     b = benchmark
 
@@ -69,8 +70,8 @@ def priors(benchmark: Benchmark) -> dict[str, sequence.Prior]:
         return Transformer(b.size, Line(b.length), b.layers, b.heads, b.width, causal, dtype)
 
     return {
-        "gru": sequence.Autoregressive(GRU(b.size, b.length, b.width, embedding=64)),
-        "transformer": sequence.Autoregressive(transformer(causal=True)),
+        "gru": Autoregressive(GRU(b.size, b.length, b.width, embedding=64)),
+        "transformer": Autoregressive(transformer(causal=True)),
         "masked": Masked(transformer(causal=False), b.passes),
     }
 
@@ -78,11 +79,11 @@ def priors(benchmark: Benchmark) -> dict[str, sequence.Prior]:
 def draw_without_cache(
     cell: Transformer, chunk: int, variables: Any, keys: jax.Array, context: jax.Array
 ) -> jax.Array:
-    """What `sequence.Autoregressive` draws, running the prefix for every code: keys [b] -> [b, t].
+    """What `Autoregressive` draws, running the prefix for every code: keys [b] -> [b, t].
 
     Only the last position is turned into logits.
     """
-    u = sequence.uniforms(keys, cell.length)
+    u = categorical.uniforms(keys, cell.length)
     tokens = jnp.full((len(context), cell.length + 1), cell.size, jnp.int32)
     for start in range(0, cell.length, chunk):
         end = min(start + chunk, cell.length)
@@ -91,7 +92,7 @@ def draw_without_cache(
             last = jnp.full((len(context), 1), position)
             arguments = tokens[:, :end], context, last
             logits = cell.apply(variables, *arguments, method="logits_at")[:, 0]
-            return tokens.at[:, position + 1].set(sequence.choose(u[:, position], logits)), None
+            return tokens.at[:, position + 1].set(categorical.choose(u[:, position], logits)), None
 
         tokens, _ = jax.lax.scan(step, tokens, jnp.arange(start, end))
     return tokens[:, 1:]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from calojax import rng
-from calojax.nn.masked import Masked, fill_order, known_after, masks
+from calojax.nn.priors.masked import Masked, fill_order, known_after, masks
 
 
 def keys_of(number):

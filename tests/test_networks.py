@@ -10,7 +10,7 @@ from calojax.errors import CalojaxError
 from calojax.geometry import DETECTORS
 from calojax.models.calovq.energies import LayerEnergies
 from calojax.models.calovq.networks import Condition, CylinderDecoder, CylinderEncoder, Grid
-from calojax.nn import positions
+from calojax.nn.priors import positions
 
 GRID = Grid((7, 8, 5), (3, 4, 3), (2, 2, 2))
 

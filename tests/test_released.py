@@ -17,9 +17,9 @@ from calojax.models.calovq_released import (
     networks,
 )
 from calojax.models.voxels import layer_sums
-from calojax.nn.gpt import GPT
-from calojax.nn.positions import Line
-from calojax.nn.sequence import Autoregressive
+from calojax.nn.priors.autoregressive import Autoregressive
+from calojax.nn.priors.gpt import GPT
+from calojax.nn.priors.positions import Line
 
 
 def build(detector, tokens=TokensConfig(), **autoencoder):  # noqa: B008

@@ -15,13 +15,13 @@ from conftest import tiny_config
 from calojax import models, rng
 from calojax.errors import CalojaxError
 from calojax.models.calovq import PriorConfig
-from calojax.nn import sequence
-from calojax.nn.gpt import GPT
-from calojax.nn.gru import GRU
-from calojax.nn.masked import Masked
-from calojax.nn.positions import Cylinder, Line
-from calojax.nn.sequence import Autoregressive
-from calojax.nn.transformer import Transformer
+from calojax.nn.priors import categorical
+from calojax.nn.priors.autoregressive import Autoregressive
+from calojax.nn.priors.gpt import GPT
+from calojax.nn.priors.gru import GRU
+from calojax.nn.priors.masked import Masked
+from calojax.nn.priors.positions import Cylinder, Line
+from calojax.nn.priors.transformer import Transformer
 from calojax.training import step
 
 # Five codes in six places.
@@ -201,7 +201,7 @@ def test_a_new_prior_knows_nothing(prior):
 def test_codes_at_quantiles():
     p = jnp.array([0.25, 0.0, 0.5, 0.25, 0.0])
     u = jnp.array([0.0, 0.249, 0.251, 0.749, 0.751, 1 - 2**-23])
-    drawn = sequence.choose(u, jnp.broadcast_to(jnp.log(p), (6, 5)))
+    drawn = categorical.choose(u, jnp.broadcast_to(jnp.log(p), (6, 5)))
     np.testing.assert_array_equal(drawn, [0, 0, 2, 2, 3, 3])
 
 
@@ -213,7 +213,7 @@ def test_codes_of_many_are_at_their_quantiles(size):
     ends = np.cumsum(p) / p.sum()
     u = np.float32([*generator.random(5000), 0.0, 1 - 2**-23])
     logits = jnp.broadcast_to(jnp.log(jnp.float32(p)), (len(u), size))
-    drawn = np.asarray(sequence.choose(jnp.asarray(u), logits))
+    drawn = np.asarray(categorical.choose(jnp.asarray(u), logits))
     assert (p[drawn] > 0).all()
     # Where the quantile is not an edge up to rounding, there is one answer.
     clear = np.abs(ends - u[:, None]).min(1) > 1e-6

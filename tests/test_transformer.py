@@ -9,10 +9,10 @@ import pytest
 from jax import lax
 
 from calojax import rng
-from calojax.nn import sequence
-from calojax.nn.positions import Cylinder, Line, rotate
-from calojax.nn.sequence import Autoregressive
-from calojax.nn.transformer import Transformer
+from calojax.nn.priors import categorical
+from calojax.nn.priors.autoregressive import Autoregressive
+from calojax.nn.priors.positions import Cylinder, Line, rotate
+from calojax.nn.priors.transformer import Transformer
 
 GRID = Cylinder(z=2, alpha=4, r=3)
 CONTEXT = jax.random.normal(jax.random.key(0), (3, 2))
@@ -28,11 +28,11 @@ def start(module):
 
 def draw_without_cache(cell, variables, keys, context):
     """What `Autoregressive.draw` draws, by running the whole sequence for every code."""
-    u = sequence.uniforms(keys, cell.length)
+    u = categorical.uniforms(keys, cell.length)
 
     def step(tokens, position):
         logits = cell.apply(variables, tokens[:, :-1], context, method="logits")
-        code = sequence.choose(u[:, position], logits[:, position])
+        code = categorical.choose(u[:, position], logits[:, position])
         return tokens.at[:, position + 1].set(code), None
 
     # Places not drawn yet hold a code that would be seen if the cell looked ahead.

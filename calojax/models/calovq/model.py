@@ -40,10 +40,9 @@ from calojax.models.calovq.networks import (
     Grid,
 )
 from calojax.models.voxels import energy_condition, layer_sums, random_rotations, rotation_table
-from calojax.nn import positions, quantizer, sequence
-from calojax.nn.gru import GRU
-from calojax.nn.masked import Masked
-from calojax.nn.transformer import Transformer
+from calojax.nn import priors, quantizer
+from calojax.nn.priors import positions
+from calojax.nn.priors.autoregressive import Autoregressive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,45 +111,29 @@ class EnergiesConfig:
     schedule: Schedule = Schedule(batch_size=512)
 
 
-PriorKind = Literal["gru", "transformer", "masked"]
-
-
 @dataclasses.dataclass(frozen=True)
-class PriorConfig:
+class PriorConfig(priors.Settings):
     """The prior over codes.
 
     Attributes:
       kind: recurrent ("gru"), causal "transformer", or a transformer that fills in codes in
         parallel ("masked").
-      width: size of the recurrent state, or of the transformer's stream.
-      embedding: size of the GRU's code and position embeddings.
       context: size of the embedded condition.
-      layers: blocks of the transformer.
-      heads: heads of its attention; twice their number divides the width.
-      passes: runs of the "masked" network for a shower.
-      dtype: of the transformer's computation; bfloat16 is for accelerators.
       schedule: of the optimiser.
     """
 
-    kind: PriorKind = "gru"
-    width: int = 256
-    embedding: int = 64
+    kind: priors.PriorName = "gru"
     context: int = 64
-    layers: int = 3
-    heads: int = 4
-    passes: int = 10
-    dtype: Literal["float32", "bfloat16"] = "float32"
     schedule: Schedule = Schedule()
 
     def __post_init__(self):
-        for name in ("layers", "heads", "passes"):
-            if getattr(self, name) < 1:
-                raise CalojaxError(f"The prior's {name} are {getattr(self, name)}; take 1 or more.")
-        if self.kind != "gru" and self.width % (2 * self.heads):
-            raise CalojaxError(
-                f"The prior's width {self.width} is not a multiple of twice its {self.heads} heads;"
-                " change one of them."
-            )
+        super().__post_init__()
+        # Settings that do not fit fail here, not in the middle of training.
+        self.build(1, positions.Line(1))
+
+    def build(self, size: int, places: positions.Positions) -> priors.Prior:
+        """The prior over ``size`` codes at the given positions."""
+        return priors.PRIORS[self.kind](self, size, places)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,18 +227,8 @@ class CaloVQ:
         return CylinderContext(self._grid, width)
 
     @functools.cached_property
-    def _prior(self) -> sequence.Prior:
-        size = self._quantizer.size
-        p = self.config.prior
-        if p.kind == "gru":
-            places = self._code_positions
-            gru = GRU(size, places.length, p.width, p.embedding, places.neighbours)
-            return sequence.Autoregressive(gru)
-        causal = p.kind == "transformer"
-        network = Transformer(
-            size, self._code_positions, p.layers, p.heads, p.width, causal, jnp.dtype(p.dtype)
-        )
-        return sequence.Autoregressive(network) if causal else Masked(network, p.passes)
+    def _prior(self) -> priors.Prior:
+        return self.config.prior.build(self._quantizer.size, self._code_positions)
 
     @property
     def _code_positions(self) -> positions.Positions:
@@ -466,7 +439,7 @@ class CaloVQ:
         Raises:
           CalojaxError: if the prior has no likelihood, which "masked" has not.
         """
-        if not isinstance(self._prior, sequence.Autoregressive):
+        if not isinstance(self._prior, Autoregressive):
             raise CalojaxError(
                 f"A prior of kind {self.config.prior.kind!r} gives codes no probability; train one "
                 "of kind 'gru' or 'transformer'."

@@ -29,8 +29,10 @@ from calojax.models.voxels import (
     random_rotations,
     rotation_table,
 )
-from calojax.nn import positions, quantizer, sequence
-from calojax.nn.gpt import GPT
+from calojax.nn import quantizer
+from calojax.nn.priors import positions
+from calojax.nn.priors.autoregressive import Autoregressive
+from calojax.nn.priors.gpt import GPT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,13 +199,13 @@ class ReleasedCaloVQ:
         return nn.Embed(18, 3)
 
     @functools.cached_property
-    def _prior(self) -> sequence.Autoregressive:
+    def _prior(self) -> Autoregressive:
         c = self.config.prior
         line = positions.Line(self._n_energy_tokens + self._n_codes)
         conditions = 3 if self._labelled else 1
         size = self.config.autoencoder.codebook_size
         cell = GPT(size, line, c.layers, c.heads, c.width, True, conditions=conditions)
-        return sequence.Autoregressive(cell)
+        return Autoregressive(cell)
 
     @property
     def _n_codes(self) -> int:

@@ -1,19 +1,19 @@
 """The causal transformer of the released Calo-VQ, with the cache of ours.
 
-It differs from `calojax.nn.transformer.Transformer` in what it is told of places and conditions:
-positions have learnt embeddings and no angles; the condition is not added to the embedding of a
-token but takes its last components; before the first code stands code 0; and the last layer has no
-bias (arXiv:2405.06605, released configuration; its dropout of 0.1 is left out).
+It differs from `calojax.nn.priors.transformer.Transformer` in this: positions have learnt
+embeddings and no angles; the condition is not added to the embedding of a token but takes its last
+components; before the first code stands code 0; and the last layer has no bias (arXiv:2405.06605,
+released configuration; its dropout of 0.1 is left out).
 """
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from calojax.nn.transformer import Angles, Transformer
+from calojax.nn.priors.transformer import Angles, Transformer
 
 
 class GPT(Transformer):
-    """See the module's docstring and `calojax.nn.transformer.Transformer`.
+    """See the module's docstring and `calojax.nn.priors.transformer.Transformer`.
 
     Attributes:
       conditions: components of the context c.

@@ -7,8 +7,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calojax.nn import sequence
-from calojax.nn.positions import Positions, rotate
+from calojax.errors import CalojaxError
+from calojax.nn.priors.autoregressive import Autoregressive
+from calojax.nn.priors.positions import Positions, rotate
+from calojax.nn.priors.prior import Settings
+
+
+def build(settings: Settings, size: int, positions: Positions) -> Autoregressive:
+    """The causal transformer prior."""
+    return Autoregressive(from_settings(settings, size, positions, causal=True))
+
+
+def from_settings(
+    settings: Settings, size: int, positions: Positions, *, causal: bool
+) -> "Transformer":
+    """A transformer over ``size`` codes.
+
+    Raises:
+      CalojaxError: if the heads do not divide the width.
+    """
+    s = settings
+    if s.width % (2 * s.heads):
+        raise CalojaxError(
+            f"The prior's width {s.width} is not a multiple of twice its {s.heads} heads; "
+            "change one of them."
+        )
+    return Transformer(size, positions, s.layers, s.heads, s.width, causal, jnp.dtype(s.dtype))
 
 
 class Cache(NamedTuple):
@@ -90,9 +114,8 @@ class Transformer(nn.Module):
     """A transformer over codes, conditioned on a context vector at every position.
 
     Vaswani et al. 2017 (arXiv:1706.03762). Tokens are codes 0..k-1 and k for "before the first"
-    (causal: slot i holds code i - 1 and predicts code i; a cell of
-    `calojax.nn.sequence.Autoregressive`) or "not known" (otherwise: slot i holds and predicts
-    code i; a network of `calojax.nn.masked.Masked`).
+    (causal: slot i holds code i - 1 and predicts code i; a cell of `Autoregressive`) or "not known"
+    (otherwise: slot i holds and predicts code i; a network of `calojax.nn.priors.masked.Masked`).
 
     Besides rotary attention, which knows only differences, every position adds an embedding: one of
     its own if causal, because the order singles out positions; else one for its ring, so that a
@@ -164,9 +187,9 @@ class Transformer(nn.Module):
         position: jax.Array,
         context: jax.Array,
     ) -> tuple[tuple[Cache, ...], jax.Array]:
-        """One step: token [b], position [], context [b, c] -> (caches, logits [b, k])."""
-        here = sequence.context_at(context, position)[:, None]
-        x = self._embed(token[:, None], jnp.asarray(self._place)[position][None], here)
+        """One step: token [b], position [], its context [b, c] -> (caches, logits [b, k])."""
+        place = jnp.asarray(self._place)[position][None]
+        x = self._embed(token[:, None], place, context[:, None])
         angles = Angles(*(a[position][None] for a in self._angles()))
         after = []
         for block, cache in zip(self.blocks, caches, strict=True):

@@ -12,7 +12,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from calojax.nn import sequence
+from calojax.nn.priors.autoregressive import Autoregressive
+from calojax.nn.priors.positions import Positions
+from calojax.nn.priors.prior import Settings
+
+
+def build(settings: Settings, size: int, positions: Positions) -> Autoregressive:
+    """The recurrent prior."""
+    lags = positions.neighbours
+    return Autoregressive(GRU(size, positions.length, settings.width, settings.embedding, lags))
 
 
 class Weights(NamedTuple):
@@ -52,7 +60,7 @@ class Carry(NamedTuple):
 class GRU(nn.Module):
     """Gated recurrent unit over codes, conditioned on a context vector at every step.
 
-    Cho et al. 2014 (arXiv:1406.1078). A cell of `calojax.nn.sequence.Autoregressive`.
+    Cho et al. 2014 (arXiv:1406.1078). A cell of `calojax.nn.priors.autoregressive.Autoregressive`.
 
     Attributes:
       size: number of codes k.
@@ -95,11 +103,11 @@ class GRU(nn.Module):
     def step(
         self, carry: Carry, token: jax.Array, position: jax.Array, context: jax.Array
     ) -> tuple[Carry, jax.Array]:
-        """One step: token [b], position [], context as of `start` -> (carry, logits [b, k])."""
+        """One step: token [b], position [], its context [b, c] -> (carry, logits [b, k])."""
         weights = carry.weights
         recent = jnp.concatenate([carry.recent[:, 1:], token[:, None]], 1)
         x = weights.of_position[position]
-        x += sequence.context_at(context, position) @ weights.of_context
+        x += context @ weights.of_context
         for lag, (table, *others) in zip(self.lags, weights.of_code, strict=True):
             x += functools.reduce(jnp.matmul, others, table[recent[:, -lag]])
         kernel, bias = weights.of_input
@@ -133,7 +141,7 @@ class GRU(nn.Module):
         state, recent = carry
         recent = jnp.concatenate([recent[:, 1:], token[:, None]], 1)
         first, *others = (self.tokens(recent[:, -lag]) for lag in self.lags)
-        here = sequence.context_at(context, position)
+        here = context if context.ndim == 2 else context[:, position]
         seen = [first + self.positions(position), *others, here]
         state, x = self.cell(state, nn.silu(self.input(jnp.concatenate(seen, -1))))
         return (state, recent), self.output(x)

@@ -20,7 +20,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from calojax import rng
-from calojax.nn import sequence
+from calojax.nn.priors import categorical, transformer
+from calojax.nn.priors.positions import Positions
+from calojax.nn.priors.prior import Settings
+
+
+def build(settings: Settings, size: int, positions: Positions) -> "Masked":
+    """The prior that fills in codes in parallel."""
+    network = transformer.from_settings(settings, size, positions, causal=False)
+    return Masked(network, settings.passes)
 
 
 class Network(Protocol):
@@ -50,7 +58,7 @@ class Network(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Masked:
-    """A `calojax.nn.sequence.Prior` that fills in many codes at once.
+    """A `calojax.nn.priors.prior.Prior` that fills in many codes at once.
 
     Attributes:
       network: gives the distribution of every code not known, given those known.
@@ -71,7 +79,7 @@ class Masked:
         masked = masks(keys, self.network.length)
         tokens = jnp.where(masked, self.network.size, codes)
         logits = self.network.apply(variables, tokens, context, method="logits")
-        log_p = sequence.log_prob(logits, codes)
+        log_p = categorical.log_prob(logits, codes)
         return -jnp.sum(log_p, axis=-1, where=masked) / jnp.sum(masked, axis=-1)
 
     def draw(
@@ -79,13 +87,13 @@ class Masked:
     ) -> jax.Array:
         """See `Prior`."""
         size, length = self.network.size, self.network.length
-        u = sequence.uniforms(rng.streams(keys, "codes"), length)
+        u = categorical.uniforms(rng.streams(keys, "codes"), length)
         rows = jnp.arange(len(context))[:, None]
 
         def fill(tokens, chosen):
             logits = self.network.apply(variables, tokens, context, chosen, method="logits_at")
             at = jnp.take_along_axis(u, chosen, axis=1, mode="clip")
-            codes = sequence.choose(at, logits / temperature)
+            codes = categorical.choose(at, logits / temperature)
             return tokens.at[rows, chosen].set(codes, mode="drop"), None
 
         unknown = jnp.full((len(context), length), size, jnp.int32)
