@@ -73,23 +73,6 @@ def test_teacher_forced_equals_stepped(cell):
         np.testing.assert_allclose(forced[:, t], stepped, rtol=1e-5, atol=1e-5)
 
 
-def test_tables_of_codes_are_no_matter():
-    """One sequence looks up fewer codes than a table has rows, twenty more."""
-    gru = GRU(size=40, length=3, width=8, embedding=4, lags=(1, 2))
-    context = jax.random.normal(jax.random.key(3), (20, 2))
-    variables = gru.init(jax.random.key(1), context)
-    carries = [gru.apply(variables, context[:n], method="start") for n in (1, 20)]
-    assert [len(carry.weights.of_code[0]) for carry in carries] == [2, 1]
-    found = []
-    for n, carry in zip((1, 20), carries, strict=True):
-        for t, token in enumerate((40, 7, 31)):
-            carry, logits = gru.apply(
-                variables, carry, jnp.full(n, token), jnp.asarray(t), context[:n], method="step"
-            )
-        found.append(logits[0])
-    np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-6)
-
-
 @cells
 def test_probabilities_of_all_sequences_sum_to_one(cell):
     prior = Autoregressive(cell)
