@@ -104,7 +104,7 @@ def main(arguments: Sequence[str]) -> None:
         )
     references = asked.files if run else asked.files[1:]
     options = Options(
-        metrics=CHOICES if "all" in asked.metrics else asked.metrics,
+        metrics=asked.metrics,
         seeds=asked.seeds,
         seed=checked_seed(asked.seed),
         quick=asked.quick,
@@ -150,7 +150,7 @@ def main(arguments: Sequence[str]) -> None:
             warn(f"{asked.out}: the evaluation of {stored.replaced} in it is replaced.")
         done = suite.finished(stored.known.scores)
         options = dataclasses.replace(
-            options, metrics=tuple(c for c in CHOICES if c in options.metrics or c in done)
+            options, metrics=tuple(dict.fromkeys((*options.metrics, *done)))
         )
         samples = {name: generated}
         for path, sample in rivals.items():
@@ -166,7 +166,8 @@ def main(arguments: Sequence[str]) -> None:
         for evaluation in suite.scoring(generated, reference, options, stored.known):
             evaluation = _with_known(evaluation, stored.known)
             report.write_metrics(report.metrics(evaluation, context), asked.out)
-        for score in _multiclass(samples, reference, options, context.multiclass):
+        possible, _ = suite.possible(options, reference.detector, len(reference))
+        for score in _multiclass(samples, reference, possible, context.multiclass):
             context = dataclasses.replace(context, multiclass=(*context.multiclass, score))
             report.write_metrics(report.metrics(evaluation, context), asked.out)
         try:

@@ -121,12 +121,8 @@ class Row:
 
 def dataset_of(detector: Detector) -> str | None:
     """The published data set whose showers have a detector's voxels, whatever its name."""
-
-    def voxels(one: Detector) -> list[tuple]:
-        return [(layer.r_edges, layer.n_alpha) for layer in one.layers]
-
     for name in _published():
-        if voxels(DETECTORS[name.replace("_", "-")]) == voxels(detector):
+        if DETECTORS[name.replace("_", "-")].binning == detector.binning:
             return name
     return None
 

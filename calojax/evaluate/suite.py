@@ -261,7 +261,7 @@ def scoring(
       The evaluation after each group; the last one is complete.
     """
     known = known or Known()
-    options, warnings = _possible(options, reference.detector, min(len(generated), len(reference)))
+    options, warnings = possible(options, reference.detector, min(len(generated), len(reference)))
     warnings += energy_warnings(generated.energies, reference.energies)
     warnings += _unit_warnings(generated, reference)
     edges = options.slices
@@ -428,21 +428,6 @@ def kolmogorov_smirnov(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     return float(found.statistic), float(found.pvalue)
 
 
-def check(options: Options, detector: Detector, showers: int) -> None:
-    """Refuses options that make no sense, and metrics that cannot be computed.
-
-    Args:
-      options: what is to be computed.
-      detector: the geometry of the samples.
-      showers: number of showers in the smaller sample.
-
-    Raises:
-      CalojaxError: with the option and what to do.
-    """
-    _check_options(options)
-    _possible(options, detector, showers)
-
-
 def _check_options(options: Options) -> None:
     unknown = [name for name in options.metrics if name not in (*CHOICES, "all")]
     choices = f"choose among {', '.join(CHOICES)}, or all"
@@ -464,10 +449,13 @@ def _check_options(options: Options) -> None:
         )
 
 
-def _possible(
-    options: Options, detector: Detector, showers: int
-) -> tuple[Options, tuple[str, ...]]:
+def possible(options: Options, detector: Detector, showers: int) -> tuple[Options, tuple[str, ...]]:
     """The options with "all" written out, and warnings about what that leaves out.
+
+    Args:
+      options: what is to be computed.
+      detector: the geometry of the samples.
+      showers: number of showers in the smaller sample.
 
     Raises:
       CalojaxError: if a metric that is named cannot be computed.
@@ -523,7 +511,7 @@ def comparable(
         if not len(sample):
             window = " in this energy range" if options.energy_range else ""
             raise CalojaxError(f"There are no {name} showers{window}; check file and options.")
-    check(options, reference.detector, min(len(generated), len(reference)))
+    possible(options, reference.detector, min(len(generated), len(reference)))
     return generated, reference
 
 
@@ -657,8 +645,8 @@ def _sample_warnings(measured: _Measured, options: Options) -> tuple[str, ...]:
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             found.append(
-                f"{len(names)} features are constant in the reference, but not in the generated "
-                f"sample, and may dominate FPD and KPD: {', '.join(names[:3])}{more}."
+                f"{len(names)} of {len(columns)} features vary in the generated sample alone and "
+                f"may dominate FPD and KPD: {', '.join(names[:3])}{more}."
             )
     return tuple(found)
 
