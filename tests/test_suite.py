@@ -217,6 +217,15 @@ def test_what_cannot_be_compared_is_refused_before_any_work(
     assert "\n" not in str(caught.value)
 
 
+def test_floors_of_few_showers_lack_what_their_halves_cannot_have(samples):
+    pair = [Selection(sample, np.arange(9)) for sample in samples]
+    options = Options(metrics=("correlations", "prdc"), slices=(), floor=True)
+    found = suite.evaluate(*pair, options)
+    assert {"recall", "correlation_layers"} <= set(found.scores)
+    assert "correlation_layers" in found.floor
+    assert "recall" not in found.floor
+
+
 @pytest.mark.parametrize(
     ("change", "left_out"),
     [(unlike, {"cnn"}), (few, {"prdc", "low", "low-normed", "high", "cnn"}), (tuple, set())],

@@ -55,7 +55,8 @@ class Evaluate:
       geometry: of the files (default: as they say, or guessed).
       particle: name or PDG number, if --geometry is a binning file of several.
       name: how the generated showers are called (default: the file's or run's name).
-      truncate: compare the first showers of the larger file where numbers differ.
+      truncate: where numbers of showers differ, take as many of the larger file, spread evenly over
+        its incident energies.
       pictures: draw pictures, which take a minute or more.
       format: of the pictures in --out; those in report.html are PNG.
       force: compute all scores again, and replace files in --out that another program wrote.

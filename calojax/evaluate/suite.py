@@ -299,12 +299,21 @@ def scoring(
             **whole.fields,
         )
         yield evaluation
-    if options.floor:
+    if options.floor and len(reference) > 1:
         whole = np.arange(len(reference))
         halves = Selection(reference, whole[::2]), Selection(reference, whole[1::2])
+        everything = dataclasses.replace(options, metrics=("all",))
+        enough, _ = possible(everything, reference.detector, len(whole) // 2)
         inner = dataclasses.replace(
-            options, floor=False, slices=(), energy_range=None, truncate=True
+            options,
+            metrics=tuple(group for group in options.metrics if group in enough.metrics),
+            floor=False,
+            slices=(),
+            energy_range=None,
+            truncate=True,
         )
+        if not inner.metrics:
+            return
         for half in scoring(*comparable(*halves, inner), inner, Known(known.floor)):
             yield dataclasses.replace(evaluation, floor=half.scores)
 
@@ -404,7 +413,7 @@ def energy_warnings(generated: np.ndarray, reference: np.ndarray) -> tuple[str, 
       CalojaxError: if the spectra have little in common, so that no score would mean anything.
     """
     distance, probability = kolmogorov_smirnov(generated, reference)
-    if distance > _REFUSE_DISTANCE:
+    if distance > _REFUSE_DISTANCE and probability < _WARN_PROBABILITY:
         ranges = [f"{e.min():.4g} to {e.max():.4g} MeV" for e in (generated, reference)]
         raise CalojaxError(
             f"The incident energies do not match: {ranges[0]} generated, {ranges[1]} in the "
