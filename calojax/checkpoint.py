@@ -49,6 +49,7 @@ class Progress(NamedTuple):
       seed: root of all random numbers of the run.
       energy_range: lowest and highest incident energy that was trained on, in MeV.
       energies: the incident energies that were trained on, in MeV, if they were few.
+      trained_on: marks of some training showers (`calojax.data.marks`), as text.
     """
 
     total: int
@@ -58,6 +59,7 @@ class Progress(NamedTuple):
     seed: int
     energy_range: tuple[float, float]
     energies: tuple[float, ...] = ()
+    trained_on: str = ""
 
 
 class Checkpoint(NamedTuple):

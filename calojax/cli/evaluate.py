@@ -15,6 +15,7 @@ import calojax
 from calojax import checkpoint, files, generation, report
 from calojax.cli.sample import digest_of, warn_outside, write
 from calojax.data.challenge import ShowerFile, ShowerSource, open_showers
+from calojax.data.marks import TRAINED_ON
 from calojax.errors import CalojaxError, printable, warn
 from calojax.evaluate import classifiers, scoreboard, suite
 from calojax.evaluate.features import batch_size
@@ -240,7 +241,8 @@ def _showers_of_run(
         label = "sample"
         batches = generation.generate(model, variables, reference.energies, seed=asked.seed)
     path = folder / "showers.hdf5"
-    write(path, reference.detector, len(reference), {}, batches, label=label)
+    origin = {TRAINED_ON: done.trained_on} if done.trained_on else {}
+    write(path, reference.detector, len(reference), origin, batches, label=label)
     # Of the model, since the last bits of showers differ between devices.
     return ShowerFile(path, reference.detector), f"{label} {digest_of(variables)}"
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 import calojax
 from calojax import checkpoint, generation, models, processes
 from calojax.data import parts
+from calojax.data.marks import TRAINED_ON
 from calojax.data.writer import LayoutName, ShowerWriter
 from calojax.errors import CalojaxError, printable
 from calojax.files import check_output
@@ -100,6 +101,8 @@ def sample(
             "seed": seed,
             "temperature": temperature,
         }
+        if done.trained_on:
+            provenance[TRAINED_ON] = done.trained_on
         if precision != "default":
             provenance["precision"] = precision
         start = time.perf_counter()

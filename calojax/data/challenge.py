@@ -12,7 +12,7 @@ import itertools
 import math
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import h5py
@@ -44,10 +44,12 @@ class ShowerSource(Protocol):
     Attributes:
       detector: the geometry of the showers.
       energies: incident energies in MeV, float32 [n].
+      attributes: origin of the showers.
     """
 
     detector: Detector
     energies: np.ndarray
+    attributes: Mapping[str, str | int | float]
 
     def __len__(self) -> int:
         """Number of showers, n."""
@@ -286,6 +288,7 @@ class ShowerArrays(_Blocks):
       detector: the geometry of the showers.
       energies: incident energies in MeV, float32 [n], read-only.
       showers: voxel energies in MeV, float32 [n, v], read-only; may be indexed at random.
+      attributes: none.
     """
 
     def __init__(
@@ -310,6 +313,7 @@ class ShowerArrays(_Blocks):
           CalojaxError: as `ShowerFile` does.
         """
         self.detector = detector
+        self.attributes = {}
         energies, showers = checked_shapes(name, detector, energies, showers)
         if not len(showers):
             raise CalojaxError(f"{name}: holds no showers.")

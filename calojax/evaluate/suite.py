@@ -16,6 +16,8 @@ import scipy.stats
 
 from calojax.data import inspection
 from calojax.data.challenge import ShowerSource
+from calojax.data.marks import TRAINED_ON, from_text
+from calojax.data.marks import marks as marks_of
 from calojax.errors import CalojaxError
 from calojax.evaluate import classifiers, correlations, distances, features, histograms, manifold
 from calojax.evaluate.features import Features
@@ -115,8 +117,8 @@ _QUICK_PRDC = 1000
 _FEW_SHOWERS = 100
 # Share of empty showers, and of showers that repeat, above which a warning is due.
 _MANY, _SOME = 0.1, 1e-3
-# What identifies a shower: two that differ have not both in common.
-_MARK = np.dtype([("maximum", np.float32), ("sum", np.float64)])
+# Share of a model's training showers in the reference from which there is a warning.
+_LEAKED = 0.1
 # Kolmogorov-Smirnov test of the incident energies: when to warn, and when to refuse.
 _WARN_PROBABILITY = 1e-3
 _REFUSE_DISTANCE = 0.5
@@ -324,11 +326,13 @@ class Selection:
     Attributes:
       detector: the geometry.
       energies: incident energies in MeV, [n].
+      attributes: origin of the showers.
     """
 
     def __init__(self, source: ShowerSource, rows: np.ndarray):
         """The showers ``rows`` of a source: increasing indices, [n]."""
         self.detector = source.detector
+        self.attributes = source.attributes
         self.energies = source.energies[rows]
         self._source = source
         self._rows = rows
@@ -576,12 +580,13 @@ def _measure(
     reference's spectra.
     """
     detector = reference.detector
-    marks = np.zeros(len(generated), _MARK), np.zeros(len(reference), _MARK)
+    kind = np.dtype([("maximum", np.float32), ("mark", np.uint64)])
+    marks = np.zeros(len(generated), kind), np.zeros(len(reference), kind)
 
     def mark(which: int, start: int, showers: np.ndarray) -> None:
         inside = marks[which][start : start + len(showers)]
         inside["maximum"] = showers.max(axis=1)
-        inside["sum"] = showers.sum(axis=1, dtype=np.float64)
+        inside["mark"] = marks_of(showers)
 
     reference_features = features.stream(reference, hook=functools.partial(mark, 1))
     places: list[_Where] = [None, *_pairs(edges)] if "histograms" in options.metrics else []
@@ -631,8 +636,7 @@ def _sample_warnings(measured: _Measured, options: Options) -> tuple[str, ...]:
             "of the reference's showers are empty."
         )
     for name, one in marks.items():
-        hit = one[one["maximum"] > 0]
-        _, number = np.unique(hit, return_counts=True)
+        _, number = np.unique(one["mark"][one["maximum"] > 0], return_counts=True)
         repeated = float(number[number > 1].sum() / len(one))
         if repeated > _SOME:
             found.append(
@@ -640,13 +644,20 @@ def _sample_warnings(measured: _Measured, options: Options) -> tuple[str, ...]:
                 "precision, recall, density, coverage and classifiers."
             )
     shared = {
-        name: float(np.mean(np.isin(one, other) & (one["maximum"] > 0)))
+        name: float(np.mean(np.isin(one["mark"], other["mark"]) & (one["maximum"] > 0)))
         for name, one, other in zip(marks, marks.values(), list(marks.values())[::-1], strict=True)
     }
     if max(shared.values()) > _SOME:
         found.append(
             f"{_percent(shared['generated'])} of the generated showers are also in the reference: "
             "the samples are not independent, and scores look better than they are."
+        )
+    trained_on = from_text(measured.generated_source.attributes.get(TRAINED_ON, ""))
+    leaked = np.isin(trained_on, marks["reference"]["mark"])
+    if len(leaked) and leaked.mean() > _LEAKED:
+        found.append(
+            f"The reference contains {_percent(leaked.mean())} of the showers that the model was "
+            "trained on: it is rewarded for repeating them; take showers that it has not seen."
         )
     vectors = _vectors(measured, None)
     if {"fpd", "kpd"} & set(options.metrics) and all(np.isfinite(v).all() for v in vectors):

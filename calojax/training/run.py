@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from calojax import files, models, processes, rng
 from calojax import mesh as meshes
 from calojax.checkpoint import Checkpoints, Progress, check_shapes, shapes
-from calojax.data import strata
+from calojax.data import marks, strata
 from calojax.errors import CalojaxError
 from calojax.models.base import Model, Variables
 from calojax.training import batches, metrics
@@ -136,6 +136,7 @@ def train(
                 seed=options.seed,
                 energy_range=(float(distinct[0]), float(distinct[-1])),
                 energies=tuple(distinct.tolist() if 10 * len(distinct) <= len(energies) else ()),
+                trained_on=_marks(dataset, split.training),
             )
         else:
             found = checkpoints.load()
@@ -181,6 +182,13 @@ def _open_log(path: pathlib.Path, progress: Progress) -> metrics.MetricsFile | m
         or (record["stage"] == progress.stage and record["step"] <= progress.step)
     ]
     return metrics.MetricsFile(path, keep=records)
+
+
+def _marks(dataset: Dataset, index: np.ndarray, *, count: int = 32) -> str:
+    """Marks of some showers of an index, spread over it."""
+    chosen = np.unique(index[np.linspace(0, len(index) - 1, count).astype(int)])
+    showers = dataset.showers[chosen]
+    return marks.to_text(marks.marks(showers[showers.sum(1) > 0]))
 
 
 @contextlib.contextmanager
