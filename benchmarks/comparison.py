@@ -22,7 +22,7 @@ from calojax.evaluate import correlations, features
 from calojax.evaluate.features import Features
 from calojax.geometry import Detector
 from calojax.models.pointflow import points
-from calojax.models.pointflow.coordinates import Coordinates, Counts
+from calojax.models.pointflow.coordinates import Counts, make
 from calojax.plot import Panel
 
 UNITS = {"hits": "", "energy": " [MeV]"}
@@ -91,7 +91,7 @@ def dequantised(source: ShowerSource, num: int) -> dict[str, dict[str, np.ndarra
     total = showers.sum(1)[np.asarray(hit.owner)]
     found: dict[str, dict[str, np.ndarray]] = {"z": {}, "r": {}, "hit energy": {}}
     for bins, energy in (("uniform", "fraction"), ("cdf", "log")):
-        coordinates = Coordinates(source.detector, "rings", bins, energy)
+        coordinates = make("rings", bins, energy, source.detector)
         counts = Counts(coordinates)
         counts.add(grid)
         x = np.asarray(coordinates.forward(hit, total, noise, coordinates.fit(counts)))

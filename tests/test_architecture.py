@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -31,18 +32,34 @@ def part(path: pathlib.Path) -> str:
     return path.relative_to(ROOT).with_suffix("").parts[0]
 
 
+def package_of(path: pathlib.Path) -> str:
+    return ".".join(path.relative_to(ROOT).parts[:-1])
+
+
+def imported_modules(source: str, package: str = "") -> set[str]:
+    """Names under calojax, dotted, that a source in that package imports or uses by name."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            parents = ["calojax", *filter(None, package.split("."))]
+            above = parents[: len(parents) + 1 - node.level] if node.level else []
+            module = ".".join([*above, *filter(None, [node.module])])
+            found |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            # After ``from calojax import models``.
+            found |= {f"calojax.models.{node.attr}"} if node.value.id == "models" else set()
+        elif isinstance(node, ast.Constant) and re.fullmatch(r"calojax(\.\w+)+", str(node.value)):
+            # For `importlib.import_module`.
+            found.add(node.value)
+    return {name.removeprefix("calojax.") for name in found if name.startswith("calojax.")}
+
+
 def imported(path: pathlib.Path) -> set[str]:
     """Parts of calojax that a file imports, anywhere in it."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "calojax":
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("calojax."):
-            found.add(node.module.split(".")[1])
-        elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names if alias.name.startswith("calojax.")]
-            found |= {name.split(".")[1] for name in names}
-    return found - {part(path)}
+    names = imported_modules(path.read_text(), package_of(path))
+    return {name.split(".")[0] for name in names} & LEVEL.keys() - {part(path)}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -51,12 +68,40 @@ def test_imports_point_downward(path):
         assert LEVEL[name] < LEVEL[part(path)], f"{path.name} imports {name}"
 
 
-def test_training_checkpoint_and_generation_know_no_concrete_model():
-    for path in MODULES:
-        if part(path) in ("training", "generation", "checkpoint"):
-            text = path.read_text()
-            assert "models.calovq" not in text
-            assert "CaloVQ" not in text
+FAMILIES = {path.parent.name for path in ROOT.glob("models/*/__init__.py")}
+
+
+def families_in(source: str, package: str = "") -> set[str]:
+    """The families of models that a source knows by name."""
+    names = [name.split(".") for name in imported_modules(source, package)]
+    return {name[1] for name in names if name[0] == "models" and len(name) > 1} & FAMILIES
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_training_checkpoint_and_generation_know_no_family_of_models(path):
+    if part(path) in ("training", "generation", "checkpoint", "incident"):
+        assert not families_in(path.read_text(), package_of(path))
+
+
+@pytest.mark.parametrize(
+    "offender",
+    [
+        "import calojax.models.pointflow",
+        "import calojax.models.pointflow.model as model",
+        "from calojax.models.pointflow import PointFlow",
+        "from calojax.models.pointflow.points import Points",
+        "from calojax.models import pointflow",
+        "from calojax.models import base, pointflow as flow",
+        "from calojax import models\nmodels.pointflow.PointFlow",
+        "from ..models.pointflow import PointFlow",
+        "from ..models import pointflow",
+        "def late():\n    from calojax.models import pointflow",
+        "importlib.import_module('calojax.models.pointflow')",
+    ],
+)
+def test_every_way_to_know_a_family_is_found(offender):
+    assert families_in(offender, "training") == {"pointflow"}
+    assert not families_in(offender.replace("pointflow", "base"), "training")
 
 
 def test_layers_see_shapes_only():

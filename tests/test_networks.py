@@ -1,5 +1,7 @@
 """Networks between voxels and codes: grids of patches, rotations, and what conditions reach."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,36 +40,45 @@ def test_patches_cover_every_voxel(voxels, kernel, strides, codes):
 
 
 @pytest.mark.parametrize("told", [True, False])
-def test_a_turned_shower_has_turned_latents_and_these_a_turned_shower(told):
+def test_a_rotated_shower_has_rotated_latents_and_these_a_rotated_shower(told):
     encoder, decoder = CylinderEncoder(GRID, 6, 3), CylinderDecoder(GRID, 6, 2)
     x = np.random.default_rng(0).random((2, *GRID.voxels), np.float32)
     now = condition(1, told)
-    variables = encoder.init(jax.random.key(0), x.reshape(2, -1), now)
-    latents = encoder.apply(variables, x.reshape(2, -1), now)
-    assert latents.shape == (2, 24, 3)
-    turned = encoder.apply(variables, np.roll(x, 4, 2).reshape(2, -1), now)
-    rolled = np.roll(latents.reshape(2, *GRID.codes, 3), 2, 2).reshape(latents.shape)
-    np.testing.assert_allclose(turned, rolled, atol=1e-5)
 
-    variables = decoder.init(jax.random.key(1), latents, now)
-    out = decoder.apply(variables, latents, now)
+    @jax.jit
+    def encoded(x, rotated):
+        variables = encoder.init(jax.random.key(0), x, now)
+        return encoder.apply(variables, x, now), encoder.apply(variables, rotated, now)
+
+    @jax.jit
+    def decoded(latents, rotated):
+        variables = decoder.init(jax.random.key(1), latents, now)
+        return decoder.apply(variables, latents, now), decoder.apply(variables, rotated, now)
+
+    latents, found = encoded(x.reshape(2, -1), np.roll(x, 4, 2).reshape(2, -1))
+    assert latents.shape == (2, 24, 3)
+    rotated = np.roll(latents.reshape(2, *GRID.codes, 3), 2, 2).reshape(latents.shape)
+    np.testing.assert_allclose(found, rotated, atol=1e-5)
+    out, found = decoded(latents, rotated)
     assert out.shape == (2, 280, 2)
-    again = decoder.apply(variables, rolled, now).reshape(2, *GRID.voxels, 2)
-    np.testing.assert_allclose(again, np.roll(out.reshape(again.shape), 4, 2), atol=1e-5)
+    grid = (2, *GRID.voxels, 2)
+    np.testing.assert_allclose(found.reshape(grid), np.roll(out.reshape(grid), 4, 2), atol=1e-5)
 
 
 def test_codes_and_conditions_reach_the_voxels_that_they_should():
     decoder = CylinderDecoder(GRID, 6, 1)
     latents = jnp.asarray(np.random.default_rng(0).normal(size=(2, 24, 3)))
     now = condition(1)
-    variables = decoder.init(jax.random.key(1), latents, now)
 
-    def layer_sum(latents, share, layer):
+    @jax.jit
+    @functools.partial(jax.grad, argnums=(0, 1))
+    def slopes(latents, share):
+        variables = decoder.init(jax.random.key(1), latents, now)
         layers = now.layers._replace(share=share)
         out = decoder.apply(variables, latents, now._replace(layers=layers))
-        return out.reshape(2, 7, -1)[0, layer].sum()
+        return out.reshape(2, 7, -1)[0, 6].sum()
 
-    to_latents, to_share = jax.grad(layer_sum, argnums=(0, 1))(latents, now.layers.share, 6)
+    to_latents, to_share = slopes(latents, now.layers.share)
     assert not np.any(to_latents[1])
     # The last layer is seen by the last patches, whose three convolutions see all three.
     assert np.any(to_latents[0].reshape(3, -1)[2])
@@ -76,19 +87,19 @@ def test_codes_and_conditions_reach_the_voxels_that_they_should():
 
 
 def test_model_knows_where_its_codes_are(model, tiny):
-    dense = model._code_positions
+    dense = model.networks.positions
     assert dense == positions.Line(4)
     grid = with_autoencoder(
         model, network="cylinder", kernel=(4, 2, 2), strides=(3, 2, 1), filters=4
     )
-    assert grid._code_positions == positions.Cylinder(3, 2, 2)
+    assert grid.networks.positions == positions.Cylinder(3, 2, 2)
 
 
 def test_detectors_and_patches_that_do_not_fit_are_refused(model):
     with pytest.raises(CalojaxError, match="do not fit its"):
-        _ = with_autoencoder(model, network="cylinder", kernel=(99, 4, 3))._grid
+        _ = with_autoencoder(model, network="cylinder", kernel=(99, 4, 3)).networks
     irregular = type(model)(
         with_autoencoder(model, network="cylinder").config, DETECTORS["ds1-photons"]
     )
     with pytest.raises(CalojaxError, match="no grid to convolve over"):
-        _ = irregular._grid
+        _ = irregular.networks

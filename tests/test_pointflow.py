@@ -1,4 +1,4 @@
-"""PointFlow: terms of its bound, showers that fill their quotas, and no trace of the packing."""
+"""PointFlow: terms of its bound, showers with their totals, and no trace of the packing."""
 
 import dataclasses
 import functools
@@ -22,11 +22,11 @@ from calojax.models.pointflow import (
     PointFlowConfig,
     PointsConfig,
     TotalsConfig,
+    microbatches,
 )
-from calojax.models.pointflow.microbatches import over_showers
 from calojax.nn import tiles
 from calojax.nn.flow import Summary
-from calojax.training import step
+from calojax.training import batches, step
 
 SCHEDULE = Schedule(4, 64, warmup=1)
 VARIANTS = {
@@ -94,7 +94,7 @@ def losses(start):
 
 @pytest.fixture(scope="module")
 def sampled(start, batch):
-    """Quotas and showers of sixty-four keys."""
+    """Totals and showers of sixty-four keys."""
 
     @functools.cache
     def sampled(name):
@@ -212,7 +212,7 @@ def test_padding_and_packing_change_nothing(start, batch):
     hits = np.array([3, 0, 5], np.int32)
     x = generator.normal(size=(8, 2)).astype(np.float32)
     given = generator.normal(size=(8, 3)).astype(np.float32)
-    context = generator.normal(size=(3, model.totals.context)).astype(np.float32)
+    context = generator.normal(size=(3, model.encoding.context)).astype(np.float32)
     normal = generator.normal(size=(3, 4)).astype(np.float32)
 
     def bound(showers, first, count):
@@ -250,23 +250,21 @@ def test_batches_that_are_no_whole_groups_are_filled_up(losses, batch):
 
 def test_hits_beyond_the_buffer_are_refused_and_counted(losses, showers, batch):
     model = models.build(config(points_per_shower=70), DETECTORS["tiny"])
-    message = r"can have (\d+) hits a shower, more than --points.points-per-shower 70; set it to \1"
+    hits = batches.count_hits(showers)
+    message = r"can have (\d+) hits per shower.* --points.points-per-shower from 70 to \1"
     with pytest.raises(CalojaxError, match=message):
-        model.fit([showers])
+        batches.check_packing(model.stages[1], hits)
+    batches.check_packing(model.stages[0], hits)
     assert losses(model, batch, "version II")["left_out"] > 0.01
 
 
 def test_settings_that_do_not_fit_together_are_refused():
-    with pytest.raises(CalojaxError, match="no power of two"):
+    with pytest.raises(CalojaxError, match="power of two, got 12"):
         config(group=12)
-    with pytest.raises(CalojaxError, match="not whole groups of 128"):
+    with pytest.raises(CalojaxError, match=r"multiple of --points.group, got 64 and 128"):
         config(group=128)
-    with pytest.raises(CalojaxError, match="at least 1"):
-        config(points_per_shower=0)
-    with pytest.raises(CalojaxError, match="angles of their own"):
+    with pytest.raises(CalojaxError, match=r"take --points.coordinates rings"):
         config(coordinates="plane", angles="learnt")
-    with pytest.raises(CalojaxError, match=r"--generation\.points is 0"):
-        GenerationConfig(points=0)
     model = models.build(config(), DETECTORS["ds1-photons"])
     with pytest.raises(CalojaxError, match="ds1-photons: its layers are not all alike"):
         model.fit([])
@@ -288,9 +286,8 @@ def test_eight_devices_compute_the_same(start, batch, one_device, eight_devices)
 
 
 @every
-def test_samples_fill_their_quotas(name, sampled):
-    quota, showers = map(np.asarray, sampled(name)[0]), np.asarray(sampled(name)[1])
-    hits, energy = quota
+def test_samples_have_their_totals(name, sampled):
+    (hits, energy), showers = jax.tree.map(np.asarray, sampled(name))
     threshold = DETECTORS["tiny"].readout_threshold
     assert showers.shape == (64, 120)
     assert showers.dtype == np.float32
@@ -306,9 +303,9 @@ def test_samples_fill_their_quotas(name, sampled):
 
 def test_hits_share_a_voxel_only_where_a_ring_is_full(sampled):
     """Layers none of whose rings is full have as many voxels as hits, all others fewer."""
-    quota, showers = sampled("layers, angles learnt")
+    totals, showers = sampled("layers, angles learnt")
     found = (np.asarray(showers).reshape(64, 10, 4, 3) > 0).sum(2)
-    lost = np.asarray(quota.hits) - found.sum(2)
+    lost = np.asarray(totals.hits) - found.sum(2)
     full = (found == 4).any(2)
     assert (lost[~full] == 0).all()
     assert (~full).sum() > 100
@@ -323,7 +320,7 @@ def test_a_shower_alone_equals_the_same_in_a_batch(name, sampled, start, batch):
     np.testing.assert_allclose(alone, sampled(name)[1][40:43], rtol=1e-3, atol=1e-3)
 
 
-def test_chunks_change_nothing(sampled, start, batch):
+def test_microbatches_change_nothing(sampled, start, batch):
     model = build("version II")
     other = models.build(
         dataclasses.replace(model.config, generation=GenerationConfig(64, 8192)),
@@ -404,7 +401,7 @@ def test_several_devices_sample_the_same(start, batch, one_device, eight_devices
     np.testing.assert_array_equal(showers(eight_devices), showers(one_device))
 
 
-def test_chunks_hold_whole_showers_and_all_of_them():
+def test_microbatches_hold_whole_showers_and_all_of_them():
     hits = jnp.array([3, 0, 4, 5, 5, 1, 0, 0, 2])
     value = jnp.arange(9.0)
 
@@ -413,7 +410,9 @@ def test_chunks_hold_whole_showers_and_all_of_them():
         return jnp.stack([value, jnp.where(inside, total, -1).astype(jnp.float32)], 1)
 
     out = jax.jit(
-        lambda hits, value: over_showers(function, hits, hits, value, showers=4, points=7)
+        lambda hits, value: microbatches.apply(
+            function, hits, hits, value, size=microbatches.Size(showers=4, points=7)
+        )
     )(hits, value)
     np.testing.assert_array_equal(out[:, 0], value)
     np.testing.assert_array_equal(out[:, 1], [7, 7, 7, 5, 6, 6, 6, 6, 2])

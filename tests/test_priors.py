@@ -235,12 +235,6 @@ def test_every_kind_trains_and_samples(kind, tiny, variables, batch, one_device)
     assert codes.max() < 16
 
 
-def test_only_priors_with_a_likelihood_tell_it(tiny, variables, batch):
-    model = models.build(with_prior(kind="masked", heads=2), tiny)
-    with pytest.raises(CalojaxError, match="'masked' gives codes no probability"):
-        model.code_log_probs(variables, np.zeros((64, 4), int), None)
-
-
 def test_settings_that_do_not_fit():
     with pytest.raises(CalojaxError, match="width 16 is not a multiple of twice its 3 heads"):
         PriorConfig(kind="transformer", width=16, heads=3)

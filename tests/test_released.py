@@ -16,6 +16,7 @@ from calojax.models.calovq_released import (
     TokensConfig,
     networks,
 )
+from calojax.models.calovq_released.tokens import EnergyTokens
 from calojax.models.voxels import layer_sums
 from calojax.nn.priors.autoregressive import Autoregressive
 from calojax.nn.priors.gpt import GPT
@@ -34,51 +35,50 @@ def keys(n):
 def test_one_token_reads_low_by_less_than_a_step_and_dither_fills_the_step(tiny):
     fractions = np.zeros((500, tiny.n_voxels), np.float32)
     fractions[:, 3] = np.linspace(0.3, 1.2, 500)
-    plain, dithered = build(tiny), build(tiny, TokensConfig(dither=True))
-    tokens = plain._energy_tokens(fractions)
+    plain = EnergyTokens(TokensConfig(), 1024, tiny)
+    dithered = EnergyTokens(TokensConfig(dither=True), 1024, tiny)
+    tokens = plain.encode(fractions)
     assert tokens.shape == (500, 1)
-    missing = fractions.sum(-1) - np.asarray(plain._visible_of(keys(500), tokens))[:, 0]
+    missing = fractions.sum(-1) - np.asarray(plain.decode(keys(500), tokens))[:, 0]
     step = 1.3 / 1024
     assert (missing > -1e-6).all()
     assert (missing < step + 1e-6).all()
     assert missing.mean() == pytest.approx(step / 2, rel=0.1)
-    centred = np.asarray(dithered._visible_of(keys(500), tokens))[:, 0] - fractions.sum(-1)
+    centred = np.asarray(dithered.decode(keys(500), tokens))[:, 0] - fractions.sum(-1)
     assert centred.mean() == pytest.approx(0, abs=0.1 * step)
     assert np.abs(centred).max() < step + 1e-6
-    # More than tokens can say is the most that they can.
-    assert plain._energy_tokens(2 * fractions).max() == 1023
+    # Larger numbers become the largest one.
+    assert plain.encode(2 * fractions).max() == 1023
 
 
 def test_twenty_bits_take_two_tokens_a_layer_and_keep_the_total():
     detector = DETECTORS["ds1-photons"]
-    model = build(detector, TokensConfig(20, 3.0, layers=True), architecture="ds1", augment=False)
+    energy_tokens = EnergyTokens(TokensConfig(20, 3.0, layers=True), 1024, detector)
     generator = np.random.default_rng(0)
     fractions = generator.exponential(0.002, (20, detector.n_voxels)).astype(np.float32)
-    tokens = model._energy_tokens(fractions)
-    assert tokens.shape == (20, 12)
-    visible = np.asarray(model._visible_of(keys(20), tokens))
-    layers = np.asarray(layer_sums(fractions, detector))
-    np.testing.assert_allclose(visible, layers, atol=2e-5)
+    tokens = energy_tokens.encode(fractions)
+    assert tokens.shape == (20, 12) == (20, energy_tokens.number)
+    visible = np.asarray(energy_tokens.decode(keys(20), tokens))
+    np.testing.assert_allclose(visible, energy_tokens.visible(fractions), atol=2e-5)
     np.testing.assert_allclose(visible.sum(1), fractions.sum(1), atol=4e-6)
     total = tokens[:, 0] * 1024 + tokens[:, 1]
     np.testing.assert_array_equal(total, np.floor(fractions.sum(1) / 3.0 * 2**20))
 
 
 def test_bits_that_do_not_fill_tokens_are_refused(tiny):
-    with pytest.raises(CalojaxError, match="Numbers of 12 bits do not divide"):
-        _ = build(tiny, TokensConfig(bits=12))._n_energy_tokens
+    with pytest.raises(CalojaxError, match=r"--tokens.bits 12 do not divide"):
+        _ = EnergyTokens(TokensConfig(bits=12), 1024, tiny).number
 
 
 @pytest.mark.parametrize("name", ["ds1", "ds2", "ds3"])
-def test_shares_sum_to_one_and_only_dataset_3_has_zeros(name):
-    slices = (slice(0, 3), slice(3, 8))
-    out = jax.random.normal(jax.random.key(0), (4, 8)).at[2].set(-1.0)
-    shares = np.asarray(networks.normalised(out, name, slices))
-    sums = [shares[:, where].sum(1) for where in slices] if name == "ds1" else [shares.sum(1)]
+def test_shares_sum_to_one_and_only_dataset_3_has_zeros(name, tiny):
+    made = networks.make(name, tiny, (8, 8))
+    out = jax.random.normal(jax.random.key(0), (4, tiny.n_voxels)).at[2].set(-1.0)
+    shares = np.asarray(made.shares(out))
+    sums = layer_sums(shares, tiny) if name == "ds1" else shares.sum(1)
     np.testing.assert_allclose(sums, 1.0, rtol=1e-5)
     assert (shares == 0).any() == (name == "ds3")
-    huge = networks.normalised(1e6 * out, name, slices)
-    assert np.isfinite(huge).all()
+    assert np.isfinite(made.shares(1e6 * out)).all()
 
 
 @pytest.mark.parametrize(
@@ -116,16 +116,16 @@ def test_moments_are_those_of_the_shower(tiny):
         assert width[0, 0, axis] == pytest.approx(np.sqrt(0.1875) * abs(a - b), abs=0.05)
 
 
-def test_too_few_layers_for_an_architecture_are_refused(tiny):
+def test_detectors_that_do_not_fit_an_architecture_are_refused(tiny):
     with pytest.raises(CalojaxError, match=r"10 layers are too few .* --autoencoder.z-padding"):
-        _ = build(tiny, architecture="ds3", z_padding=(1, 2))._n_codes
+        networks.make("ds3", tiny, (1, 2))
     with pytest.raises(CalojaxError, match="no grid to convolve over"):
-        _ = build(DETECTORS["ds1-photons"])._n_codes
+        networks.make("ds2", DETECTORS["ds1-photons"], (0, 0))
 
 
-def test_layers_told_by_their_number_start_at_256_mev():
-    model = build(DETECTORS["ds1-photons"], architecture="ds1")
-    label = model._condition(jnp.array([256.0, 512.0, 2.0**22, 1e9]))
+def test_labels_of_energies_start_at_256_mev():
+    dense = networks.Dense(DETECTORS["ds1-photons"])
+    label = dense.condition(jnp.array([256.0, 512.0, 2.0**22, 1e9]))
     np.testing.assert_array_equal(label, [0, 1, 14, 14])
 
 

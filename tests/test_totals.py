@@ -1,4 +1,4 @@
-"""Quotas of hits and energy: exact through the numbers that a flow sees, and always possible."""
+"""Totals of showers: exact through the numbers of the flow, and always possible."""
 
 import jax
 import jax.numpy as jnp
@@ -23,60 +23,60 @@ def data(showers, tiny):
 
 
 @pytest.fixture(scope="module", params=[WholeShower, EveryLayer])
-def totals(request, tiny):
+def encoding(request, tiny):
     return request.param(tiny)
 
 
 @pytest.fixture(scope="module")
-def scales(totals, data):
+def scales(encoding, data):
     hits, energy, incident = data
-    return totals.fit(hits, energy.astype(np.float64), incident)
+    return encoding.fit(hits, energy.astype(np.float64), incident)
 
 
-def test_quotas_come_back(totals, scales, data):
+def test_totals_come_back(encoding, scales, data):
     hits, energy, incident = data
-    quota = totals.quota(jnp.asarray(hits), jnp.asarray(energy))
+    totals = encoding.totals(jnp.asarray(hits), jnp.asarray(energy))
     for seed in range(3):
-        x = totals.forward(jax.random.key(seed), quota, incident, scales)
-        assert x.shape == (len(hits), totals.features)
+        x = encoding.forward(jax.random.key(seed), totals, incident, scales)
+        assert x.shape == (len(hits), encoding.features)
         assert np.isfinite(x).all()
-        back = totals.inverse(x, incident, scales)
-        np.testing.assert_array_equal(back.hits, quota.hits)
-        np.testing.assert_allclose(back.energy, quota.energy, rtol=2e-5)
+        back = encoding.inverse(x, incident, scales)
+        np.testing.assert_array_equal(back.hits, totals.hits)
+        np.testing.assert_allclose(back.energy, totals.energy, rtol=2e-5)
 
 
-def test_numbers_are_standardised(totals, scales, data):
+def test_numbers_are_standardised(encoding, scales, data):
     hits, energy, incident = data
-    quota = totals.quota(jnp.asarray(hits), jnp.asarray(energy))
+    totals = encoding.totals(jnp.asarray(hits), jnp.asarray(energy))
     # Without the empty shower, whose logarithms are far away.
-    x = np.delete(totals.forward(jax.random.key(0), quota, incident, scales), 11, 0)
+    x = np.delete(encoding.forward(jax.random.key(0), totals, incident, scales), 11, 0)
     assert np.abs(x.mean(0)).max() < 0.35
     assert x.std(0).max() < 1.3
-    description = totals.describe(quota, incident, scales)
-    assert description.shape == (len(hits), totals.context)
+    description = encoding.describe(totals, incident, scales)
+    assert description.shape == (len(hits), encoding.context)
     assert np.isfinite(description).all()
 
 
-def test_any_numbers_are_possible_quotas(totals, scales, tiny):
-    x = 6.0 * jax.random.normal(jax.random.key(0), (500, totals.features))
-    quota = totals.inverse(x, jnp.full(500, 1e3), scales)
-    most = tiny.n_voxels if isinstance(totals, WholeShower) else 12
-    assert (quota.hits >= 0).all()
-    assert (quota.hits <= most).all()
-    assert np.isfinite(quota.energy).all()
-    assert (quota.energy >= quota.hits * tiny.readout_threshold).all()
-    assert ((quota.energy > 0) == (quota.hits > 0)).all()
+def test_any_numbers_are_possible_totals(encoding, scales, tiny):
+    x = 6.0 * jax.random.normal(jax.random.key(0), (500, encoding.features))
+    totals = encoding.inverse(x, jnp.full(500, 1e3), scales)
+    most = tiny.n_voxels if isinstance(encoding, WholeShower) else 12
+    assert (totals.hits >= 0).all()
+    assert (totals.hits <= most).all()
+    assert np.isfinite(totals.energy).all()
+    assert (totals.energy >= totals.hits * tiny.readout_threshold).all()
+    assert ((totals.energy > 0) == (totals.hits > 0)).all()
 
 
 def test_layers_hold_the_visible_energy(tiny, data):
     hits, energy, incident = data
-    totals = EveryLayer(tiny)
-    scales = totals.fit(hits, energy.astype(np.float64), incident)
-    x = jax.random.normal(jax.random.key(0), (len(hits), totals.features))
-    quota = totals.inverse(x, incident, scales)
+    encoding = EveryLayer(tiny)
+    scales = encoding.fit(hits, energy.astype(np.float64), incident)
+    x = jax.random.normal(jax.random.key(0), (len(hits), encoding.features))
+    totals = encoding.inverse(x, incident, scales)
     visible = x[:, 10] * scales["visible_std"][0] + scales["visible_mean"][0]
-    some = np.asarray(quota.hits.sum(1) > 0)
+    some = np.asarray(totals.hits.sum(1) > 0)
     # No shower has more than e times its incident energy.
     expected = jnp.exp(jnp.minimum(visible, 1.0)) * incident
     # What is below the threshold is raised to it.
-    np.testing.assert_allclose(quota.energy.sum(1)[some], expected[some], rtol=1e-3)
+    np.testing.assert_allclose(totals.energy.sum(1)[some], expected[some], rtol=1e-3)

@@ -267,7 +267,7 @@ def test_two_trainings_do_not_share_a_folder(model, showers, one_device, tmp_pat
 @pytest.mark.parametrize(
     ("learn", "message"),
     [
-        (lambda showers: np.zeros_like(showers), "None of the 480 showers to train on has a hit"),
+        (lambda showers: np.zeros_like(showers), "480 showers to train on have no hit"),
         (lambda showers: np.repeat(showers[:1], len(showers), 0), "all the same"),
     ],
 )

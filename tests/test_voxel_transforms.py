@@ -14,31 +14,31 @@ def statistics(showers, tiny):
     return transforms.fit([(showers.energies, showers.showers)], tiny)
 
 
-@pytest.mark.parametrize("name", voxel_transforms.SCALES)
+@pytest.mark.parametrize("name", voxel_transforms.VOXEL_TRANSFORMS)
 def test_numbers_of_showers_give_the_showers_back(name, tiny, showers, statistics):
-    scale = voxel_transforms.SCALES[name](tiny)
+    transform = voxel_transforms.VOXEL_TRANSFORMS[name](tiny)
     voxels = jnp.asarray(showers.showers)
     layer_energy = layer_sums(voxels, tiny)
-    y = scale.numbers(voxels, layer_energy, statistics)
-    again = np.asarray(scale.showers(y, voxels > 0, layer_energy, statistics))
+    y = transform.numbers(voxels, layer_energy, statistics)
+    again = np.asarray(transform.showers(y, voxels > 0, layer_energy, statistics))
     np.testing.assert_array_equal(again > 0, voxels > 0)
     np.testing.assert_allclose(again, voxels, rtol=2e-3)
-    lower = scale.lower(layer_energy, statistics)
+    lower = transform.lower(layer_energy, statistics)
     assert (y >= lower - 1e-6)[voxels > 0].all()
     # Empty voxels need no mask where a point stands for them.
-    everywhere = scale.showers(jnp.where(voxels > 0, y, y - 0.1), voxels == voxels, layer_energy,
-                               statistics)  # fmt: skip
+    below = jnp.where(voxels > 0, y, y - 0.1)
+    everywhere = transform.showers(below, voxels == voxels, layer_energy, statistics)
     np.testing.assert_array_equal(np.asarray(everywhere) > 0, voxels > 0)
 
 
-@pytest.mark.parametrize("name", voxel_transforms.SCALES)
+@pytest.mark.parametrize("name", voxel_transforms.VOXEL_TRANSFORMS)
 def test_any_numbers_make_showers_with_the_energies_of_their_layers(name, tiny, statistics):
-    scale = voxel_transforms.SCALES[name](tiny)
+    transform = voxel_transforms.VOXEL_TRANSFORMS[name](tiny)
     generator = np.random.default_rng(0)
     y = generator.uniform(-1, 1, (50, tiny.n_voxels)).astype(np.float32)
     hit = generator.random(y.shape) < 0.3
     layer_energy = generator.lognormal(2.0, 2.0, (50, tiny.n_layers)).astype(np.float32)
-    showers = scale.showers(y, hit, layer_energy, statistics)
+    showers = transform.showers(y, hit, layer_energy, statistics)
     assert np.isfinite(showers).all()
     filled = np.asarray(layer_sums(showers, tiny))
     some = filled > 0
@@ -49,8 +49,8 @@ def test_any_numbers_make_showers_with_the_energies_of_their_layers(name, tiny, 
 
 def test_threshold_of_fractions_is_that_of_each_layer():
     detector = DETECTORS["tiny"]
-    scale = voxel_transforms.Arctanh(detector)
-    lower = scale.lower(jnp.full((1, 10), 100.0).at[0, 3].set(0.0), {})
+    transform = voxel_transforms.Arctanh(detector)
+    lower = transform.lower(jnp.full((1, 10), 100.0).at[0, 3].set(0.0), {})
     expected = transforms.arctanh_compress(jnp.float32(detector.readout_threshold / 100))
     assert lower[0, 0] == pytest.approx(float(expected), rel=1e-5)
     assert lower[0, detector.layer_slices[3]] == pytest.approx(1.0, abs=1e-4)
@@ -85,10 +85,10 @@ def test_layers_that_lack_energy_are_filled_in_quantiles_not_by_a_factor(tiny, s
     # not through it.
     voxels = np.where(showers.showers > 0, 3.0 + showers.showers % 1.0, 0.0).astype(np.float32)
     statistics = transforms.fit([(showers.energies, voxels)], tiny)
-    scale = voxel_transforms.Quantile(tiny)
+    transform = voxel_transforms.Quantile(tiny)
     layer_energy = layer_sums(voxels, tiny)
-    y = scale.numbers(voxels, layer_energy, statistics)
-    less = np.asarray(scale.showers(y, voxels > 0, 0.9 * layer_energy, statistics))
+    y = transform.numbers(voxels, layer_energy, statistics)
+    less = np.asarray(transform.showers(y, voxels > 0, 0.9 * layer_energy, statistics))
     np.testing.assert_allclose(layer_sums(less, tiny), 0.9 * layer_energy, rtol=1e-4, atol=1e-5)
     hits = less[less > 0]
     assert (hits > 2.95).mean() > 0.9

@@ -45,7 +45,7 @@ class Train:
 
     data: tuple[pathlib.Path, ...]
     out: pathlib.Path
-    model: Annotated[ModelConfig, tyro.conf.AvoidSubcommands, tyro.conf.arg(name="")]
+    model: Annotated[ModelConfig, tyro.conf.arg(name="")]
     resume: bool = False
     stages: tuple[str, ...] = ()
     geometry: str = ""

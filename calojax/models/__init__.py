@@ -1,82 +1,96 @@
-"""Generative models of showers, by name, and how they are written down and read back."""
+"""Families of generative models: built in, registered, or from installed packages."""
 
-import dataclasses
-import math
-from collections.abc import Iterator
+import functools
+import importlib.metadata
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
-from calojax.errors import CalojaxError
+from calojax.errors import CalojaxError, warn
 from calojax.geometry import Detector
-from calojax.models.base import Model
-from calojax.models.calovq import CaloVQ, CaloVQConfig
-from calojax.models.calovq_released import ReleasedCaloVQ, ReleasedConfig
-from calojax.models.pointflow import PointFlow, PointFlowConfig
+from calojax.models import calovq, calovq_released, pointflow
+from calojax.models.base import Family, Model, ModelConfig
+
+ENTRY_POINTS = "calojax.models"
+"""Group of the entry points by which other packages add a `Family` each."""
 
 # The format of a model's description; one without a number is of format 1.
 FORMAT = 1
 
-# name -> (model, its configuration)
-MODELS: dict[str, tuple[type, type]] = {
-    "calovq": (CaloVQ, CaloVQConfig),
-    "calovq-released": (ReleasedCaloVQ, ReleasedConfig),
-    "pointflow": (PointFlow, PointFlowConfig),
+_FAMILIES: dict[str, Family] = {
+    "calovq": calovq.FAMILY,
+    "calovq-released": calovq_released.FAMILY,
+    "pointflow": pointflow.FAMILY,
 }
 
 
-# Settings that may be 0; other whole numbers are at least 1.
-_FROM_ZERO = {"warmup", "memory", "z_padding"}
-# Settings that must be above 0; other real numbers are at least 0.
-_POSITIVE = {"learning_rate", "clip", "log_scale", "largest"}
-# Settings that count layers of networks, each of which is compiled, or runs of them.
-_REPEATED = {"depth", "layers", "passes"}
-_MOST_REPEATED, _MOST = 1_000, 10**9
+def register(name: str, family: Family) -> None:
+    """Adds a family of models and its presets.
 
+    A package adds a family without this call if it declares the `Family` as an entry point::
 
-def build(config: Any, detector: Detector) -> Model:
-    """The model that a configuration describes, for a detector.
+        [project.entry-points."calojax.models"]
+        mymodel = "mypackage:FAMILY"
 
     Raises:
+      ValueError: if a family or a preset of that name exists.
+    """
+    presets = {preset for other in _FAMILIES.values() for preset in other.presets}
+    taken = sorted(presets & family.presets.keys()) + [name] * (name in _FAMILIES)
+    if taken:
+        raise ValueError(f"already registered: {', '.join(taken)}")
+    _FAMILIES[name] = family
+
+
+def families() -> Mapping[str, Family]:
+    """All families by name, including those of installed packages."""
+    _load_entry_points()
+    return MappingProxyType(_FAMILIES)
+
+
+@functools.cache
+def _load_entry_points() -> None:
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        try:
+            register(entry.name, entry.load())
+        except Exception as error:  # Whatever is wrong with it, other models work.
+            warn(f"model {entry.name!r} ({entry.value}) was not added: {error}.")
+
+
+def build(config: ModelConfig, detector: Detector) -> Model:
+    """The model with the given settings, for a detector.
+
+    Raises:
+      TypeError: if no family has such settings.
       CalojaxError: if a setting makes no sense (the message names its flag), or the detector
         has no energy range.
     """
-    for setting, value in _numbers(config):
-        flag, name = f"--{setting.replace('_', '-')}", setting.rpartition(".")[2]
-        if isinstance(value, int):
-            least = 0 if name in _FROM_ZERO else 1
-            most = _MOST_REPEATED if name in _REPEATED else _MOST
-            if not least <= value <= most:
-                raise CalojaxError(f"{flag} must be from {least} to {most}, got {value}.")
-        elif not (value > 0 if name in _POSITIVE else value >= 0) or value == math.inf:
-            bound = "positive" if name in _POSITIVE else "at least 0"
-            raise CalojaxError(f"{flag} must be {bound} and finite, got {value}.")
-    if detector.energy_range is None:
-        raise CalojaxError(
-            f"Geometry {detector.name!r} has no energy range; take that of the data: "
-            "detector.spanning(energies)."
-        )
-    for model, config_type in MODELS.values():
-        if isinstance(config, config_type):
-            return model(config, detector)
-    raise TypeError(f"no model is configured by {type(config).__name__}")
-
-
-def _numbers(config: Any, prefix: str = "") -> Iterator[tuple[str, int | float]]:
-    """The numbers among settings, those of blocks and tuples included, each with its name."""
-    for field in dataclasses.fields(config):
-        value, name = getattr(config, field.name), prefix + field.name
-        if dataclasses.is_dataclass(value):
-            yield from _numbers(value, f"{name}.")
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, int | float) and not isinstance(number, bool):
-                yield name, number
+    for family in families().values():
+        if not isinstance(config, family.config):
+            continue
+        family.check(config)
+        if detector.energy_range is None:
+            raise CalojaxError(
+                f"Geometry {detector.name!r} has no energy range; take that of the data: "
+                "detector.spanning(energies)."
+            )
+        return family.model(config, detector)
+    kind = type(config).__name__
+    raise TypeError(f"no model has settings of type {kind}; call calojax.models.register")
 
 
 def name_of(model: Model) -> str:
-    """The name of a model's kind, as in `MODELS`."""
-    (name,) = (name for name, (kind, _) in MODELS.items() if type(model) is kind)
-    return name
+    """The name of a model's family.
+
+    Raises:
+      TypeError: if its family is not registered.
+    """
+    for name, family in families().items():
+        if isinstance(model.config, family.config):
+            return name
+    raise TypeError(f"model {type(model).__name__} is not registered; call calojax.models.register")
 
 
 def to_json(model: Model) -> dict[str, Any]:
@@ -116,11 +130,14 @@ def from_json(description: dict[str, Any]) -> Model:
             f"The description has format {description['format']!r}, but this version of calojax "
             f"reads format {FORMAT}; use the version that wrote it."
         )
-    name = description.get("model")
-    if name not in MODELS:
-        raise CalojaxError(f"The model {name!r} is not one of {', '.join(MODELS)}.")
+    name = str(description.get("model"))
+    if name not in families():
+        raise CalojaxError(
+            f"The model {name!r} is not one of {', '.join(families())}; install or import the "
+            "package that registers it."
+        )
     try:
-        config = msgspec.convert(description.get("config"), MODELS[name][1])
+        config = msgspec.convert(description.get("config"), families()[name].config)
         model = build(config, msgspec.convert(description.get("detector"), Detector))
         unknown = sorted(_unknown(description, description | to_json(model)))
         if unknown:

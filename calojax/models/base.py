@@ -1,31 +1,38 @@
-"""What training, checkpoints and sampling ask of a model; they know nothing else of it."""
+"""The interface of models: all that training, checkpoints and sampling use of them."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, Protocol, TypeVar
 
+import flax.linen as nn
 import jax
 import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from calojax.geometry import Detector
+from calojax.geometry import DETECTORS, Detector
 
 Batch = Mapping[str, jax.Array]
 """``energies`` [b] and ``showers`` [b, v], both in MeV, float32."""
 
 Variables = dict[str, Any]
-"""Nested dicts of arrays: ``params`` (by gradient), ``state`` (by other rules), ``transforms``."""
+"""Nested dicts of arrays: ``params`` (trained by gradient), ``state`` (updated by other rules) and
+``transforms`` (fitted once)."""
+
+
+ModelConfig = Any
+"""Settings of a model: a frozen dataclass of plain values, tuples and dataclasses of these."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """How one stage is optimised: AdamW with linear warm-up and cosine decay to zero.
+    """The optimiser of a stage: AdamW with linear warm-up and cosine decay to zero.
 
     Attributes:
-      steps: optimiser steps of the stage.
-      batch_size: showers a step, over all devices together.
+      steps: number of optimiser steps.
+      batch_size: showers per step, over all devices together.
       learning_rate: peak learning rate.
       warmup: steps over which the learning rate rises from zero.
-      weight_decay: of AdamW.
+      weight_decay: weight decay of AdamW.
       clip: largest global norm of the gradient.
     """
 
@@ -38,15 +45,31 @@ class Schedule:
 
 
 @dataclasses.dataclass(frozen=True)
+class Packing:
+    """A buffer of fixed size for the hits of a group of consecutive showers of a batch.
+
+    Attributes:
+      group: number of showers that share a buffer, a power of two that divides the batch size.
+      hits_per_shower: size of the buffer divided by the group.
+      flag: command-line flag of that size.
+    """
+
+    group: int
+    hits_per_shower: int
+    flag: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Stage:
     """A part of the model that is trained on its own.
 
     Attributes:
-      name: of the stage.
-      parameters: the entries of ``variables["params"]`` that it trains.
-      schedule: how.
-      state: the entries of ``variables["state"]`` that it changes.
-      needs: stages that must be trained before, and again if they change.
+      name: name of the stage.
+      parameters: entries of ``variables["params"]`` that it trains.
+      schedule: optimiser schedule.
+      state: entries of ``variables["state"]`` that it changes.
+      needs: stages that must be trained before it, and before it again if they change.
+      packing: buffer for hits, if the loss has one.
     """
 
     name: str
@@ -54,14 +77,15 @@ class Stage:
     schedule: Schedule
     state: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    packing: Packing | None = None
 
 
 class Outcome(NamedTuple):
-    """What a loss returns beside its value.
+    """Results of a loss beside its value.
 
     Attributes:
-      metrics: arrays that mean something when averaged over batches, by name.
-      state: the model's ``variables["state"]`` after this step.
+      metrics: arrays by name, such that averages over batches make sense.
+      state: ``variables["state"]`` after this step.
     """
 
     metrics: dict[str, jax.Array]
@@ -69,9 +93,17 @@ class Outcome(NamedTuple):
 
 
 class Model(Protocol):
-    """A generative model of showers: frozen, hashable, and nothing but pure functions."""
+    """A generative model of showers: frozen and hashable, with pure functions only."""
 
-    detector: Detector
+    @property
+    def config(self) -> ModelConfig:
+        """Settings."""
+        ...
+
+    @property
+    def detector(self) -> Detector:
+        """The detector whose showers it models."""
+        ...
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -79,47 +111,93 @@ class Model(Protocol):
         ...
 
     def fit(self, showers: Iterable[tuple[np.ndarray, np.ndarray]]) -> Variables:
-        """Fits the transforms in one pass over (incident energies [b], showers [b, v]) in MeV.
+        """Fits ``transforms`` in one pass over (incident energies [b], showers [b, v]) in MeV.
 
         Raises:
-          CalojaxError: if the model's settings do not suit the showers.
+          CalojaxError: if the settings do not suit the detector or the showers.
         """
         ...
 
-    def init(self, key: jax.Array, transforms: Variables, batch: Batch) -> Variables:
-        """All variables at the start; may look at a batch (data-dependent start)."""
+    def init(self, key: PRNGKeyArray, transforms: Variables, batch: Batch) -> Variables:
+        """Initial variables; may use a batch."""
         ...
 
     def loss(
-        self, stage: str, variables: Variables, key: jax.Array, batch: Batch, *, training: bool
-    ) -> tuple[jax.Array, Outcome]:
-        """The scalar that the stage makes small; without ``training`` no augmentation."""
+        self, stage: str, variables: Variables, key: PRNGKeyArray, batch: Batch, *, training: bool
+    ) -> tuple[Float[Array, ""], Outcome]:
+        """Loss of a stage; augments the batch only if ``training``."""
         ...
 
     def summarise(self, metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Turns metrics that were averaged over batches into the numbers that people read."""
+        """Numbers for people, from metrics averaged over batches."""
         ...
 
     def sample(
         self,
         variables: Variables,
-        keys: jax.Array,
-        energies: jax.Array,
+        keys: PRNGKeyArray,
+        energies: Float[Array, " b"],
         *,
         temperature: float = 1.0,
-    ) -> jax.Array:
-        """Showers [b, v] in MeV from one key a shower [b] and incident energies [b] in MeV.
+    ) -> Float[Array, "b v"]:
+        """Showers in MeV from one key for each shower [b] and incident energies in MeV.
 
-        At temperature 1 from the distribution that was learnt; below, showers are more alike.
+        A temperature of 1 samples the learnt distribution; below 1 showers are less diverse.
         """
         ...
 
-    def reconstruct(self, variables: Variables, keys: jax.Array, batch: Batch) -> jax.Array:
-        """Showers [b, v] in MeV that went through the model's latent representation and back."""
+    def reconstruct(
+        self, variables: Variables, keys: PRNGKeyArray, batch: Batch
+    ) -> Float[Array, "b v"]:
+        """Showers in MeV, encoded to the latent representation and decoded again."""
         ...
 
     def parts(
-        self, variables: Variables, keys: jax.Array, energies: jax.Array
-    ) -> dict[str, tuple[Any, tuple[Any, ...]]]:
+        self, variables: Variables, keys: PRNGKeyArray, energies: Float[Array, " b"]
+    ) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
         """The steps of `sample` as name -> (function, arguments), for benchmarks."""
         ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """Settings of a model for one data set.
+
+    Attributes:
+      description: one line for ``calojax train --help``.
+      geometry: name of a built-in detector.
+      model: settings of the model.
+    """
+
+    description: str
+    geometry: str
+    model: ModelConfig
+
+    def __post_init__(self):
+        if self.geometry not in DETECTORS:
+            raise ValueError(f"preset for unknown geometry {self.geometry!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A kind of model, as `calojax.models.register` takes it.
+
+    Attributes:
+      model: makes the model from settings and detector; a class.
+      config: class of the settings.
+      presets: settings to train with, by name.
+      check: refuses settings that make no sense, by a `CalojaxError`.
+    """
+
+    model: Callable[[ModelConfig, Detector], Model]
+    config: type
+    presets: Mapping[str, Preset] = dataclasses.field(default_factory=dict)
+    check: Callable[[ModelConfig], None] = lambda config: None
+
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def trained(module: Module, variables: Variables, name: str) -> Module:
+    """A module with its parameters ``variables["params"][name]``."""
+    return module.bind({"params": variables["params"][name]})

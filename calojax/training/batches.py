@@ -18,7 +18,7 @@ from calojax import rng
 from calojax.data import strata
 from calojax.data.strata import Strata
 from calojax.errors import CalojaxError
-from calojax.models.base import Batch
+from calojax.models.base import Batch, Stage
 
 
 class Dataset(NamedTuple):
@@ -78,27 +78,27 @@ def count_hits(dataset: Dataset, *, size: int = 512) -> np.ndarray:
     return hits
 
 
-def check_variety(dataset: Dataset, index: np.ndarray, hits: np.ndarray) -> None:
-    """Refuses showers of which there is nothing to learn.
-
-    Args:
-      dataset: all showers.
-      index: those to train on.
-      hits: of all showers.
-
-    Raises:
-      CalojaxError: if all of them are empty, or equal.
-    """
-    if not hits[index].any():
-        raise CalojaxError(
-            f"None of the {len(index):,} showers to train on has a hit, so there is nothing to "
-            "learn; look at the data with calojax check."
-        )
+def check_variety(dataset: Dataset, index: np.ndarray) -> None:
+    """Refuses training showers ``index`` that are all empty, or all equal."""
     first = dataset.showers[index[0]]
     if all((showers == first).all() for _, showers in chunks(dataset, index, size=512)):
+        what = "are all the same" if first.any() else "have no hit"
         raise CalojaxError(
-            f"The {len(index):,} showers to train on are all the same, so there is nothing to "
-            "learn; look at the data with calojax check."
+            f"The {len(index):,} showers to train on {what}, so there is nothing to learn; look at "
+            "the data with calojax check."
+        )
+
+
+def check_packing(stage: Stage, hits: np.ndarray) -> None:
+    """Refuses a buffer that some batch of training showers with ``hits`` [n] would not fit."""
+    packing, size = stage.packing, stage.schedule.batch_size
+    if packing is None or size > len(hits):
+        return
+    needed = -(-strata.bound(hits, size, packing.group) // packing.group)
+    if needed > packing.hits_per_shower:
+        raise CalojaxError(
+            f"A group of {packing.group} showers can have {needed} hits per shower, which its "
+            f"buffer cannot hold; raise {packing.flag} from {packing.hits_per_shower} to {needed}."
         )
 
 

@@ -90,8 +90,13 @@ def train(
         raise CalojaxError("Give either --resume or --stages: a run is continued or done again.")
     split = batches.split(len(dataset.energies), options.validation_fraction, options.seed)
     _check_stages(model, again, mesh, len(split.training))
-    hits = batches.count_hits(dataset)
-    batches.check_variety(dataset, split.training, hits)
+    batches.check_variety(dataset, split.training)
+    packed = any(stage.packing for stage in model.stages)
+    # Without buffers for hits, energies balance batches as well, and no shower needs to be read.
+    hits = batches.count_hits(dataset) if packed else dataset.energies
+    for stage in model.stages:
+        if stage.name in again or not again:
+            batches.check_packing(stage, hits[split.training])
     cadence = Cadence(options.log_every, options.validate_every, options.checkpoint_every)
     with _folder(out), Checkpoints(out) as checkpoints, StopFlag() as stop:
         processes.check_same(

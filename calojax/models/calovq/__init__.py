@@ -1,11 +1,16 @@
-"""Calo-VQ: showers as discrete codes (`model`), with a prior over codes and layer energies."""
+"""Calo-VQ: showers as discrete codes, a prior over codes, and a model of layer energies."""
 
-from calojax.models.calovq.model import (
+from calojax.models import settings
+from calojax.models.base import Family
+from calojax.models.calovq.config import (
     AutoencoderConfig,
-    CaloVQ,
     CaloVQConfig,
     EnergiesConfig,
     PriorConfig,
 )
+from calojax.models.calovq.model import CaloVQ
+from calojax.models.calovq.presets import PRESETS
 
 __all__ = ["AutoencoderConfig", "CaloVQ", "CaloVQConfig", "EnergiesConfig", "PriorConfig"]
+
+FAMILY = Family(CaloVQ, CaloVQConfig, PRESETS, settings.check)

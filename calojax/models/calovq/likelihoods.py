@@ -1,76 +1,79 @@
-"""What a decoder says of each voxel: what is fitted, and what is drawn.
+"""Output likelihoods of voxels: how decoder outputs are fitted and how voxels are drawn.
 
-Heads work in the space of a `voxel_transforms.Scale`, where voxels are numbers y. A head says
-how many numbers a voxel needs of the decoder, how well they describe a shower, and what shower they
-stand for.
+They work in the space of a `voxel_transforms.VoxelTransform`, where every voxel is a number y.
 """
 
-from typing import Literal, Protocol
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from calojax.geometry import Detector
 from calojax.models.voxels import layer_max, over_voxels
 
-HeadName = Literal["point", "density"]
+LikelihoodName = Literal["point", "density"]
 
-# Standard deviations that the threshold may lie above the mean of a truncated normal. Beyond, the
-# normal's upper tail (3e-5 at 4) runs out of float32 digits; at 4 its shape is exponential already.
+# Largest distance of the threshold above the mean of a truncated normal, in standard deviations.
+# Beyond 4 the normal's upper tail (3e-5) loses its float32 digits; at 4 it is already exponential.
 _MAX_TRUNCATION = 4.0
 _MIN_SCALE = 1e-2
 
 
-class Head(Protocol):
-    """See the module's docstring."""
+class Point:
+    """One number per voxel with squared error, as in the talk; out-of-range numbers are empty.
 
-    numbers: int
+    Attributes:
+      outputs: decoder outputs per voxel, n.
+    """
 
-    def loss(self, out: jax.Array, y: jax.Array, hit: jax.Array, lower: jax.Array) -> jax.Array:
-        """Misfit of out [b, v, numbers] to y [b, v] -> [b], a sum over voxels.
+    outputs = 1
+
+    def loss(
+        self,
+        out: Float[Array, "b v n"],
+        y: Float[Array, "b v"],
+        hit: Bool[Array, "b v"],
+        lower: Float[Array, "b v"],
+    ) -> Float[Array, " b"]:
+        """Squared error of each shower, including empty voxels.
 
         Args:
-          out: of the decoder.
-          y: voxels on their scale.
-          hit: which of them hold energy [b, v].
-          lower: y of the readout threshold [b, v].
+          out: decoder outputs.
+          y: transformed voxels.
+          hit: whether each voxel has energy.
+          lower: y of the readout threshold.
         """
-        ...
-
-    def draw(
-        self, keys: jax.Array, out: jax.Array, lower: jax.Array, detector: Detector
-    ) -> tuple[jax.Array, jax.Array]:
-        """(y [b, v], hit [b, v]) from one key a shower [b]."""
-        ...
-
-
-class Point:
-    """The talk's output: one number a voxel, squared error; what is off the scale is empty."""
-
-    numbers = 1
-
-    def loss(self, out: jax.Array, y: jax.Array, hit: jax.Array, lower: jax.Array) -> jax.Array:
-        """Squared error, empty voxels included."""
         return jnp.sum((out[..., 0] - y) ** 2, -1)
 
     def draw(
-        self, keys: jax.Array, out: jax.Array, lower: jax.Array, detector: Detector
-    ) -> tuple[jax.Array, jax.Array]:
-        """The output; nothing is drawn."""
+        self,
+        keys: PRNGKeyArray,
+        out: Float[Array, "b v n"],
+        lower: Float[Array, "b v"],
+        detector: Detector,
+    ) -> tuple[Float[Array, "b v"], Bool[Array, "b v"]]:
+        """y and hits of voxels, from one key for each shower: the decoder outputs."""
         return out[..., 0], jnp.ones(out.shape[:-1], bool)
 
 
 class Density:
-    """A density a voxel: empty with some probability, else normal above the readout threshold.
+    """A density per voxel: empty with some probability, otherwise a truncated normal.
 
-    A point can be zero or right on average, not both: squared error makes soft voxels the mean of
-    mostly nothing. Here a voxel's hit is a Bernoulli variable and the y of a hit a normal,
-    truncated where the readout cuts; both are drawn at generation.
+    A point cannot be both zero and right on average: with squared error a soft voxel becomes a mean
+    over mostly empty voxels. Here a hit is a Bernoulli variable, and its y is normal, truncated at
+    the readout threshold. Both are drawn in generation.
     """
 
-    numbers = 3
+    outputs = 3
 
-    def loss(self, out: jax.Array, y: jax.Array, hit: jax.Array, lower: jax.Array) -> jax.Array:
+    def loss(
+        self,
+        out: Float[Array, "b v n"],
+        y: Float[Array, "b v"],
+        hit: Bool[Array, "b v"],
+        lower: Float[Array, "b v"],
+    ) -> Float[Array, " b"]:
         """Negative log-likelihood in nats, up to the constant of the change of variables."""
         logit, mean, scale = self._split(out, lower)
         standard = (y - mean) / scale
@@ -81,12 +84,16 @@ class Density:
         return -jnp.sum(jnp.where(hit, log_hit + log_normal - log_kept, log_empty), -1)
 
     def draw(
-        self, keys: jax.Array, out: jax.Array, lower: jax.Array, detector: Detector
-    ) -> tuple[jax.Array, jax.Array]:
-        """Draws hits and their y by inverting the truncated normal's distribution.
+        self,
+        keys: PRNGKeyArray,
+        out: Float[Array, "b v n"],
+        lower: Float[Array, "b v"],
+        detector: Detector,
+    ) -> tuple[Float[Array, "b v"], Bool[Array, "b v"]]:
+        """Draws hits and their y; the inverse distribution function gives the truncated normal.
 
-        A layer has a hit at least: where none is drawn, one voxel is, in proportion to the rates of
-        their hits.
+        A layer has at least one hit: if none is drawn, one voxel becomes a hit, with probabilities
+        in proportion to the voxels' hit rates.
         """
         logit, mean, scale = self._split(out, lower)
         voxels = logit.shape[1:]
@@ -110,9 +117,10 @@ class Density:
     def _split(out: jax.Array, lower: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """(hit logit, mean, scale), each [b, v]."""
         logit, mean, scale = jnp.moveaxis(out, -1, 0)
-        # softplus(-2) = 0.13 at the start: the spread of y in real showers.
+        # softplus(-2) = 0.13 at the start: the standard deviation of y in real showers.
         scale = jax.nn.softplus(scale - 2.0) + _MIN_SCALE
         return logit, jnp.maximum(mean, lower - _MAX_TRUNCATION * scale), scale
 
 
-HEADS: dict[HeadName, Head] = {"point": Point(), "density": Density()}
+Likelihood = Point | Density
+LIKELIHOODS: dict[LikelihoodName, Likelihood] = {"point": Point(), "density": Density()}

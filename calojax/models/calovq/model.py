@@ -1,11 +1,11 @@
-"""Calo-VQ: showers as discrete codes, a prior that writes codes, and a model of layer energies.
+"""Calo-VQ: showers as discrete codes, a prior over codes, and a model of layer energies.
 
-After the Calo-VQ talk (CaloChallenge workshop, November 2022); the released code and paper
+After the Calo-VQ talk (CaloChallenge workshop, November 2022). The released code and paper
 (arXiv:2405.06605) differ, see `calojax.models.calovq_released`. Three stages are trained in turn:
 
-- ``autoencoder``: a VQ-VAE turns the voxels, normalised per layer, into codes and back, fully
+- ``autoencoder``: a VQ-VAE maps the voxels, normalised per layer, to codes and back, fully
   connected or by convolutions on the cylinder;
-- ``energies``: a conditional VAE for the layer energies and the visible fraction;
+- ``energies``: a conditional VAE of the layer energies and the visible fraction;
 - ``prior``: a network for p(codes | incident energy, layer energies).
 
     E_inc --> energies --> layer energies --+
@@ -16,139 +16,25 @@ After the Calo-VQ talk (CaloChallenge workshop, November 2022); the released cod
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from calojax import rng
-from calojax.errors import CalojaxError
 from calojax.geometry import Detector
-from calojax.models.base import Batch, Outcome, Schedule, Stage, Variables
-from calojax.models.calovq import likelihoods, transforms, voxel_transforms
+from calojax.models.base import Batch, Outcome, Stage, Variables, trained
+from calojax.models.calovq import networks, transforms
+from calojax.models.calovq.config import CaloVQConfig
 from calojax.models.calovq.energies import EnergyVAE, LayerEnergies
-from calojax.models.calovq.networks import (
-    Condition,
-    CylinderContext,
-    CylinderDecoder,
-    CylinderEncoder,
-    DenseContext,
-    DenseDecoder,
-    DenseEncoder,
-    Grid,
-)
+from calojax.models.calovq.likelihoods import LIKELIHOODS, Likelihood
+from calojax.models.calovq.networks import Condition, Networks
+from calojax.models.calovq.voxel_transforms import VOXEL_TRANSFORMS, VoxelTransform
 from calojax.models.voxels import energy_condition, layer_sums, random_rotations, rotation_table
 from calojax.nn import priors, quantizer
-from calojax.nn.priors import positions
-from calojax.nn.priors.autoregressive import Autoregressive
-
-
-@dataclasses.dataclass(frozen=True)
-class AutoencoderConfig:
-    """The VQ-VAE that turns voxel fractions into codes.
-
-    Attributes:
-      network: fully connected ("dense"), or convolutions on a grid ("cylinder").
-      hidden: widths of the dense encoder, and reversed of the decoder.
-      length: codes a shower of the dense network.
-      filters: channels of the convolutions.
-      kernel: bins (z, alpha, r) of the patches that become codes.
-      strides: bins from a patch to the next.
-      codebook: learnt by moving averages with revival ("ema") or by gradient ("gradient"), or none:
-        finite scalar quantisation ("fsq").
-      codebook_size: number of codes to choose from, if they are learnt.
-      code_width: dimensions of a code, if learnt.
-      levels: of finite scalar quantisation, whose combinations are the codes.
-      beta: weight of the commitment term ||z - sg[e]||^2.
-      decay: of the moving averages, a step.
-      revive_below: fraction of an even share of latents below which a code is dead.
-      head: what the decoder says of a voxel: the talk's "point", or a "density".
-      scale: in which space: fractions of the layer ("linear"), compressed as in the talk
-        ("arctanh"), or energies through the spectrum of all hits ("quantile").
-      condition_on_layers: whether decoder and prior see the layer energies too.
-      rotate: turn training showers by random angles (right where the detector is symmetric).
-      schedule: of the optimiser.
-    """
-
-    network: Literal["dense", "cylinder"] = "dense"
-    hidden: tuple[int, ...] = (512, 512)
-    length: int = 16
-    filters: int = 32
-    kernel: tuple[int, int, int] = (9, 4, 3)
-    strides: tuple[int, int, int] = (3, 2, 2)
-    codebook: Literal["ema", "gradient", "fsq"] = "ema"
-    codebook_size: int = 512
-    code_width: int = 16
-    levels: tuple[int, ...] = (8, 8, 8)
-    beta: float = 0.25
-    decay: float = 0.99
-    revive_below: float = 0.03
-    head: likelihoods.HeadName = "density"
-    scale: voxel_transforms.ScaleName = "quantile"
-    condition_on_layers: bool = True
-    rotate: bool = False
-    schedule: Schedule = Schedule()
-
-
-@dataclasses.dataclass(frozen=True)
-class EnergiesConfig:
-    """The conditional VAE of the layer energies.
-
-    Attributes:
-      latents: size of its latent space.
-      hidden: widths of its encoder and decoder.
-      components: normals in the mixture that describes a layer's log share.
-      memory: layers in front of a layer that its density sees; none with 0, as in the talk.
-      schedule: of the optimiser.
-    """
-
-    latents: int = 4
-    hidden: tuple[int, ...] = (256, 256)
-    components: int = 3
-    memory: int = 8
-    schedule: Schedule = Schedule(batch_size=512)
-
-
-@dataclasses.dataclass(frozen=True)
-class PriorConfig(priors.Settings):
-    """The prior over codes.
-
-    Attributes:
-      kind: recurrent ("gru"), causal "transformer", or a transformer that fills in codes in
-        parallel ("masked").
-      context: size of the embedded condition.
-      schedule: of the optimiser.
-    """
-
-    kind: priors.PriorName = "gru"
-    context: int = 64
-    schedule: Schedule = Schedule()
-
-    def __post_init__(self):
-        super().__post_init__()
-        # Settings that do not fit fail here, not in the middle of training.
-        self.build(1, positions.Line(1))
-
-    def build(self, size: int, places: positions.Positions) -> priors.Prior:
-        """The prior over ``size`` codes at the given positions."""
-        return priors.PRIORS[self.kind](self, size, places)
-
-
-@dataclasses.dataclass(frozen=True)
-class CaloVQConfig:
-    """Calo-VQ: one block of settings a stage.
-
-    Attributes:
-      autoencoder: the VQ-VAE.
-      energies: the model of the layer energies.
-      prior: the model of the codes.
-    """
-
-    autoencoder: AutoencoderConfig = AutoencoderConfig()
-    energies: EnergiesConfig = EnergiesConfig()
-    prior: PriorConfig = PriorConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,34 +62,24 @@ class CaloVQ:
     # --- modules ----------------------------------------------------------------------------------
 
     @functools.cached_property
-    def _encoder(self) -> nn.Module:
+    def networks(self) -> Networks:
+        """The kind of networks between voxels and codes."""
         c = self.config.autoencoder
         if c.network == "dense":
-            return DenseEncoder(c.hidden, c.length, self._quantizer.width)
-        return CylinderEncoder(self._grid, c.filters, self._quantizer.width)
+            return networks.Dense(c.hidden, c.length, self.detector.n_voxels)
+        return networks.Cylinder(networks.grid_of(self.detector, c.kernel, c.strides), c.filters)
+
+    @functools.cached_property
+    def _encoder(self) -> nn.Module:
+        return self.networks.encoder(self._quantizer.width)
 
     @functools.cached_property
     def _decoder(self) -> nn.Module:
-        c = self.config.autoencoder
-        if c.network == "dense":
-            return DenseDecoder(c.hidden[::-1], self.detector.n_voxels, self.head.numbers)
-        return CylinderDecoder(self._grid, c.filters, self.head.numbers)
+        return self.networks.decoder(self.likelihood.outputs)
 
     @functools.cached_property
-    def _grid(self) -> Grid:
-        c = self.config.autoencoder
-        if self.detector.grid is None:
-            raise CalojaxError(
-                f"{self.detector.name}: its layers differ, so there is no grid to convolve over; "
-                "take --autoencoder.network dense."
-            )
-        grid = Grid(self.detector.grid, c.kernel, c.strides)
-        if min(c.strides) < 1 or min(grid.codes) < 1:
-            raise CalojaxError(
-                f"{self.detector.name}: patches of {c.kernel} bins, {c.strides} apart, do not fit "
-                f"its {self.detector.grid} bins; take a smaller --autoencoder.kernel."
-            )
-        return grid
+    def _context(self) -> nn.Module:
+        return self.networks.context(self.config.prior.context)
 
     @functools.cached_property
     def _quantizer(self) -> quantizer.Quantizer:
@@ -220,32 +96,18 @@ class CaloVQ:
         return EnergyVAE(self.detector.n_layers, c.latents, c.hidden, c.components, c.memory)
 
     @functools.cached_property
-    def _context(self) -> nn.Module:
-        width = self.config.prior.context
-        if self.config.autoencoder.network == "dense":
-            return DenseContext(width)
-        return CylinderContext(self._grid, width)
-
-    @functools.cached_property
     def _prior(self) -> priors.Prior:
-        return self.config.prior.build(self._quantizer.size, self._code_positions)
+        return self.config.prior.build(self._quantizer.size, self.networks.positions)
 
     @property
-    def _code_positions(self) -> positions.Positions:
-        """Where the codes are, for priors that ask."""
-        if self.config.autoencoder.network == "dense":
-            return positions.Line(self.config.autoencoder.length)
-        return positions.Cylinder(*self._grid.codes)
+    def likelihood(self) -> Likelihood:
+        """The likelihood of a voxel."""
+        return LIKELIHOODS[self.config.autoencoder.head]
 
     @property
-    def head(self) -> likelihoods.Head:
-        """What the decoder's numbers mean."""
-        return likelihoods.HEADS[self.config.autoencoder.head]
-
-    @property
-    def scale(self) -> voxel_transforms.Scale:
-        """The space in which the head describes voxels."""
-        return voxel_transforms.SCALES[self.config.autoencoder.scale](self.detector)
+    def voxel_transform(self) -> VoxelTransform:
+        """The space in which the likelihood describes voxels."""
+        return VOXEL_TRANSFORMS[self.config.autoencoder.scale](self.detector)
 
     # --- start ------------------------------------------------------------------------------------
 
@@ -255,8 +117,8 @@ class CaloVQ:
             rotation_table(self.detector)
         return transforms.fit(showers, self.detector)
 
-    def init(self, key: jax.Array, transforms: Variables, batch: Batch) -> Variables:
-        """Random networks, and a codebook that starts on the batch's latents."""
+    def init(self, key: PRNGKeyArray, transforms: Variables, batch: Batch) -> Variables:
+        """Random networks, and a codebook of latents of the batch."""
         variables: Variables = {"params": {}, "state": {}, "transforms": transforms}
         params = variables["params"]
         fractions, layer_energy = self._split(batch["showers"])
@@ -282,12 +144,12 @@ class CaloVQ:
     # --- losses -----------------------------------------------------------------------------------
 
     def loss(
-        self, stage: str, variables: Variables, key: jax.Array, batch: Batch, *, training: bool
+        self, stage: str, variables: Variables, key: PRNGKeyArray, batch: Batch, *, training: bool
     ) -> tuple[jax.Array, Outcome]:
-        """The loss of a stage; metrics carry the names of the papers' terms."""
+        """Loss of a stage; metrics have the names of the papers' terms."""
         showers, energies = batch["showers"], batch["energies"]
         if training and self.config.autoencoder.rotate:
-            # A turned shower is as likely as the shower: every stage sees both.
+            # Rotated showers have the same probability, so every stage sees them.
             table = rotation_table(self.detector)
             showers = random_rotations(rng.stream(key, "rotation"), showers, table)
         losses = {
@@ -305,12 +167,14 @@ class CaloVQ:
         quantised = self._quantizer.through(
             self._codebook(variables), latents, rng.stream(key, "revival")
         )
-        out = self._apply(variables, "decoder", quantised.vectors, condition)
+        out = trained(self._decoder, variables, "decoder")(quantised.vectors, condition)
         statistics = variables["transforms"]
-        y = self.scale.numbers(showers, layer_energy, statistics)
-        lower = self.scale.lower(layer_energy, statistics)
-        # Per layer, so that beta means the same for every geometry.
-        reconstruction = self.head.loss(out, y, showers > 0, lower).mean() / self.detector.n_layers
+        y = self.voxel_transform.numbers(showers, layer_energy, statistics)
+        lower = self.voxel_transform.lower(layer_energy, statistics)
+        # Per layer, so that beta has the same meaning for every geometry.
+        reconstruction = (
+            self.likelihood.loss(out, y, showers > 0, lower).mean() / self.detector.n_layers
+        )
         loss = reconstruction + quantised.penalty
         state = variables["state"]
         if training and self._quantizer.home == "state":
@@ -328,9 +192,11 @@ class CaloVQ:
         shares = self._shares(variables, layer_energy, energies)
         latents = self.config.energies.latents
         noise = jax.random.normal(rng.stream(key, "posterior"), (len(showers), latents))
-        terms = self._apply(variables, "energies", shares, self._energy(energies), noise)
+        terms = trained(self._energies, variables, "energies")(
+            shares, self._energy(energies), noise
+        )
         metrics = {name: term.mean() for name, term in terms.items()}
-        loss = sum(metrics.values())
+        loss = jax.tree.reduce(jnp.add, metrics)
         return loss, Outcome({"loss": loss} | metrics, variables["state"])
 
     def _prior_loss(self, variables, key, showers, energies, training):
@@ -354,29 +220,31 @@ class CaloVQ:
     def sample(
         self,
         variables: Variables,
-        keys: jax.Array,
-        energies: jax.Array,
+        keys: PRNGKeyArray,
+        energies: Float[Array, " b"],
         *,
         temperature: float = 1.0,
-    ) -> jax.Array:
-        """Showers [b, v] in MeV: layer energies, then codes, then voxels; one key a shower [b].
+    ) -> Float[Array, "b v"]:
+        """Showers in MeV: layer energies, then codes, then voxels; from one key for each shower.
 
-        The temperature is that of the codes.
+        The temperature applies to the codes.
         """
         layer_energy = self.sample_layer_energies(variables, keys, energies)
         codes = self.sample_codes(variables, keys, energies, layer_energy, temperature)
         return self.decode(variables, keys, codes, energies, layer_energy)
 
-    def reconstruct(self, variables: Variables, keys: jax.Array, batch: Batch) -> jax.Array:
-        """Showers through the codes and back, with their own layer energies."""
+    def reconstruct(
+        self, variables: Variables, keys: PRNGKeyArray, batch: Batch
+    ) -> Float[Array, "b v"]:
+        """Showers encoded to codes and decoded again, with their own layer energies."""
         fractions, layer_energy = self._split(batch["showers"])
         codes = self._encode(variables, fractions, batch["energies"], layer_energy)
         return self.decode(variables, keys, codes, batch["energies"], layer_energy)
 
     def parts(
-        self, variables: Variables, keys: jax.Array, energies: jax.Array
+        self, variables: Variables, keys: PRNGKeyArray, energies: Float[Array, " b"]
     ) -> dict[str, tuple[Any, tuple[Any, ...]]]:
-        """The three networks that `sample` runs in turn."""
+        """The steps of `sample`: three networks."""
         layer_energy = self.sample_layer_energies(variables, keys, energies)
         codes = self.sample_codes(variables, keys, energies, layer_energy)
         return {
@@ -386,12 +254,12 @@ class CaloVQ:
         }
 
     def sample_layer_energies(
-        self, variables: Variables, keys: jax.Array, energies: jax.Array
-    ) -> jax.Array:
-        """Layer energies [b, l] in MeV."""
+        self, variables: Variables, keys: PRNGKeyArray, energies: Float[Array, " b"]
+    ) -> Float[Array, "b l"]:
+        """Layer energies in MeV."""
         condition = self._energy(energies)
-        drawn = self._apply(
-            variables, "energies", rng.streams(keys, "energies"), condition, method="draw"
+        drawn = trained(self._energies, variables, "energies").draw(
+            rng.streams(keys, "energies"), condition
         )
         return transforms.layer_energies(
             drawn.share, drawn.present, drawn.visible, energies, variables["transforms"]
@@ -400,12 +268,12 @@ class CaloVQ:
     def sample_codes(
         self,
         variables: Variables,
-        keys: jax.Array,
-        energies: jax.Array,
-        layer_energy: jax.Array,
+        keys: PRNGKeyArray,
+        energies: Float[Array, " b"],
+        layer_energy: Float[Array, "b l"],
         temperature: float = 1.0,
-    ) -> jax.Array:
-        """Codes [b, t] from the prior."""
+    ) -> Int[Array, "b t"]:
+        """Codes from the prior."""
         context = self._prior_context(variables, self._condition(variables, energies, layer_energy))
         return self._prior.draw(
             {"params": variables["params"]["prior"]},
@@ -417,42 +285,21 @@ class CaloVQ:
     def decode(
         self,
         variables: Variables,
-        keys: jax.Array,
-        codes: jax.Array,
-        energies: jax.Array,
-        layer_energy: jax.Array,
-    ) -> jax.Array:
-        """Showers [b, v] in MeV from codes [b, t] and layer energies [b, l] in MeV."""
+        keys: PRNGKeyArray,
+        codes: Int[Array, "b t"],
+        energies: Float[Array, " b"],
+        layer_energy: Float[Array, "b l"],
+    ) -> Float[Array, "b v"]:
+        """Showers in MeV from codes and layer energies in MeV."""
         vectors = self._quantizer.vectors(self._codebook(variables), codes)
         condition = self._condition(variables, energies, layer_energy)
-        out = self._apply(variables, "decoder", vectors, condition)
+        out = trained(self._decoder, variables, "decoder")(vectors, condition)
         statistics = variables["transforms"]
-        lower = self.scale.lower(layer_energy, statistics)
-        y, hit = self.head.draw(rng.streams(keys, "voxels"), out, lower, self.detector)
-        return self.scale.showers(y, hit, layer_energy, statistics)
+        lower = self.voxel_transform.lower(layer_energy, statistics)
+        y, hit = self.likelihood.draw(rng.streams(keys, "voxels"), out, lower, self.detector)
+        return self.voxel_transform.showers(y, hit, layer_energy, statistics)
 
-    def code_log_probs(
-        self, variables: Variables, codes: jax.Array, condition: Condition
-    ) -> jax.Array:
-        """Log-probability of each of codes [b, t] in nats, given those before it -> [b, t].
-
-        Raises:
-          CalojaxError: if the prior has no likelihood, which "masked" has not.
-        """
-        if not isinstance(self._prior, Autoregressive):
-            raise CalojaxError(
-                f"A prior of kind {self.config.prior.kind!r} gives codes no probability; train one "
-                "of kind 'gru' or 'transformer'."
-            )
-        context = self._prior_context(variables, condition)
-        prior = {"params": variables["params"]["prior"]}
-        return self._prior.log_probs(prior, codes, context)
-
-    # --- pieces -----------------------------------------------------------------------------------
-
-    def _apply(self, variables, name, *args, **kwargs):
-        module = getattr(self, f"_{name}")
-        return module.apply({"params": variables["params"][name]}, *args, **kwargs)
+    # --- helpers ----------------------------------------------------------------------------------
 
     def _split(self, showers):
         return transforms.split_layers(showers, self.detector)
@@ -472,14 +319,14 @@ class CaloVQ:
         return Condition(self._energy(energies), self._shares(variables, layer_energy, energies))
 
     def _condition(self, variables, energies, layer_energy) -> Condition:
-        """What decoder and prior are told: incident energy, and layer energies if so set."""
+        """Condition of decoder and prior: incident energy, and layer energies if set."""
         if self.config.autoencoder.condition_on_layers:
             return self._full_condition(variables, energies, layer_energy)
         return Condition(self._energy(energies), None)
 
     def _latents(self, variables, fractions, condition):
         """Encoder outputs [b, t, d]."""
-        return self._apply(variables, "encoder", self._voxels(fractions), condition)
+        return trained(self._encoder, variables, "encoder")(self._voxels(fractions), condition)
 
     def _encode(self, variables, fractions, energies, layer_energy):
         """Codes [b, t]."""
@@ -488,7 +335,7 @@ class CaloVQ:
         return self._quantizer.codes(self._codebook(variables), latents)
 
     def _prior_context(self, variables, condition: Condition):
-        return self._apply(variables, "context", condition)
+        return trained(self._context, variables, "context")(condition)
 
     def _codebook(self, variables):
         home = self._quantizer.home

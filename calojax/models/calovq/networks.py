@@ -1,34 +1,39 @@
 """The networks between voxels and codes: fully connected, or convolutions on the cylinder.
 
-An encoder takes voxels [b, v], as fractions of their layer in the compressed space of
-`transforms.arctanh_compress`, to latents [b, t, d]; a decoder takes quantised latents to
-numbers for every voxel [b, v, n], which a `likelihoods.Head` reads. Both are told a `Condition`.
+An encoder maps voxels [b, v], as fractions of their layer in the compressed space of
+`transforms.arctanh_compress`, to latents [b, t, d]. A decoder maps quantised latents to outputs for
+every voxel [b, v, n], which a `likelihoods.Likelihood` interprets. A context network describes the
+shower for the prior. All are conditioned on a `Condition`.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
+from calojax.errors import CalojaxError
+from calojax.geometry import Detector
 from calojax.models.calovq.energies import LayerEnergies
 from calojax.nn import cylinder
 from calojax.nn.mlp import MLP
+from calojax.nn.priors import positions
 
 
 class Condition(NamedTuple):
-    """What is known of a shower beside its codes.
+    """The condition of a shower: what is given beside its codes.
 
     Attributes:
-      energy: incident energy as from `calojax.models.voxels.energy_condition` [b, 1].
-      layers: standardised layer energies, or None if they are not told.
+      energy: incident energy, as from `calojax.models.voxels.energy_condition`.
+      layers: standardised layer energies, or None if they are not given.
     """
 
-    energy: jax.Array
+    energy: Float[Array, "b 1"]
     layers: LayerEnergies | None
 
     def flat(self) -> jax.Array:
-        """All of it in a row: [b, 2 + 2 l], or [b, 1]."""
+        """All numbers of a shower: [b, 2 + 2 l], or [b, 1] without layer energies."""
         if self.layers is None:
             return self.energy
         share, present, visible = self.layers
@@ -36,7 +41,7 @@ class Condition(NamedTuple):
         return jnp.concatenate([self.energy, share, present, visible[:, None]], -1)
 
     def by_layer(self, n_layers: int) -> jax.Array:
-        """What concerns each layer: [b, l, 4], or [b, l, 1]."""
+        """The numbers of each layer: [b, l, 4], or [b, l, 1] without layer energies."""
         energy = jnp.broadcast_to(self.energy[:, None], (len(self.energy), n_layers, 1))
         if self.layers is None:
             return energy
@@ -49,13 +54,44 @@ class Condition(NamedTuple):
 # --- fully connected ------------------------------------------------------------------------------
 
 
+class Dense(NamedTuple):
+    """Fully connected networks.
+
+    Attributes:
+      hidden: layer widths of the encoder, and reversed of the decoder.
+      length: codes per shower.
+      voxels: voxels per shower.
+    """
+
+    hidden: tuple[int, ...]
+    length: int
+    voxels: int
+
+    def encoder(self, width: int) -> nn.Module:
+        """The encoder to latents with ``width`` dimensions."""
+        return DenseEncoder(self.hidden, self.length, width)
+
+    def decoder(self, outputs: int) -> nn.Module:
+        """The decoder to ``outputs`` numbers per voxel."""
+        return DenseDecoder(self.hidden[::-1], self.voxels, outputs)
+
+    def context(self, width: int) -> nn.Module:
+        """The context network of the prior, with ``width`` features."""
+        return DenseContext(width)
+
+    @property
+    def positions(self) -> positions.Positions:
+        """The positions of the codes."""
+        return positions.Line(self.length)
+
+
 class DenseEncoder(nn.Module):
     """A multilayer perceptron from all voxels to all latents.
 
     Attributes:
-      hidden: widths of the hidden layers.
-      length: latents a shower t.
-      width: dimensions of a latent d.
+      hidden: layer widths.
+      length: latents per shower, t.
+      width: dimensions of a latent, d.
     """
 
     hidden: tuple[int, ...]
@@ -74,40 +110,55 @@ class DenseDecoder(nn.Module):
     """A multilayer perceptron from all latents to all voxels.
 
     Attributes:
-      hidden: widths of the hidden layers.
-      voxels: number of voxels v.
-      numbers: that each voxel needs n.
+      hidden: layer widths.
+      voxels: voxels per shower, v.
+      outputs: outputs per voxel, n.
     """
 
     hidden: tuple[int, ...]
     voxels: int
-    numbers: int
+    outputs: int
 
     @nn.compact
     def __call__(self, latents: jax.Array, condition: Condition) -> jax.Array:
         """Latents [b, t, d] -> [b, v, n]."""
         x = jnp.concatenate([latents.reshape(len(latents), -1), condition.flat()], -1)
-        x = MLP(self.hidden, self.voxels * self.numbers, name="mlp")(x)
-        return x.reshape(-1, self.voxels, self.numbers)
+        x = MLP(self.hidden, self.voxels * self.outputs, name="mlp")(x)
+        return x.reshape(-1, self.voxels, self.outputs)
+
+
+class DenseContext(nn.Module):
+    """The context of a prior: features of the shower.
+
+    Attributes:
+      width: number of features.
+    """
+
+    width: int
+
+    @nn.compact
+    def __call__(self, condition: Condition) -> jax.Array:
+        """Condition -> [b, width]."""
+        return MLP((self.width,), self.width, name="mlp")(condition.flat())
 
 
 # --- on the cylinder ------------------------------------------------------------------------------
 #
 # After the Calo-VQ talk: three layers each, kernels over (z, alpha, r). The first layer of the
-# encoder, and the last of the decoder, steps between voxels and the coarser grid of the codes, on
-# which the other two work: their cost does not depend on the number of voxels. Convolutions do not
-# know where they are, so what is the same all around the cylinder is told them: every place of the
-# coarse grid has numbers of its own in z and r, layers tell theirs what they know, and the decoder
-# adds to its result a profile of each layer over r.
+# encoder, and the last of the decoder, maps between voxels and the coarser grid of the codes. The
+# other two work on that grid: their cost does not depend on the number of voxels. Convolutions are
+# translation invariant, so positions in z and r are given to them: every place of the coarse grid
+# has learnt features and the condition of its layers, and the decoder adds a profile of each layer
+# over r to its result.
 
 
 class Grid(NamedTuple):
-    """How the patches that become codes lie on the voxels.
+    """The patches of voxels that become codes.
 
     Attributes:
       voxels: bins of the detector (z, alpha, r).
       kernel: bins of a patch (z, alpha, r).
-      strides: from a patch to the next; z and r hold as many patches as fit ("valid").
+      strides: bins from a patch to the next; z and r hold as many patches as fit ("valid").
     """
 
     voxels: tuple[int, int, int]
@@ -123,17 +174,64 @@ class Grid(NamedTuple):
         return z, -(-self.voxels[1] // self.strides[1]), r
 
     @property
-    def options(self) -> dict[str, object]:
-        """Of the convolution that steps between voxels and codes."""
+    def options(self) -> dict[str, Any]:
+        """Options of the convolutions between voxels and codes."""
         return {"strides": self.strides, "z_padding": "valid", "r_padding": "valid"}
 
 
-class _Places(nn.Module):
-    """What every place of the coarse grid knows: [b, z', 1, r', features].
+class Cylinder(NamedTuple):
+    """Convolutional networks.
 
     Attributes:
-      grid: the places.
-      features: numbers a place.
+      grid: patches that become codes.
+      filters: channels of the convolutions.
+    """
+
+    grid: Grid
+    filters: int
+
+    def encoder(self, width: int) -> nn.Module:
+        return CylinderEncoder(self.grid, self.filters, width)
+
+    def decoder(self, outputs: int) -> nn.Module:
+        return CylinderDecoder(self.grid, self.filters, outputs)
+
+    def context(self, width: int) -> nn.Module:
+        return CylinderContext(self.grid, width)
+
+    @property
+    def positions(self) -> positions.Positions:
+        return positions.Cylinder(*self.grid.codes)
+
+
+def grid_of(
+    detector: Detector, kernel: tuple[int, int, int], strides: tuple[int, int, int]
+) -> Grid:
+    """The patches of a detector.
+
+    Raises:
+      CalojaxError: if its layers differ, or no patch fits.
+    """
+    if detector.grid is None:
+        raise CalojaxError(
+            f"{detector.name}: its layers differ, so there is no grid to convolve over; "
+            "take --autoencoder.network dense."
+        )
+    grid = Grid(detector.grid, kernel, strides)
+    if min(grid.codes) < 1:
+        raise CalojaxError(
+            f"{detector.name}: patches of {kernel} bins, {strides} apart, do not fit "
+            f"its {detector.grid} bins; take a smaller --autoencoder.kernel."
+        )
+    return grid
+
+
+class _Places(nn.Module):
+    """Features of the places of the coarse grid: [b, z', 1, r', features].
+
+    Attributes:
+      grid: patches that become codes.
+      features: features of a place.
     """
 
     grid: Grid
@@ -141,7 +239,7 @@ class _Places(nn.Module):
 
     @nn.compact
     def __call__(self, condition: Condition) -> jax.Array:
-        """Condition -> its own numbers, and those that its layers tell."""
+        """Condition -> learnt features of the place plus features of its layers."""
         z, _, r = self.grid.codes
         own = self.param("own", nn.initializers.normal(0.02), (z, 1, r, self.features))
         layers = condition.by_layer(self.grid.voxels[0])[:, :, None, None]
@@ -151,18 +249,12 @@ class _Places(nn.Module):
 
 
 class _Block(nn.Module):
-    """A convolution on the coarse grid with a way around it.
-
-    Attributes:
-      kernel: bins (z, alpha, r).
-    """
-
-    kernel: tuple[int, int, int] = (3, 3, 3)
+    """A convolution on the coarse grid with a residual connection."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[b, z', alpha', r', f] -> the same shape."""
-        y = cylinder.Conv(x.shape[-1], self.kernel, across_axis=x.shape[2] % 2 == 0)(nn.silu(x))
+        y = cylinder.Conv(x.shape[-1], (3, 3, 3), across_axis=x.shape[2] % 2 == 0)(nn.silu(x))
         return x + y
 
 
@@ -170,9 +262,9 @@ class CylinderEncoder(nn.Module):
     """Three convolutions from voxels to a grid of latents.
 
     Attributes:
-      grid: of the codes.
-      filters: channels inside.
-      width: dimensions of a latent d.
+      grid: patches that become codes.
+      filters: channels of the hidden layers.
+      width: dimensions of a latent, d.
     """
 
     grid: Grid
@@ -195,15 +287,15 @@ class CylinderDecoder(nn.Module):
     """Three convolutions from a grid of latents to voxels, and a profile of each layer.
 
     Attributes:
-      grid: of the codes.
-      filters: channels inside.
-      numbers: that each voxel needs n.
-      profile: hidden width of the network that draws the profiles.
+      grid: patches that become codes.
+      filters: channels of the hidden layers.
+      outputs: outputs per voxel, n.
+      profile: layer width of the network of the profiles.
     """
 
     grid: Grid
     filters: int
-    numbers: int
+    outputs: int
     profile: int = 32
 
     @nn.compact
@@ -216,7 +308,7 @@ class CylinderDecoder(nn.Module):
         x = cylinder.Conv(self.filters, (3, 3, 3), across_axis=even, name="latents")(x)
         x = _Block(name="block")(x + _Places(self.grid, self.filters, name="places")(condition))
         patches = cylinder.ConvTranspose(
-            self.numbers,
+            self.outputs,
             self.grid.kernel,
             shape=self.grid.voxels,
             name="patches",
@@ -226,17 +318,17 @@ class CylinderDecoder(nn.Module):
         layers = condition.by_layer(z)
         own = self.param("layers", nn.initializers.normal(1.0), (z, 8))
         layers = jnp.concatenate([layers, jnp.broadcast_to(own, (b, *own.shape))], -1)
-        profile = MLP((self.profile, self.profile), r * self.numbers, name="profile")(layers)
-        x = patches + profile.reshape(b, z, 1, r, self.numbers)
-        return x.reshape(b, -1, self.numbers)
+        profile = MLP((self.profile, self.profile), r * self.outputs, name="profile")(layers)
+        x = patches + profile.reshape(b, z, 1, r, self.outputs)
+        return x.reshape(b, -1, self.outputs)
 
 
 class CylinderContext(nn.Module):
-    """What a prior is told of every place of the coarse grid: the shower, and the layers there.
+    """The context of a prior: features of the shower and of the layers at every code.
 
     Attributes:
-      grid: of the codes.
-      width: numbers a place.
+      grid: patches that become codes.
+      width: features of a code.
     """
 
     grid: Grid
@@ -256,16 +348,4 @@ class CylinderContext(nn.Module):
         )
 
 
-class DenseContext(nn.Module):
-    """What a prior is told of the shower.
-
-    Attributes:
-      width: numbers.
-    """
-
-    width: int
-
-    @nn.compact
-    def __call__(self, condition: Condition) -> jax.Array:
-        """Condition -> [b, width]."""
-        return MLP((self.width,), self.width, name="mlp")(condition.flat())
+Networks = Dense | Cylinder

@@ -1,85 +1,67 @@
-"""The space in which a decoder describes voxels: numbers y instead of energies.
+"""Voxel transforms: the space of numbers y in which a decoder describes voxels.
 
-A scale takes showers to numbers [b, v], one a voxel, and numbers that were drawn to showers that
-hold the energies of their layers. Heads (`calojax.models.calovq.likelihoods`) work on the numbers.
+A transform maps showers to one number per voxel, and drawn numbers to showers with given layer
+energies. Likelihoods (`likelihoods`) work on the numbers.
 """
 
 import dataclasses
-from typing import Literal, Protocol
+from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
 from calojax.geometry import Detector
 from calojax.models.calovq import transforms
+from calojax.models.calovq.transforms import Statistics
 from calojax.models.voxels import layer_sums, over_voxels
 
-ScaleName = Literal["linear", "arctanh", "quantile"]
+VoxelTransformName = Literal["linear", "arctanh", "quantile"]
 
 
-class Scale(Protocol):
-    """See the module's docstring.
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    """Fractions of the layer's energy; squared errors ignore soft voxels here.
 
     Attributes:
-      detector: whose voxels they are.
+      detector: detector of the showers.
     """
 
     detector: Detector
 
     def numbers(
-        self, showers: jax.Array, layer_energy: jax.Array, statistics: transforms.Statistics
-    ) -> jax.Array:
-        """Showers [b, v] and their layer energies [b, l] in MeV -> y [b, v]."""
-        ...
-
-    def lower(self, layer_energy: jax.Array, statistics: transforms.Statistics) -> jax.Array:
-        """The y [b, v] of the readout threshold, in layers of energies [b, l] MeV."""
-        ...
-
-    def showers(
         self,
-        y: jax.Array,
-        hit: jax.Array,
-        layer_energy: jax.Array,
-        statistics: transforms.Statistics,
-    ) -> jax.Array:
-        """Numbers [b, v], where there are hits [b, v], and layer energies [b, l] -> [b, v] MeV."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Linear:
-    """Fractions of the layer's energy as they are; squared errors do not see soft voxels here."""
-
-    detector: Detector
-
-    def numbers(
-        self, showers: jax.Array, layer_energy: jax.Array, statistics: transforms.Statistics
-    ) -> jax.Array:
-        """See `Scale`."""
+        showers: Float[Array, "b v"],
+        layer_energy: Float[Array, "b l"],
+        statistics: Statistics,
+    ) -> Float[Array, "b v"]:
+        """The y of showers with known layer energies in MeV."""
         safe = jnp.where(layer_energy > 0, layer_energy, 1.0)
         return self._squeeze(showers / over_voxels(safe, self.detector))
 
-    def lower(self, layer_energy: jax.Array, statistics: transforms.Statistics) -> jax.Array:
-        """See `Scale`."""
+    def lower(
+        self, layer_energy: Float[Array, "b l"], statistics: Statistics
+    ) -> Float[Array, "b v"]:
+        """The y of the readout threshold."""
         threshold = self.detector.readout_threshold
         safe = jnp.maximum(layer_energy, jnp.maximum(threshold, 1e-30))
         return over_voxels(self._squeeze(threshold / safe), self.detector)
 
     def showers(
         self,
-        y: jax.Array,
-        hit: jax.Array,
-        layer_energy: jax.Array,
-        statistics: transforms.Statistics,
-    ) -> jax.Array:
-        """See `Scale`; what exceeds a layer's energy, or lacks, is shared out in proportion."""
+        y: Float[Array, "b v"],
+        hit: Bool[Array, "b v"],
+        layer_energy: Float[Array, "b l"],
+        statistics: Statistics,
+    ) -> Float[Array, "b v"]:
+        """Showers in MeV from numbers and hits, scaled to the energies of their layers."""
         fractions = jnp.where(hit, jnp.clip(self._stretch(y), 0.0, 1.0), 0.0)
         return transforms.join_layers(fractions, layer_energy, self.detector)
 
     @staticmethod
-    def _squeeze(fractions: jax.Array) -> jax.Array:
-        return fractions
+    def _squeeze(x: jax.Array) -> jax.Array:
+        return x
 
     @staticmethod
     def _stretch(y: jax.Array) -> jax.Array:
@@ -88,7 +70,7 @@ class Linear:
 
 @dataclasses.dataclass(frozen=True)
 class Arctanh(Linear):
-    """The talk's: fractions of the layer's energy through `transforms.arctanh_compress`."""
+    """Fractions of the layer's energy through `transforms.arctanh_compress`, as in the talk."""
 
     _squeeze = staticmethod(transforms.arctanh_compress)
     _stretch = staticmethod(transforms.arctanh_expand)
@@ -96,37 +78,28 @@ class Arctanh(Linear):
 
 @dataclasses.dataclass(frozen=True)
 class Quantile:
-    """Energies through `transforms.hit_quantile`, so that the spectrum of hits keeps its edges.
+    """Energies through `transforms.hit_quantile`, which keeps the edges of the spectrum of hits.
 
-    What a layer lacks is shared out by moving all its hits by the same y, and not by a factor,
-    which would blur the edges again.
+    The energy of a layer is matched by a shift of all its hits in y, not by a factor, which would
+    smear the edges again.
     """
 
     detector: Detector
 
-    def numbers(
-        self, showers: jax.Array, layer_energy: jax.Array, statistics: transforms.Statistics
-    ) -> jax.Array:
-        """See `Scale`."""
+    def numbers(self, showers, layer_energy, statistics: Statistics) -> jax.Array:
         return transforms.hit_quantile(showers, statistics)
 
-    def lower(self, layer_energy: jax.Array, statistics: transforms.Statistics) -> jax.Array:
-        """See `Scale`; -1 everywhere."""
+    def lower(self, layer_energy, statistics: Statistics) -> jax.Array:
+        """-1 everywhere."""
         return jnp.full((len(layer_energy), self.detector.n_voxels), -1.0, layer_energy.dtype)
 
-    def showers(
-        self,
-        y: jax.Array,
-        hit: jax.Array,
-        layer_energy: jax.Array,
-        statistics: transforms.Statistics,
-    ) -> jax.Array:
-        """See `Scale`; hits are those with y above -1."""
+    def showers(self, y, hit, layer_energy, statistics: Statistics) -> jax.Array:
+        """Showers from hits; voxels with y below -1 are empty."""
         hit = hit & (y >= -1.0)
         wanted = jnp.log(jnp.maximum(layer_energy, 1e-30))
         shift = jnp.zeros_like(layer_energy)
-        # Newton's steps for log of the sum: nearly a straight line in y. What is left after four is
-        # a factor close to one, and `join_layers` applies it.
+        # Newton's method for the logarithm of the sum, which is nearly linear in y. The factor that
+        # remains after four steps is close to one; `join_layers` applies it.
         for _ in range(4):
             energy, slope = self._energies(y, shift, hit, statistics)
             total = layer_sums(energy, self.detector)
@@ -141,13 +114,14 @@ class Quantile:
     def _energies(self, y, shift, hit, statistics):
         moved = y + over_voxels(shift, self.detector)
         energy, slope = transforms.hit_energy(moved, statistics)
-        # The softest hits lie on the threshold itself, where the last bit would decide whether they
-        # are cut, and so the batch that they were computed in.
+        # The softest hits lie on the threshold itself, where rounding, which depends on the batch,
+        # would decide whether they are cut.
         energy = jnp.maximum(energy, (1 + 1e-3) * self.detector.readout_threshold)
         return jnp.where(hit, energy, 0.0), slope
 
 
-SCALES: dict[ScaleName, type[Scale]] = {
+VoxelTransform = Linear | Quantile
+VOXEL_TRANSFORMS: dict[VoxelTransformName, Callable[[Detector], VoxelTransform]] = {
     "linear": Linear,
     "arctanh": Arctanh,
     "quantile": Quantile,

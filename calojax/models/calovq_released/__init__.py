@@ -1,12 +1,15 @@
 """Calo-VQ as its authors released it, number for number, to compare with."""
 
-from calojax.models.calovq_released.model import (
+from calojax.models import settings
+from calojax.models.base import Family
+from calojax.models.calovq_released.config import (
     GPTConfig,
     ReleasedAutoencoderConfig,
-    ReleasedCaloVQ,
     ReleasedConfig,
     TokensConfig,
 )
+from calojax.models.calovq_released.model import ReleasedCaloVQ
+from calojax.models.calovq_released.presets import PRESETS
 
 __all__ = [
     "GPTConfig",
@@ -15,3 +18,5 @@ __all__ = [
     "ReleasedConfig",
     "TokensConfig",
 ]
+
+FAMILY = Family(ReleasedCaloVQ, ReleasedConfig, PRESETS, settings.check)

@@ -1,20 +1,28 @@
 """The networks of the released Calo-VQ (arXiv:2405.06605 and its configurations).
 
-Datasets 2 and 3: convolutions over (z, alpha) with the bins of r as channels, alpha resampled by
-Fourier series between them, z by strides. Dataset 1: multilayer perceptrons around convolutions
-along the codes. Every encoder and decoder is told the incident energy.
+Datasets 2 and 3 (`Convolutional`): convolutions over (z, alpha) with the bins of r as channels;
+between them alpha is resampled by Fourier series, and z is reduced by strides. Dataset 1 (`Dense`):
+multilayer perceptrons around convolutions along the codes. Every encoder and decoder is conditioned
+on the incident energy.
 """
 
+import math
 from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jaxtyping import Array, Float, Int
 
+from calojax.errors import CalojaxError
+from calojax.geometry import Detector
+from calojax.models.voxels import energy_condition
 from calojax.nn import cylinder
 
 ArchitectureName = Literal["ds1", "ds2", "ds3"]
+
+
+# --- datasets 2 and 3 -----------------------------------------------------------------------------
 
 
 class Step(NamedTuple):
@@ -22,9 +30,9 @@ class Step(NamedTuple):
 
     Attributes:
       features: channels of the output.
-      kernel: bins (z, alpha).
-      stride: in z.
-      padding: of z.
+      kernel: bins (z, alpha) of the kernel.
+      stride: stride in z.
+      padding: padding in z.
     """
 
     features: int
@@ -34,20 +42,22 @@ class Step(NamedTuple):
 
 
 class Architecture(NamedTuple):
-    """Encoder and decoder over (z, alpha); numbers between steps resample alpha to so many bins.
+    """Encoder and decoder over (z, alpha); a number between steps resamples alpha to so many bins.
 
     Attributes:
-      encoder: its steps.
-      decoder: its steps but the last, which gives every bin of r its number.
+      encoder: steps of the encoder.
+      decoder: steps of the decoder, without the last, which has the bins of r as channels.
       inner: channels between codes and decoder.
+      sparse: whether voxels can be zero: relu and expm1 instead of an exponential.
     """
 
     encoder: tuple[Step | int, ...]
     decoder: tuple[Step | int, ...]
     inner: int
+    sparse: bool = False
 
 
-ARCHITECTURES: dict[ArchitectureName, Architecture] = {
+ARCHITECTURES = {
     "ds2": Architecture(
         encoder=(
             Step(16),
@@ -97,15 +107,13 @@ ARCHITECTURES: dict[ArchitectureName, Architecture] = {
             Step(32, padding="valid"),
         ),
         inner=256,
+        sparse=True,
     ),
 }
 
 
-# --- datasets 2 and 3 -----------------------------------------------------------------------------
-
-
 class Shape(NamedTuple):
-    """Bins on the way through an architecture.
+    """The bins between the steps of an architecture.
 
     Attributes:
       grid: bins of the detector (z, alpha, r).
@@ -123,13 +131,13 @@ class Shape(NamedTuple):
         return z, alpha
 
     def unstrided(self, architecture: Architecture) -> int:
-        """Bins in z in front of the encoder's strided step, to which the decoder's returns."""
+        """Bins in z before the encoder's strided step, restored by the decoder's strided step."""
         steps = [step for step in architecture.encoder if isinstance(step, Step)]
         (strided,) = (i for i, step in enumerate(steps) if step.stride > 1)
         return self._before(architecture)[strided]
 
     def _before(self, architecture: Architecture) -> list[int]:
-        """Bins in z in front of every step of the encoder, and behind the last."""
+        """Bins in z before every step of the encoder, and after the last."""
         sizes = [self.grid[0] + sum(self.z_padding)]
         for step in architecture.encoder:
             if isinstance(step, Step):
@@ -138,13 +146,62 @@ class Shape(NamedTuple):
         return sizes
 
 
+class Convolutional(NamedTuple):
+    """The networks of datasets 2 and 3.
+
+    Attributes:
+      architecture: steps of encoder and decoder.
+      shape: bins between them.
+      detector: detector with equal layers.
+    """
+
+    architecture: Architecture
+    shape: Shape
+    detector: Detector
+    context = None
+    conditions = 1
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Bins (z, alpha) of the codes."""
+        return self.shape.codes(self.architecture)
+
+    @property
+    def codes(self) -> int:
+        return math.prod(self.grid)
+
+    @property
+    def parts(self) -> int:
+        return self.detector.n_layers
+
+    def encoder(self, width: int) -> nn.Module:
+        return ConvEncoder(self.architecture, self.shape, width)
+
+    def decoder(self) -> nn.Module:
+        return ConvDecoder(self.architecture, self.shape)
+
+    def condition(self, energies: Float[Array, " b"]) -> Float[Array, "b 1"]:
+        """Condition of incident energies in MeV: the logarithm, scaled to [-1, 1]."""
+        return energy_condition(energies, self.detector)
+
+    def shares(self, out: Float[Array, "b v"]) -> Float[Array, "b v"]:
+        """Shares, from decoder outputs, of the energy of the shower."""
+        if not self.architecture.sparse:
+            return nn.softmax(out)
+        # At most e^20, which is enough for any share, for float32; equal if no output is positive.
+        positive = jnp.expm1(jnp.minimum(nn.relu(out), 20.0))
+        total = positive.sum(-1, keepdims=True)
+        even = 1.0 / math.prod(out.shape[1:])
+        return jnp.where(total > 0, positive / jnp.where(total > 0, total, 1.0), even)
+
+
 class ConvEncoder(nn.Module):
     """Showers to latents on a grid (z, alpha).
 
     Attributes:
-      architecture: its steps.
-      shape: bins.
-      width: dimensions of a latent d.
+      architecture: steps of the encoder.
+      shape: bins between them.
+      width: dimensions of a latent, d.
     """
 
     architecture: Architecture
@@ -156,7 +213,7 @@ class ConvEncoder(nn.Module):
         """[b, v] and condition [b, 1] -> [b, t, d]."""
         x = x.reshape(-1, *self.shape.grid)
         x = jnp.pad(x, ((0, 0), self.shape.z_padding, (0, 0), (0, 0)))
-        x = _beside(x, condition)
+        x = _with_condition(x, condition)
         for number, step in enumerate(self.architecture.encoder):
             if not isinstance(step, Step):
                 x = cylinder.resample_alpha(x, step)
@@ -168,11 +225,11 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """Latents to a number for every voxel, which `normalised` turns into shares.
+    """Latents to one output per voxel.
 
     Attributes:
-      architecture: its steps.
-      shape: bins.
+      architecture: steps of the decoder.
+      shape: bins between them.
     """
 
     architecture: Architecture
@@ -184,7 +241,7 @@ class ConvDecoder(nn.Module):
         z, alpha, r = self.shape.grid
         x = nn.Dense(self.architecture.inner, name="post_quant")(latents)
         x = x.reshape(len(x), *self.shape.codes(self.architecture), -1)
-        x = _beside(x, condition)
+        x = _with_condition(x, condition)
         for step in self.architecture.decoder:
             if not isinstance(step, Step):
                 x = cylinder.resample_alpha(x, step)
@@ -204,8 +261,8 @@ class ConvDecoder(nn.Module):
         return x[:, front : front + z].reshape(len(x), -1)
 
 
-def _beside(x: jax.Array, condition: jax.Array) -> jax.Array:
-    """A condition [b, c] as further channels of every bin."""
+def _with_condition(x: jax.Array, condition: jax.Array) -> jax.Array:
+    """Adds a condition [b, c] to the channels of every bin."""
     condition = condition.reshape(len(x), *(1,) * (x.ndim - 2), -1)
     shape = (*x.shape[:-1], condition.shape[-1])
     return jnp.concatenate([x, jnp.broadcast_to(condition, shape)], -1)
@@ -214,23 +271,57 @@ def _beside(x: jax.Array, condition: jax.Array) -> jax.Array:
 # --- dataset 1 ------------------------------------------------------------------------------------
 
 _LENGTH = 32
+_LABELS = 15
+
+
+class Dense(NamedTuple):
+    """The networks of dataset 1, where incident energies are discrete.
+
+    Attributes:
+      detector: detector of the showers.
+      codes: codes per shower.
+      context: embedding of the condition for the prior; None if the prior takes the condition.
+      conditions: size of that context.
+      parts: parts of a shower whose centres and widths are compared: 1, or its layers.
+    """
+
+    detector: Detector
+    codes = _LENGTH
+    # The released table has three rows more than there are energies.
+    context = nn.Embed(18, 3)
+    conditions = 3
+    parts = 1
+
+    def encoder(self, width: int) -> nn.Module:
+        """The encoder to latents with ``width`` dimensions."""
+        return DenseEncoder(width)
+
+    def decoder(self) -> nn.Module:
+        """The decoder to one output per voxel."""
+        return DenseDecoder(self.detector.n_voxels)
+
+    def condition(self, energies: Float[Array, " b"]) -> Int[Array, " b"]:
+        """Condition of incident energies in MeV: the number of the energy, 0 at 256 MeV."""
+        return jnp.clip(jnp.round(jnp.log2(energies)) - 8, 0, _LABELS - 1).astype(jnp.int32)
+
+    def shares(self, out: Float[Array, "b v"]) -> Float[Array, "b v"]:
+        """Shares, from decoder outputs, of the energy of each layer."""
+        return jnp.concatenate([nn.softmax(out[:, x]) for x in self.detector.layer_slices], -1)
 
 
 class DenseEncoder(nn.Module):
     """Showers to 32 latents.
 
     Attributes:
-      width: dimensions of a latent d.
-      labels: incident energies to tell apart.
+      width: dimensions of a latent, d.
     """
 
     width: int
-    labels: int = 15
 
     @nn.compact
     def __call__(self, x: jax.Array, label: jax.Array) -> jax.Array:
-        """[b, v] and number of the incident energy [b] -> [b, 32, d]."""
-        x = jnp.concatenate([x, nn.Embed(self.labels, 3)(label)], -1)
+        """[b, v] and label of the incident energy [b] -> [b, 32, d]."""
+        x = jnp.concatenate([x, nn.Embed(_LABELS, 3)(label)], -1)
         for width in (512, 512, 32 * _LENGTH):
             x = nn.relu(nn.Dense(width)(x))
         x = x.reshape(len(x), 32, _LENGTH).swapaxes(1, 2)
@@ -241,21 +332,19 @@ class DenseEncoder(nn.Module):
 
 
 class DenseDecoder(nn.Module):
-    """32 latents to a number for every voxel.
+    """32 latents to one output per voxel.
 
     Attributes:
-      voxels: number of voxels v.
-      labels: incident energies to tell apart.
+      voxels: voxels per shower, v.
     """
 
     voxels: int
-    labels: int = 15
 
     @nn.compact
     def __call__(self, latents: jax.Array, label: jax.Array) -> jax.Array:
-        """[b, 32, d] and number of the incident energy [b] -> [b, v]."""
+        """[b, 32, d] and label of the incident energy [b] -> [b, v]."""
         x = nn.Dense(256, name="post_quant")(latents)
-        x = _beside(x, nn.Embed(self.labels, 3)(label))
+        x = _with_condition(x, nn.Embed(_LABELS, 3)(label))
         for features in (256, 256, 256, 32):
             x = nn.relu(nn.Conv(features, (3,))(x))
         x = x.swapaxes(1, 2).reshape(len(x), -1)
@@ -264,21 +353,26 @@ class DenseDecoder(nn.Module):
         return nn.Dense(self.voxels)(x)
 
 
-# --- shares ---------------------------------------------------------------------------------------
+Networks = Dense | Convolutional
 
 
-def normalised(out: jax.Array, architecture: ArchitectureName, slices: tuple[slice, ...]):
-    """Outputs [b, v] -> shares [b, v] that sum to one over each layer (ds1), or over all voxels.
+def make(name: ArchitectureName, detector: Detector, z_padding: tuple[int, int]) -> Networks:
+    """The networks of a data set.
 
-    Dataset 3 alone can be zero: relu and expm1 instead of an exponential.
+    Raises:
+      CalojaxError: if the detector does not fit the networks.
     """
-    if architecture == "ds1":
-        return jnp.concatenate([nn.softmax(out[:, where]) for where in slices], -1)
-    if architecture == "ds2":
-        return nn.softmax(out)
-    # Held below e^20, which no share needs, for float32; all equal where nothing is positive.
-    positive = jnp.expm1(jnp.minimum(nn.relu(out), 20.0))
-    total = positive.sum(-1, keepdims=True)
-    return jnp.where(
-        total > 0, positive / jnp.where(total > 0, total, 1.0), 1.0 / np.prod(out.shape[1:])
-    )
+    if name == "ds1":
+        return Dense(detector)
+    if detector.grid is None:
+        raise CalojaxError(
+            f"{detector.name}: its layers differ, so there is no grid to convolve over; "
+            "take --autoencoder.architecture ds1."
+        )
+    networks = Convolutional(ARCHITECTURES[name], Shape(detector.grid, z_padding), detector)
+    if networks.grid[0] < 1:
+        raise CalojaxError(
+            f"{detector.name}: {detector.n_layers} layers are too few for the networks of {name}; "
+            "increase --autoencoder.z-padding."
+        )
+    return networks

@@ -1,17 +1,18 @@
-"""Where on their rings hits go: angular bins without replacement, layer after layer.
+"""Learnt angles of hits: angular bins without replacement, layer after layer.
 
-CaloPointFlow II puts the hits of a (layer, r) ring on random angular bins, which leaves no core
-that runs through the layers off the axis, and no lumps. Here a network says how likely the bins of
-a layer's rings are, given the layers before it and how many hits of what energy each ring gets. The
-hits of a ring, in the order of falling energy, take bins one after the other without replacement,
+CaloPointFlow II puts the hits of a (layer, r) ring on random angular bins. Its showers have no core
+that runs through the layers off the axis, and no clusters. Here a network gives scores s to the
+bins of a layer's rings, from the preceding layers and from the number and energies of the hits of
+each ring. The hits of a ring, in the order of falling energy, take bins one after the other without
+replacement,
 
     p(a_1, ..., a_k) = prod_i exp(s_{a_i}) / (sum of exp(s_a) over the bins a still free)
 
 (Plackett 1975, Luce 1959), so no voxel is hit twice and the likelihood is exact. Sampling needs no
 loop: the order of s + Gumbel noise has this distribution (Yellott 1977).
 
-Convolutions that close on themselves in alpha make the network know no direction: turning all
-layers before turns the likelihood. All arrays are on a grid, [b, z, alpha, r].
+The convolutions are circular in alpha, so the likelihood is invariant under rotations of the whole
+shower. All arrays are on a grid, [b, z, alpha, r].
 """
 
 import flax.linen as nn
@@ -20,18 +21,18 @@ import jax.numpy as jnp
 
 from calojax.nn.cylinder import Conv
 
-# Spread of log(1 + E / unit) of hits, to bring it to order one.
+# Scale of log(1 + E / unit) of hits, to bring it to order one.
 _LOG_SCALE = 5.0
 
 
 class Placement(nn.Module):
-    """The density of the angles of hits given their rings.
+    """The density of the angles of hits, given their rings.
 
     Attributes:
-      n_r: radial bins.
-      unit: energy in MeV that is small for a hit; a readout threshold.
+      n_r: number of radial bins.
+      unit: energy of a soft hit in MeV, such as the readout threshold.
       hidden: channels of the two hidden layers.
-      window: layers before that are seen one by one; of all earlier ones their sum is seen.
+      window: number of preceding layers seen one by one; earlier layers are seen as a sum.
     """
 
     n_r: int
@@ -43,7 +44,7 @@ class Placement(nn.Module):
         self.of_rings = nn.Dense(self.hidden)
         self.of_layers = Conv(self.hidden, (self.window, 3), z_padding="valid")
         self.between = Conv(self.hidden, (1, 3))
-        # Zeros: all bins are equally likely at the start.
+        # Zeros: at first all bins have the same probability.
         self.out = nn.Dense(self.n_r, kernel_init=nn.initializers.zeros)
 
     def __call__(self, showers: jax.Array) -> jax.Array:
@@ -54,11 +55,11 @@ class Placement(nn.Module):
         return log_prob(scores, showers).sum((1, 2))
 
     def draw(self, gumbel: jax.Array, showers: jax.Array) -> jax.Array:
-        """Showers with the hits of every ring at new angles, which the old ones do not matter for.
+        """Showers with new angles for the hits of every ring, independent of the old angles.
 
         Args:
           gumbel: standard Gumbel noise [b, z, alpha, r].
-          showers: [b, z, alpha, r] in MeV; no two hits in a voxel.
+          showers: showers [b, z, alpha, r] in MeV.
         """
         b, _, n_alpha, n_r = showers.shape
         rings = self._rings(showers)
@@ -83,7 +84,7 @@ class Placement(nn.Module):
         return jnp.moveaxis(placed, 0, 1)
 
     def _scores(self, before: jax.Array, rings: jax.Array) -> jax.Array:
-        """Scores [b, z, alpha, r] from the layers before, [b, z + window - 1, alpha, c]."""
+        """Scores [b, z, alpha, r] from preceding layers [b, z + window - 1, alpha, c]."""
         x = nn.relu(self.of_layers(before) + self.of_rings(rings)[:, :, None])
         x = nn.relu(self.between(x))
         return self.out(x)
@@ -91,14 +92,14 @@ class Placement(nn.Module):
     def _seen(self, layers: jax.Array, total: jax.Array) -> jax.Array:
         """What later layers see of layers [b, z, alpha, r] and of the sum up to each of them.
 
-        Both also from the other side, since what is near the axis has neighbours across it.
+        Both also rotated by half a turn, since bins near the axis have neighbours across it.
         """
         share = jnp.sqrt(total / jnp.maximum(total.sum((2, 3), keepdims=True), self.unit))
         x = jnp.concatenate([self._log(layers), share], -1)
         return jnp.concatenate([x, jnp.roll(x, x.shape[2] // 2, 2)], -1)
 
     def _rings(self, showers: jax.Array) -> jax.Array:
-        """What is known of the rings before they are placed: [b, z, 3 r + 1]."""
+        """Hit counts and energies of the rings, and the depth: [b, z, 3 r + 1]."""
         hits = (showers > 0).sum(2) / showers.shape[2]
         depth = jnp.linspace(-1.0, 1.0, showers.shape[1])[:, None]
         return jnp.concatenate(
@@ -115,12 +116,12 @@ class Placement(nn.Module):
         return jnp.log1p(energy / self.unit) / _LOG_SCALE
 
 
-# Sorting a few bins at a time is what processors are worst at. Comparing all pairs of n bins is n
-# times as many operations, but of whole arrays (docs/speed.md has placement before and after).
+# Processors are slow at sorting a few bins at a time. Comparing all pairs of n bins takes n times
+# the operations, but on whole arrays (docs/speed.md has placement before and after).
 
 
 def ranks(values: jax.Array, axis: int) -> jax.Array:
-    """How many values along an axis are larger, or as large and earlier: int32 [...]."""
+    """Rank of each value along an axis: how many are larger, or equal and earlier, int32 [...]."""
     place = jax.lax.broadcasted_iota(jnp.int32, values.shape, axis)
     rank = jnp.zeros(values.shape, jnp.int32)
     for k in range(values.shape[axis]):
@@ -130,7 +131,7 @@ def ranks(values: jax.Array, axis: int) -> jax.Array:
 
 
 def moved(values: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
-    """Values [b, n, ...] from where ``old`` ranks them to where ``new`` has the same rank."""
+    """Values [b, n, ...] moved from their rank in ``old`` to the same rank in ``new``."""
     out = jnp.zeros_like(values)
     for k in range(values.shape[1]):
         out += jnp.where(new == old[:, k : k + 1], values[:, k : k + 1], 0)
@@ -138,18 +139,15 @@ def moved(values: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
 
 
 def log_prob(scores: jax.Array, energy: jax.Array) -> jax.Array:
-    """Log-probability in nats of the angles of the hits of rings, scores and energies on axis -2.
+    """Log-probability in nats [..., r] of the angles of the hits of rings.
 
     Args:
-      scores: of the bins, [..., alpha, r].
-      energy: [..., alpha, r]; 0 where there is no hit.
-
-    Returns:
-      [..., r].
+      scores: scores of the bins [..., alpha, r].
+      energy: energies [..., alpha, r]; 0 without a hit.
     """
     order = jnp.argsort(-energy, -2)
     taken = jnp.take_along_axis(scores, order, -2)
     hit = jnp.take_along_axis(energy, order, -2) > 0
-    # Free for the i-th hit are the bins of all later places, with hits or without.
+    # The bins of all later places are free for the i-th hit, with hits or without.
     free = jax.lax.cumlogsumexp(taken, axis=taken.ndim - 2, reverse=True)
     return jnp.where(hit, taken - free, 0.0).sum(-2)

@@ -1,35 +1,40 @@
-"""A hit as numbers for a flow: which of its coordinates are drawn, on which scales, and back.
+"""Coordinates of a hit as real numbers for a flow, and back; `COORDINATES` lists the kinds."""
 
-- ``plane``: layer, both coordinates in the transverse plane, energy (CaloPointFlow I);
-- ``rings``: layer, r, energy; the angle is left to `points.place` (CaloPointFlow II);
-- ``layers``: r and energy of a hit whose layer is known, from a quota.
-"""
-
+import abc
 import dataclasses
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from calojax.geometry import Detector
-from calojax.models.pointflow import dequantisation
-from calojax.models.pointflow.dequantisation import DequantisationName, HitEnergiesName, Spectrum
-from calojax.models.pointflow.points import Points
+from calojax.models.pointflow.dequantisation import (
+    DEQUANTISATIONS,
+    HIT_ENERGIES,
+    Dequantisation,
+    DequantisationName,
+    HitEnergies,
+    HitEnergiesName,
+    Spectrum,
+    plane_forward,
+    plane_inverse,
+)
+from calojax.models.pointflow.points import Points, grid_of
 
-CoordinatesName = Literal["plane", "rings", "layers"]
 Statistics = dict[str, Any]
 
 
 class Counts:
-    """What `Coordinates.fit` needs to know of showers, counted in one pass."""
+    """Counts of hits over showers, from which `Coordinates.fit` fits its scales."""
 
     def __init__(self, coordinates: "Coordinates"):
-        z, _, r = coordinates.detector.grid
+        z, _, r = grid_of(coordinates.detector)
         self.layer = np.zeros(z, np.int64)
         self.r = np.zeros(r, np.int64)
         self.spectrum = Spectrum.empty()
-        self._counted = dequantisation.HIT_ENERGIES[coordinates.energy].counted
+        self._counted = coordinates.energies.counted
 
     def add(self, showers: np.ndarray) -> None:
         """Counts showers [b, z, alpha, r] in MeV."""
@@ -41,96 +46,146 @@ class Counts:
 
 
 @dataclasses.dataclass(frozen=True)
-class Coordinates:
-    """See the module's docstring.
+class Coordinates(abc.ABC):
+    """The coordinates of a hit that a flow draws; the last one is the energy.
 
     Attributes:
-      detector: with layers that are all alike.
-      kind: which coordinates are drawn.
-      dequantisation: how bins become numbers.
-      energy: how energies do.
+      features: number of coordinates d.
+      has_alpha: whether the angle is among them.
+      has_layer: whether the layer is among them; otherwise it is given.
+      detector: detector with equal layers.
+      bins: map from bins to real numbers.
+      energies: map from hit energies to real numbers.
     """
 
+    features: ClassVar[int]
+    has_alpha: ClassVar[bool] = False
+    has_layer: ClassVar[bool] = True
     detector: Detector
-    kind: CoordinatesName
-    dequantisation: DequantisationName
-    energy: HitEnergiesName
-
-    @property
-    def features(self) -> int:
-        """Numbers d of a hit that are drawn."""
-        return {"plane": 4, "rings": 3, "layers": 2}[self.kind]
+    bins: Dequantisation
+    energies: HitEnergies
 
     def fit(self, counts: Counts) -> Statistics:
         """Fits scales to the hits that were counted."""
-        energy = dequantisation.HIT_ENERGIES[self.energy]
         return {
-            "layer": self._bins.fit(counts.layer),
-            "r": self._bins.fit(counts.r),
-            "energy": energy.fit(counts.spectrum, self.detector.readout_threshold),
+            "layer": self.bins.fit(counts.layer),
+            "r": self.bins.fit(counts.r),
+            "energy": self.energies.fit(counts.spectrum, self.detector.readout_threshold),
         }
 
     def forward(
-        self, points: Points, total: jax.Array, noise: jax.Array, statistics: Statistics
-    ) -> jax.Array:
-        """Hits as numbers [p, d].
+        self,
+        points: Points,
+        total: Float[Array, " p"],
+        noise: Float[Array, "p 3"],
+        statistics: Statistics,
+    ) -> Float[Array, "p d"]:
+        """Hits as real numbers.
 
         Args:
-          points: the hits.
-          total: E_sum in MeV of the shower of each, [p]; positive for padding too.
-          noise: uniform in [0, 1), [p, 3].
-          statistics: from `fit`.
+          points: hits.
+          total: E_sum in MeV of the shower of each hit; positive for padding too.
+          noise: uniform numbers in [0, 1).
+          statistics: result of `fit`.
         """
-        numbers = []
-        if self.kind != "layers":
-            numbers += [self._bins.forward(points.layer, noise[:, 0], statistics["layer"])]
-        if self.kind == "plane":
-            plane = dequantisation.plane_forward(
-                points.alpha, points.r, noise[:, 1:], self.detector.grid[1:]
-            )
-            numbers += [plane[:, 0], plane[:, 1]]
-        else:
-            numbers += [self._bins.forward(points.r, noise[:, 1], statistics["r"])]
-        numbers += [self._energy.forward(points.energy, total, statistics["energy"])]
-        return jnp.stack(numbers, -1)
+        energy = self.energies.forward(points.energy, total, statistics["energy"])
+        return jnp.stack([*self._forward(points, noise, statistics), energy], -1)
 
     def inverse(
         self,
-        x: jax.Array,
-        total: jax.Array,
-        owner: jax.Array,
-        layer: jax.Array,
+        x: Float[Array, "p d"],
+        total: Float[Array, " p"],
+        owner: Int[Array, " p"],
+        layer: Int[Array, " p"],
         statistics: Statistics,
     ) -> Points:
-        """The hits of numbers [p, d]; angles are 0 where they are not drawn.
+        """The hits of real numbers; alpha is 0 if it is not among the coordinates.
 
         Args:
-          x: numbers.
-          total: E_sum in MeV of the shower of each, [p].
-          owner: shower of each, [p].
-          layer: of each [p], where it is known.
-          statistics: from `fit`.
+          x: real numbers.
+          total: E_sum in MeV of the shower of each hit.
+          owner: shower of each hit.
+          layer: layer of each hit, used where it is not among the coordinates.
+          statistics: result of `fit`.
         """
-        if self.kind != "layers":
-            layer = self._bins.inverse(x[:, 0], statistics["layer"])
-        if self.kind == "plane":
-            alpha, r = dequantisation.plane_inverse(x[:, 1:3], self.detector.grid[1:])
-        else:
-            r = self._bins.inverse(x[:, -2], statistics["r"])
-            alpha = jnp.zeros_like(r)
-        energy = self._energy.inverse(x[:, -1], total, statistics["energy"])
+        layer, alpha, r = self._inverse(x, layer, statistics)
+        energy = self.energies.inverse(x[:, -1], total, statistics["energy"])
         return Points(layer, alpha, r, energy, owner)
 
     def depth(self, layer: jax.Array, statistics: Statistics) -> jax.Array:
-        """The number that stands for a layer [...] that is known: the middle of its bin."""
-        return self._bins.forward(
-            layer, jnp.full(layer.shape, 0.5, jnp.float32), statistics["layer"]
-        )
+        """The number that stands for a given layer [...]: the middle of its bin."""
+        middle = jnp.full(layer.shape, 0.5, jnp.float32)
+        return self.bins.forward(layer, middle, statistics["layer"])
 
-    @property
-    def _bins(self) -> dequantisation.Dequantisation:
-        return dequantisation.DEQUANTISATIONS[self.dequantisation]
+    @abc.abstractmethod
+    def _forward(self, points, noise, statistics) -> list[jax.Array]:
+        """Coordinates [p] other than the energy."""
 
-    @property
-    def _energy(self) -> dequantisation.HitEnergies:
-        return dequantisation.HIT_ENERGIES[self.energy]
+    @abc.abstractmethod
+    def _inverse(self, x, layer, statistics) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Bins (layer, alpha, r), int32 [p] each."""
+
+
+class Plane(Coordinates):
+    """Layer, both coordinates in the transverse plane, energy (CaloPointFlow I)."""
+
+    features = 4
+    has_alpha = True
+
+    def _forward(self, points, noise, statistics):
+        _, n_alpha, n_r = grid_of(self.detector)
+        plane = plane_forward(points.alpha, points.r, noise[:, 1:], (n_alpha, n_r))
+        layer = self.bins.forward(points.layer, noise[:, 0], statistics["layer"])
+        return [layer, plane[:, 0], plane[:, 1]]
+
+    def _inverse(self, x, layer, statistics):
+        _, n_alpha, n_r = grid_of(self.detector)
+        alpha, r = plane_inverse(x[:, 1:3], (n_alpha, n_r))
+        return self.bins.inverse(x[:, 0], statistics["layer"]), alpha, r
+
+
+class Layers(Coordinates):
+    """Energy and r of hits whose layer is given."""
+
+    features = 2
+    has_layer = False
+
+    def _forward(self, points, noise, statistics):
+        return [self.bins.forward(points.r, noise[:, 1], statistics["r"])]
+
+    def _inverse(self, x, layer, statistics):
+        r = self.bins.inverse(x[:, -2], statistics["r"])
+        return layer, jnp.zeros_like(r), r
+
+
+class Rings(Layers):
+    """Layer, r, energy; `points.place` adds the angle (CaloPointFlow II)."""
+
+    features = 3
+    has_layer = True
+
+    def _forward(self, points, noise, statistics):
+        layer = self.bins.forward(points.layer, noise[:, 0], statistics["layer"])
+        return [layer, *super()._forward(points, noise, statistics)]
+
+    def _inverse(self, x, layer, statistics):
+        layer = self.bins.inverse(x[:, 0], statistics["layer"])
+        return super()._inverse(x, layer, statistics)
+
+
+CoordinatesName = Literal["plane", "rings", "layers"]
+COORDINATES: dict[CoordinatesName, type[Coordinates]] = {
+    "plane": Plane,
+    "rings": Rings,
+    "layers": Layers,
+}
+
+
+def make(
+    kind: CoordinatesName,
+    dequantisation: DequantisationName,
+    energy: HitEnergiesName,
+    detector: Detector,
+) -> Coordinates:
+    """The coordinates that settings name."""
+    return COORDINATES[kind](detector, DEQUANTISATIONS[dequantisation], HIT_ENERGIES[energy])

@@ -1,40 +1,40 @@
-"""From bins and hit energies to numbers on the whole real line, and back.
+"""Dequantisation: bins and hit energies as real numbers, and back.
 
 Flows need densities, but a hit's layer and radial bin are whole numbers. Noise within the bin makes
-them continuous; what follows decides what the flow has to learn:
+them continuous. A map to the real line follows, which decides what the flow has to learn:
 
-- ``uniform``: every bin is as wide, u = (x + eps) / k, and the logit takes (0, 1) to the real line:
-  what CaloPointFlow I and other flows do. Where bins differ much in their frequency the density
-  has steps.
-- ``cdf``: every bin is as wide as it is frequent, u = cdf(x) + pmf(x) eps, which is uniform on
-  (0, 1), and the normal quantile makes it standard normal (CDF dequantisation, talk on
-  CaloPointFlow II, November 2023). The inverse is min{x | u <= cdf(x + 1)}, with cdf(x) the
-  probability of the bins before x.
+- ``uniform``: all bins have the same width, u = (x + eps) / k, and the logit maps (0, 1) to the
+  real line, as in CaloPointFlow I and other flows. Where the frequencies of bins differ much, the
+  density has steps.
+- ``cdf``: the width of a bin is its frequency, u = cdf(x) + pmf(x) eps, which is uniform on (0, 1),
+  and the normal quantile makes it standard normal (CDF dequantisation, talk on CaloPointFlow II,
+  November 2023). The inverse is min{x | u <= cdf(x + 1)}, with cdf(x) the probability of the bins
+  before x.
 
-Both are the same map with other bin edges and another quantile function. What is fitted is a dict
-of arrays that travels in the checkpoint; the noise is the caller's, uniform on [0, 1).
+Both are the same map with other bin edges and another quantile function. Fitted statistics are a
+dict of arrays that is stored in the checkpoint; the caller draws the noise, uniform on [0, 1).
 """
 
 import dataclasses
 import math
-import statistics as standard
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 
 Statistics = dict[str, jax.Array]
 
 
 # --- bins -----------------------------------------------------------------------------------------
 #
-# Near u = 1 float32 has steps of 6e-8, and a quantile function none of its digits left. Both
-# quantile functions are odd about u = 1/2, so above it -quantile(1 - u) is taken, with 1 - u summed
-# up from the far end. The inverse compares with bin edges that were mapped in float64 instead of
-# mapping back, and the forward map stays between the edges of its bin: so every index comes back
-# exactly, also from an empty bin, to which one float32 number is left.
+# Near u = 1 float32 has steps of 6e-8, and a quantile function loses all digits. Both quantile
+# functions are odd about u = 1/2, so above it -quantile(1 - u) is taken, with 1 - u summed up from
+# the far end. The inverse compares with bin edges that were mapped in float64 instead of mapping
+# back, and the forward map stays between the edges of its bin. So every index comes back exactly,
+# also from an empty bin, which keeps one float32 number.
 
 
 _NEARLY_ZERO = 2.0**-100
@@ -42,22 +42,22 @@ _NEARLY_ZERO = 2.0**-100
 
 @dataclasses.dataclass(frozen=True)
 class Dequantisation:
-    """Bins 0 .. k - 1 to the real line.
+    """A map from bins 0 .. k - 1 to the real line.
 
     Attributes:
-      quantile: odd about 1/2, increasing, on float32 arrays in [0, 1/2].
-      exact: the same for one number in (0, 1/2], in float64.
+      quantile: quantile function for float32 arrays in [0, 1/2]; odd about 1/2, increasing.
+      exact: the same function for float64 arrays.
       limit: largest absolute value.
-      by_frequency: whether bins are as wide as they are frequent.
+      by_frequency: whether the width of a bin is its frequency.
     """
 
     quantile: Callable[[jax.Array], jax.Array]
-    exact: Callable[[float], float]
+    exact: Callable[[np.ndarray], np.ndarray]
     limit: float
     by_frequency: bool
 
     def fit(self, counts: np.ndarray) -> Statistics:
-        """The bins of counts [k], whose sum must not be zero."""
+        """Fits to counts [k] of the bins, whose sum must not be zero."""
         counts = np.asarray(counts, np.float64)
         pmf = counts / counts.sum() if self.by_frequency else np.full(len(counts), 1 / len(counts))
         # Each sum from its own end, so that small probabilities keep their digits.
@@ -71,7 +71,7 @@ class Dequantisation:
         }
 
     def forward(self, index: jax.Array, noise: jax.Array, statistics: Statistics) -> jax.Array:
-        """Bins [...] and noise [...] in [0, 1) -> numbers [...] on the real line."""
+        """Real numbers [...] of bins [...] with noise [...] in [0, 1)."""
         pmf, edges = statistics["pmf"][index], statistics["edges"]
         below = statistics["cdf"][index] + pmf * noise
         above = statistics["survival"][index] + pmf * (1 - noise)
@@ -80,53 +80,47 @@ class Dequantisation:
         return jnp.clip(x, jnp.nextafter(edges[index], jnp.float32(np.inf)), edges[index + 1])
 
     def inverse(self, x: jax.Array, statistics: Statistics) -> jax.Array:
-        """Numbers [...] -> the bin of each, int32 [...]; any number is in one."""
+        """Bins, int32 [...], of real numbers [...]; every number has a bin."""
         inner = statistics["edges"][1:-1]
         return jnp.searchsorted(inner, x, side="left").astype(jnp.int32)
 
     def _edges(self, cdf: np.ndarray, survival: np.ndarray) -> np.ndarray:
         """Quantiles of cdf [k + 1] (survival = 1 - cdf), strictly increasing as float32."""
-        edges = np.empty(len(cdf), np.float32)
-        for i, (below, above) in enumerate(zip(cdf, survival, strict=True)):
-            tail = min(below, above, 0.5)
-            x = self.exact(tail) if tail > 0 else -math.inf
-            edges[i] = np.clip(x if below < above else -x, -self.limit, self.limit)
-        # The number after 0 is subnormal, which accelerators take for 0.
+        x = self.exact(np.minimum(np.minimum(cdf, survival), 0.5))
+        x = np.clip(np.where(cdf < survival, x, -x), -self.limit, self.limit)
+        edges = x.astype(np.float32)
+        # The number after 0 is subnormal, which accelerators round to 0.
         edges[np.abs(edges) < _NEARLY_ZERO] = -_NEARLY_ZERO
         for i in range(1, len(edges)):
             edges[i] = max(edges[i], np.nextafter(edges[i - 1], np.float32(np.inf)))
         return edges
 
 
-def _logit(u: jax.Array) -> jax.Array:
-    return jnp.log(u) - jnp.log1p(-u)
-
-
 DequantisationName = Literal["uniform", "cdf"]
-# The limits: of the logit, the one of CaloPointFlow (1e-6 from the ends); of the normal quantile,
-# beyond what 10^8 hits can show (1e-9 from the ends).
+# The limit of the logit is that of CaloPointFlow (1e-6 from the ends). The limit of the normal
+# quantile is beyond what 10^8 hits can show (1e-9 from the ends).
 DEQUANTISATIONS: dict[DequantisationName, Dequantisation] = {
-    "uniform": Dequantisation(_logit, lambda u: math.log(u / (1 - u)), 13.8, by_frequency=False),
-    "cdf": Dequantisation(
-        jax.scipy.special.ndtri, standard.NormalDist().inv_cdf, 6.0, by_frequency=True
+    "uniform": Dequantisation(
+        jax.scipy.special.logit, scipy.special.logit, 13.8, by_frequency=False
     ),
+    "cdf": Dequantisation(jax.scipy.special.ndtri, scipy.special.ndtri, 6.0, by_frequency=True),
 }
 
 
 # --- the transverse plane -------------------------------------------------------------------------
 #
-# CaloPointFlow I takes angle and radius to the plane, x = r cos(alpha), y = r sin(alpha) with r on
-# (0, 1), and to the real line by logit((1 + x) / 2) = 2 artanh(x), in which the left side loses all
-# digits near the axis and the right side none.
+# CaloPointFlow I maps angle and radius to the plane, x = r cos(alpha), y = r sin(alpha) with r in
+# (0, 1), and to the real line by logit((1 + x) / 2) = 2 artanh(x). The left side loses all digits
+# near the axis; the right side keeps them.
 
-# Share of a bin that stays free at its edges: several times what rounding can move a point.
+# Fraction of a bin that stays free at its edges: several times what rounding can move a point.
 _MARGIN = 2.0**-10
 
 
 def plane_forward(
     alpha: jax.Array, r: jax.Array, noise: jax.Array, shape: tuple[int, int]
 ) -> jax.Array:
-    """Bins alpha, r [...] of shape (n_alpha, n_r) and noise [..., 2] -> coordinates [..., 2]."""
+    """Coordinates [..., 2] of bins alpha, r [...] of ``shape`` (n_alpha, n_r), noise [..., 2]."""
     n_alpha, n_r = shape
     noise = _MARGIN + (1 - 2 * _MARGIN) * noise
     angle = (alpha + noise[..., 0]) * (2 * math.pi / n_alpha) - math.pi
@@ -137,7 +131,7 @@ def plane_forward(
 
 
 def plane_inverse(x: jax.Array, shape: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
-    """Coordinates [..., 2] -> bins alpha and r, int32 [...]; beyond the last r it is the last."""
+    """Bins alpha and r, int32 [...], of coordinates [..., 2]; beyond the last r, the last."""
     n_alpha, n_r = shape
     plane = jnp.tanh(x / 2)
     radius = jnp.hypot(plane[..., 0], plane[..., 1])
@@ -150,12 +144,12 @@ def plane_inverse(x: jax.Array, shape: tuple[int, int]) -> tuple[jax.Array, jax.
 
 
 class Spectrum(NamedTuple):
-    """Positive numbers, counted in narrow bins of their logarithm: a fit in one pass over chunks.
+    """A histogram of the logarithm of positive numbers, for fits in one pass over the data.
 
     Attributes:
-      counts: int64 [bins].
-      low: the smallest number.
-      high: the largest.
+      counts: counts of the bins, int64 [bins].
+      low: smallest number.
+      high: largest number.
     """
 
     counts: np.ndarray
@@ -164,11 +158,11 @@ class Spectrum(NamedTuple):
 
     @staticmethod
     def empty() -> "Spectrum":
-        """Of no numbers."""
+        """The spectrum of no numbers."""
         return Spectrum(np.zeros(_SPECTRUM_BINS, np.int64), math.inf, 0.0)
 
     def add(self, values: np.ndarray) -> "Spectrum":
-        """With values [n] > 0 counted too."""
+        """The spectrum with values [n] > 0 added."""
         if not len(values):
             return self
         scaled = (np.log(values) / _SPECTRUM_RANGE + 1) * (_SPECTRUM_BINS / 2)
@@ -189,60 +183,40 @@ class Spectrum(NamedTuple):
         return float(mean), float(np.sqrt(np.average((y - mean) ** 2, weights=weights)))
 
 
-# e^-32 .. e^32 holds energies in MeV and their shares of a shower; bins are 0.8 % wide.
+# e^-32 .. e^32 holds energies in MeV and their fractions of a shower; bins are 0.8 % wide.
 _SPECTRUM_RANGE = 32.0
 _SPECTRUM_BINS = 2**13
-# Hits that are all alike have no spread to divide by.
+# Smallest standard deviation, for hits that are all alike.
 _MIN_STD = 1e-3
-
-
-class HitEnergies(Protocol):
-    """Energies of hits to the real line and back."""
-
-    def counted(self, energy: np.ndarray, total: np.ndarray) -> np.ndarray:
-        """What a `Spectrum` is to count of hits [n] in MeV of showers with E_sum [n] in MeV."""
-        ...
-
-    def fit(self, spectrum: Spectrum, threshold: float) -> Statistics:
-        """Fits to a spectrum and the readout threshold in MeV (0: none)."""
-        ...
-
-    def forward(self, energy: jax.Array, total: jax.Array, statistics: Statistics) -> jax.Array:
-        """Energies [...] and E_sum [...] of their showers in MeV -> standardised numbers [...]."""
-        ...
-
-    def inverse(self, x: jax.Array, total: jax.Array, statistics: Statistics) -> jax.Array:
-        """The energies [...] in MeV of numbers [...]."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
 class LogEnergy:
     """The logarithm of the energy, standardised.
 
-    A hit of 16 keV is as far from one of 32 keV in a shower of 1 TeV as in one of 1 GeV. What
-    share of the shower it is follows from E_sum, on which the flow is conditioned. No decoded hit
-    is below the threshold or above E_sum. (A form with a soft edge, log(E / threshold - 1), has a
-    tail of 13 standard deviations on Geant4 showers, where 4e-5 of the hits lie at the edge.)
+    A hit of 16 keV is as far from one of 32 keV in a shower of 1 TeV as in one of 1 GeV. Its
+    fraction of the shower follows from E_sum, on which the flow is conditioned. No decoded hit is
+    below the threshold or above E_sum. (A form with a soft edge, log(E / threshold - 1), has a tail
+    of 13 standard deviations on Geant4 showers, where 4e-5 of the hits lie at the edge.)
     """
 
     def counted(self, energy: np.ndarray, total: np.ndarray) -> np.ndarray:
-        """Energies in MeV."""
+        """The numbers that a `Spectrum` counts, for hits [n] of showers with E_sum [n] in MeV."""
         return energy
 
     def fit(self, spectrum: Spectrum, threshold: float) -> Statistics:
-        """Without a threshold, the smallest hit is one."""
+        """Fits to a spectrum and the readout threshold in MeV; 0 becomes the smallest hit."""
         mean, std = spectrum.moments(np.log)
         low = threshold if threshold > 0 else spectrum.low
         return _float32(mean=mean, std=max(std, _MIN_STD), low=low)
 
     def forward(self, energy: jax.Array, total: jax.Array, statistics: Statistics) -> jax.Array:
-        """Energies below the threshold are taken for the threshold."""
+        """Numbers [...] of energies [...], raised to the threshold, and E_sum [...] in MeV."""
         energy = jnp.maximum(energy, statistics["low"])
         return (jnp.log(energy) - statistics["mean"]) / statistics["std"]
 
     def inverse(self, x: jax.Array, total: jax.Array, statistics: Statistics) -> jax.Array:
-        """Energies from the threshold to E_sum."""
+        """Energies [...] in MeV of numbers [...], from the threshold to E_sum."""
         high = jnp.log(jnp.maximum(total, statistics["low"]))
         # Clipped before the exponential, which could overflow, and after it, which rounds.
         energy = jnp.exp(jnp.minimum(x * statistics["std"] + statistics["mean"], high))
@@ -251,20 +225,23 @@ class LogEnergy:
 
 @dataclasses.dataclass(frozen=True)
 class FractionEnergy:
-    """The share of E_sum, scaled to [0, 1] over the training hits, logit, standardised.
+    """The logit of the fraction of E_sum, scaled to [0, 1] over the training hits; standardised.
 
-    As CaloPointFlow has it. The logit keeps 1e-6 from both ends, so that it stays finite; but in a
-    shower of 1 TeV that is 1 MeV, and softer hits are all but the same number.
+    As in CaloPointFlow. The logit keeps a distance of 1e-6 from both ends to stay finite. In a
+    shower of 1 TeV that is 1 MeV, and softer hits become almost the same number.
+
+    Attributes:
+      shrink: distance from both ends.
     """
 
     shrink: float = 1e-6
 
     def counted(self, energy: np.ndarray, total: np.ndarray) -> np.ndarray:
-        """Shares of E_sum."""
+        """Fractions of E_sum."""
         return energy / total
 
     def fit(self, spectrum: Spectrum, threshold: float) -> Statistics:
-        """Knows no threshold."""
+        """Fits to the range of the fractions; ignores the threshold."""
         low, high = spectrum.low, spectrum.high
         high = max(high, low * (1 + 1e-3))
         mean, std = spectrum.moments(
@@ -276,7 +253,7 @@ class FractionEnergy:
         return _float32(mean=mean, std=max(std, _MIN_STD), low=low, high=high)
 
     def forward(self, energy: jax.Array, total: jax.Array, statistics: Statistics) -> jax.Array:
-        """Shares beyond those of the training hits are taken for the nearest of those."""
+        """Fractions outside the range of the training hits are moved to its ends."""
         low, high = statistics["low"], statistics["high"]
         fraction = jnp.clip(energy / total, low, high)
         # 1 - p from the other end keeps its digits where p is near 1.
@@ -285,7 +262,7 @@ class FractionEnergy:
         return (logit - statistics["mean"]) / statistics["std"]
 
     def inverse(self, x: jax.Array, total: jax.Array, statistics: Statistics) -> jax.Array:
-        """Energies in proportion to E_sum; some may be below the threshold."""
+        """Energies in proportion to E_sum; they may be below the threshold."""
         low, high = statistics["low"], statistics["high"]
         p = jax.nn.sigmoid(x * statistics["std"] + statistics["mean"])
         p = jnp.clip((p - self.shrink) / (1 - 2 * self.shrink), 0.0, 1.0)
@@ -296,6 +273,7 @@ class FractionEnergy:
 
 
 HitEnergiesName = Literal["log", "fraction"]
+HitEnergies = LogEnergy | FractionEnergy
 HIT_ENERGIES: dict[HitEnergiesName, HitEnergies] = {
     "log": LogEnergy(),
     "fraction": FractionEnergy(),

@@ -1,33 +1,62 @@
-"""Work on batches of showers in chunks of a bounded number of hits, with static shapes.
+"""Microbatches: a batch of showers in pieces with a bounded number of hits and static shapes.
 
-A batch of b showers of dataset 3 could have b x 40,500 hits and has 3 % of them. So showers are
-taken in chunks of whole successive showers, as many as fit a buffer: memory is that of a chunk, and
-the number of chunks, a number of the loop and not of a shape, follows the hits that there are.
+A batch of b showers of dataset 3 could have b x 40,500 hits and has 3 % of them. So the batch is
+cut into microbatches of whole consecutive showers, as many as fit a buffer. The memory is that of
+one microbatch. The number of microbatches is the length of a loop, not part of a shape, and follows
+the hits that there are.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from calojax.models.pointflow.config import GenerationConfig
 
 
-def over_showers(
+class Size(NamedTuple):
+    """The size of a microbatch.
+
+    Attributes:
+      showers: largest number of showers.
+      points: largest number of points.
+    """
+
+    showers: int
+    points: int
+
+
+# On a CPU a few buffers that its cores can share; elsewhere enough for thousands of cores, which
+# mostly wait in a small microbatch.
+_CPU = Size(showers=64, points=32_768)
+# Sums over more showers would not always be added up in the same order (see `calojax.nn.tiles`).
+_ACCELERATOR = Size(showers=256, points=262_144)
+
+
+def size(config: GenerationConfig, showers: int, voxels: int) -> Size:
+    """The microbatches of a batch of ``showers`` with ``voxels`` each, on the default device."""
+    default = _CPU if jax.default_backend() == "cpu" else _ACCELERATOR
+    points = min(config.points or default.points, showers * voxels)
+    return Size(min(config.showers or default.showers, showers), max(points, voxels))
+
+
+def apply(
     function: Callable[..., jax.Array],
-    hits: jax.Array,
+    hits: Int[Array, " b"],
     *arrays: jax.Array,
-    showers: int,
-    points: int,
+    size: Size,
 ) -> jax.Array:
-    """Applies a function to chunks of showers and puts its results together.
+    """Applies a function to the microbatches of a batch and joins the results.
 
     Args:
-      function: takes ``inside`` [showers] and rows [showers, ...] of every array, returns rows
-        [showers, ...]. Only the rows where ``inside`` is true are of the chunk; other results are
-        thrown away. What it makes of a row must not depend on other rows.
-      hits: of each shower, [b], none above ``points``.
-      *arrays: [b, ...] each.
-      showers: most showers of a chunk.
-      points: most hits of a chunk.
+      function: takes ``inside`` [showers] and rows [showers, ...] of every array, and returns rows
+        [showers, ...]. Only rows where ``inside`` is true belong to the microbatch; the results of
+        other rows are discarded. The result of a row must not depend on other rows.
+      hits: number of hits of each shower, none above ``size.points``.
+      *arrays: arrays over showers, [b, ...] each.
+      size: size of a microbatch.
 
     Returns:
       The rows of all showers, [b, ...].
@@ -37,21 +66,19 @@ def over_showers(
 
     def rows(first):
         before = jnp.where(first > 0, ends[first - 1], 0)
-        fit = jnp.searchsorted(ends, before + points, side="right").astype(jnp.int32)
-        stop = jnp.minimum(fit, first + showers)
-        index = first + jnp.arange(showers, dtype=jnp.int32)
+        fit = jnp.searchsorted(ends, before + size.points, side="right").astype(jnp.int32)
+        stop = jnp.minimum(fit, first + size.showers)
+        index = first + jnp.arange(size.showers, dtype=jnp.int32)
         own = [array[jnp.minimum(index, num - 1)] for array in arrays]
         return stop, function(index < stop, *own)
 
-    def chunk(state):
+    def step(state):
         first, out = state
         stop, result = rows(first)
-        # What sticks out behind ``stop`` is written over by the next chunk, or cut off at the end.
+        # Rows behind ``stop`` are overwritten by the next microbatch, or cut off at the end.
         return stop, jax.lax.dynamic_update_slice_in_dim(out, result, first, 0)
 
     shape = jax.eval_shape(lambda: rows(jnp.zeros((), jnp.int32))[1])
-    out = jnp.zeros((num + showers, *shape.shape[1:]), shape.dtype)
-    _, out = jax.lax.while_loop(
-        lambda state: state[0] < num, chunk, (jnp.zeros((), jnp.int32), out)
-    )
+    out = jnp.zeros((num + size.showers, *shape.shape[1:]), shape.dtype)
+    _, out = jax.lax.while_loop(lambda state: state[0] < num, step, (jnp.zeros((), jnp.int32), out))
     return out[:num]

@@ -1,183 +1,153 @@
-"""How many hits a shower has and how much energy they hold, as numbers for a flow and back.
+"""Totals of a shower, that is hit counts and energies, as real numbers for a flow, and back.
 
-Points are drawn to fill a quota: so many hits, so much energy. CaloPointFlow knows one quota, that
-of the whole shower (`WholeShower`). One for every layer (`EveryLayer`, as ShowerFlow of CaloClouds
-II has it, arXiv:2309.05704) gives the energies of layers their correlations, which points that are
+Points are drawn to match given totals: so many hits with so much energy. CaloPointFlow has one pair
+for the whole shower (`WholeShower`). One pair for every layer (`EveryLayer`, as in ShowerFlow of
+CaloClouds II, arXiv:2309.05704) gives layer energies their correlations, which points that are
 drawn independently of each other do not have.
 """
 
 import dataclasses
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from calojax.geometry import Detector
+from calojax.models.pointflow import points
 from calojax.models.pointflow.dequantisation import DEQUANTISATIONS
 from calojax.models.voxels import energy_condition
 
 Statistics = dict[str, jax.Array]
 
-# Spreads that data with one value would not have.
+_BINS = DEQUANTISATIONS["cdf"]
+# Smallest standard deviation, for data with a single value.
 _MIN_STD = 1e-3
-# Energy in MeV for which logarithms take an empty shower's zero.
+# Energy in MeV that stands for zero in logarithms.
 _EMPTY = 1e-3
 
 
-class Quota(NamedTuple):
-    """What the points of showers are to fill, in s parts of the shower.
+class Totals(NamedTuple):
+    """Hit counts and energies of s parts of each shower.
 
     Attributes:
-      hits: int32 [b, s].
-      energy: of these hits in MeV, [b, s]; not below hits x `least_energy`, 0 without hits.
+      hits: number of hits.
+      energy: energy of these hits in MeV; at least hits x `least_energy`, 0 without hits.
     """
 
-    hits: jax.Array
-    energy: jax.Array
+    hits: Int[Array, "b s"]
+    energy: Float[Array, "b s"]
 
 
 def least_energy(detector: Detector) -> float:
-    """The energy in MeV that a hit has at least.
+    """The smallest energy of a generated hit in MeV.
 
-    On the threshold itself the last bit would decide whether a hit is cut.
+    It is above the readout threshold, at which rounding would decide whether a hit is cut.
     """
     return detector.readout_threshold * (1 + 1e-5)
 
 
-class Totals(Protocol):
-    """A division of showers into parts, and what of their quotas a flow learns.
-
-    Attributes:
-      features: numbers that a flow learns.
-      context: numbers that describe a shower.
-    """
-
-    features: int
-    context: int
-
-    def quota(self, hits: jax.Array, energy: jax.Array) -> Quota:
-        """Quotas of showers from hits and energies [b, l] (MeV) of their layers."""
-        ...
-
-    def fit(self, hits: np.ndarray, energy: np.ndarray, incident: np.ndarray) -> Statistics:
-        """Fits to hits and energies [n, l] of layers and incident energies [n], in MeV."""
-        ...
-
-    def forward(
-        self, key: jax.Array, quota: Quota, incident: jax.Array, statistics: Statistics
-    ) -> jax.Array:
-        """Quotas and incident energies [b] in MeV -> features [b, d], with noise within bins."""
-        ...
-
-    def inverse(self, x: jax.Array, incident: jax.Array, statistics: Statistics) -> Quota:
-        """The quotas of features [b, d]; the inverse of `forward` for any of its noise."""
-        ...
-
-    def describe(self, quota: Quota, incident: jax.Array, statistics: Statistics) -> jax.Array:
-        """Numbers [b, context] of order one that tell quotas and incident energies."""
-        ...
-
-
 @dataclasses.dataclass(frozen=True)
 class WholeShower:
-    """One quota for the shower, as CaloPointFlow has it.
+    """One pair of totals for the shower, as in CaloPointFlow.
 
-    Features are log(n + u) - log(E_inc) / 2 with u uniform in [0, 1), and log(E_sum / E_inc), each
-    standardised.
+    Its numbers are log(n + u) - log(E_inc) / 2 with u uniform in [0, 1), and log(E_sum / E_inc),
+    each standardised.
+
+    Attributes:
+      detector: detector of the showers.
+      features: number of real numbers d.
+      context: size c of a shower's description.
+      layer_features: size k of a layer's description.
     """
 
     detector: Detector
+    features = 2
+    context = 3
+    layer_features = 0
 
-    @property
-    def features(self) -> int:
-        """See `Totals`."""
-        return 2
-
-    @property
-    def context(self) -> int:
-        """See `Totals`."""
-        return 3
-
-    def quota(self, hits: jax.Array, energy: jax.Array) -> Quota:
-        """See `Totals`."""
-        return Quota(hits.sum(-1, keepdims=True), energy.sum(-1, keepdims=True))
+    def totals(self, hits: Int[Array, "b l"], energy: Float[Array, "b l"]) -> Totals:
+        """Totals of showers from hit counts and energies (MeV) of their layers."""
+        return Totals(hits.sum(-1, keepdims=True), energy.sum(-1, keepdims=True))
 
     def fit(self, hits: np.ndarray, energy: np.ndarray, incident: np.ndarray) -> Statistics:
-        """See `Totals`."""
+        """Fits to hit counts and energies [n, l] of layers and incident energies [n], in MeV."""
         hits, energy = hits.sum(-1), np.maximum(energy.sum(-1), _EMPTY)
         x = np.stack(
             [np.log(hits + 0.5) - np.log(incident) / 2, np.log(energy) - np.log(incident)], -1
         )
-        return _moments("total", x, np.ones_like(x, bool))
+        return _moments("total", x)
 
     def forward(
-        self, key: jax.Array, quota: Quota, incident: jax.Array, statistics: Statistics
-    ) -> jax.Array:
-        """See `Totals`."""
-        noise = jax.random.uniform(key, quota.hits[:, 0].shape, quota.energy.dtype)
-        # Not to the ends: log(0 + u) has none below, and near n + 1 float32 could round up to it.
-        return self._numbers(quota, 0.02 + 0.96 * noise, incident, statistics)
+        self, key: PRNGKeyArray, totals: Totals, incident: jax.Array, statistics: Statistics
+    ) -> Float[Array, "b d"]:
+        """Totals as real numbers, with noise within bins; incident energies [b] in MeV."""
+        noise = jax.random.uniform(key, totals.hits[:, 0].shape, totals.energy.dtype)
+        # Without the ends: log(0 + 0) is infinite, and near n + 1 float32 could round up to it.
+        return self._numbers(totals, 0.02 + 0.96 * noise, incident, statistics)
 
-    def inverse(self, x: jax.Array, incident: jax.Array, statistics: Statistics) -> Quota:
-        """See `Totals`."""
+    def inverse(
+        self, x: Float[Array, "b d"], incident: jax.Array, statistics: Statistics
+    ) -> Totals:
+        """Totals of real numbers; inverse of `forward` for any of its noise."""
         log_hits, log_energy = (x * statistics["total_std"] + statistics["total_mean"]).T
         # Bounded before the exponential, which could overflow.
         most = jnp.log(float(self.detector.n_voxels) + 0.5)
         log_hits = jnp.minimum(log_hits + jnp.log(incident) / 2, most)
         hits = jnp.floor(jnp.exp(log_hits)).astype(jnp.int32)
-        # More than all of the energy by far, where a density has no business.
+        # E_sum of e times E_inc is beyond any shower.
         energy = jnp.exp(jnp.minimum(log_energy, 1.0)) * incident
         return _possible(hits[:, None], energy[:, None], self.detector)
 
-    def describe(self, quota: Quota, incident: jax.Array, statistics: Statistics) -> jax.Array:
-        """See `Totals`."""
+    def describe(
+        self, totals: Totals, incident: jax.Array, statistics: Statistics
+    ) -> Float[Array, "b c"]:
+        """Totals and incident energies as numbers of order one."""
         half = jnp.full(incident.shape, 0.5, incident.dtype)
-        numbers = self._numbers(quota, half, incident, statistics)
+        numbers = self._numbers(totals, half, incident, statistics)
         return jnp.concatenate([energy_condition(incident, self.detector), numbers], -1)
 
-    def _numbers(self, quota, noise, incident, statistics):
+    def of_layers(self, totals: Totals, statistics: Statistics) -> Float[Array, "b l k"]:
+        """Totals of layers as numbers of order one."""
+        return jnp.zeros((len(totals.hits), self.detector.n_layers, 0))
+
+    def _numbers(self, totals, noise, incident, statistics):
         log_incident = jnp.log(incident)
-        log_hits = jnp.log(quota.hits[:, 0] + noise) - log_incident / 2
-        log_energy = jnp.log(jnp.maximum(quota.energy[:, 0], _EMPTY)) - log_incident
+        log_hits = jnp.log(totals.hits[:, 0] + noise) - log_incident / 2
+        log_energy = jnp.log(jnp.maximum(totals.energy[:, 0], _EMPTY)) - log_incident
         x = jnp.stack([log_hits, log_energy], -1)
         return (x - statistics["total_mean"]) / statistics["total_std"]
 
 
 @dataclasses.dataclass(frozen=True)
 class EveryLayer:
-    """A quota for every layer.
+    """A pair of totals for every layer.
 
-    Features are, for the l layers, hits through CDF dequantisation [l]; log(E_sum / E_inc); and for
-    all layers but the last log(E_z / E_deeper), the layer's energy by that of all deeper ones
-    [l - 1]: a stick that is broken from the front, which fixes all energies without a constraint
-    among the numbers. Where that ratio means nothing, in layers without hits and in the deepest one
-    with hits, the feature is standard normal noise, which the flow learns at no cost.
+    Its numbers are, for l layers: hit counts through CDF dequantisation [l]; log(E_sum / E_inc);
+    and, for all layers but the last, log(E_z / E_deeper), the ratio of the layer's energy to that
+    of all deeper layers [l - 1]. This stick breaking from the front fixes all energies without a
+    constraint among the numbers. Where the ratio is undefined, in layers without hits and in the
+    deepest layer with hits, the number is standard normal noise, which the flow learns at no cost.
     """
 
     detector: Detector
+    layer_features = 2
 
     @property
     def features(self) -> int:
-        """See `Totals`."""
         return 2 * self.detector.n_layers
 
     @property
     def context(self) -> int:
-        """See `Totals`."""
-        return 2 + 2 * self.detector.n_layers
+        return 2 + self.layer_features * self.detector.n_layers
 
-    def quota(self, hits: jax.Array, energy: jax.Array) -> Quota:
-        """See `Totals`."""
-        return Quota(hits, energy)
+    def totals(self, hits: jax.Array, energy: jax.Array) -> Totals:
+        return Totals(hits, energy)
 
     def fit(self, hits: np.ndarray, energy: np.ndarray, incident: np.ndarray) -> Statistics:
-        """See `Totals`."""
         largest = max(layer.n_voxels for layer in self.detector.layers)
-        tables = [
-            DEQUANTISATIONS["cdf"].fit(np.bincount(layer, minlength=largest + 1))
-            for layer in hits.T
-        ]
+        tables = [_BINS.fit(np.bincount(layer, minlength=largest + 1)) for layer in hits.T]
         total = np.maximum(energy.sum(-1, keepdims=True), _EMPTY)
         deeper = np.cumsum(energy[:, ::-1], 1)[:, ::-1][:, 1:]
         known = (energy[:, :-1] > 0) & (deeper > 0)
@@ -185,38 +155,34 @@ class EveryLayer:
         mean_energy = np.log(np.where(hits > 0, energy, 1) / np.maximum(hits, 1))
         return {
             **{f"hits_{name}": jnp.stack([table[name] for table in tables]) for name in tables[0]},
-            **_moments("visible", np.log(total / incident[:, None]), np.ones_like(total, bool)),
+            **_moments("visible", np.log(total / incident[:, None])),
             **_moments("ratio", ratio, known),
-            **_moments("count", np.log1p(hits), np.ones_like(hits, bool)),
+            **_moments("count", np.log1p(hits)),
             **_moments("mean_energy", mean_energy, hits > 0),
         }
 
-    def forward(
-        self, key: jax.Array, quota: Quota, incident: jax.Array, statistics: Statistics
-    ) -> jax.Array:
-        """See `Totals`."""
+    def forward(self, key, totals: Totals, incident: jax.Array, statistics: Statistics):
         within, fill = jax.random.split(key)
-        noise = jax.random.uniform(within, quota.hits.shape, quota.energy.dtype)
-        dequantise = jax.vmap(DEQUANTISATIONS["cdf"].forward, (1, 1, 0), 1)
-        hits = dequantise(quota.hits, noise, self._tables(statistics))
-        deeper = jnp.cumsum(quota.energy[:, ::-1], 1)[:, ::-1][:, 1:]
-        known = (quota.energy[:, :-1] > 0) & (deeper > 0)
-        ratio = _log(quota.energy[:, :-1], known) - _log(deeper, known)
+        noise = jax.random.uniform(within, totals.hits.shape, totals.energy.dtype)
+        dequantise = jax.vmap(_BINS.forward, (1, 1, 0), 1)
+        hits = dequantise(totals.hits, noise, self._tables(statistics))
+        deeper = jnp.cumsum(totals.energy[:, ::-1], 1)[:, ::-1][:, 1:]
+        known = (totals.energy[:, :-1] > 0) & (deeper > 0)
+        ratio = _log(totals.energy[:, :-1], known) - _log(deeper, known)
         ratio = (ratio - statistics["ratio_mean"]) / statistics["ratio_std"]
         meaningless = jax.random.normal(fill, ratio.shape, ratio.dtype)
-        visible = self._visible(quota, incident, statistics)
+        visible = self._visible(totals, incident, statistics)
         return jnp.concatenate([hits, visible, jnp.where(known, ratio, meaningless)], -1)
 
-    def inverse(self, x: jax.Array, incident: jax.Array, statistics: Statistics) -> Quota:
-        """See `Totals`."""
+    def inverse(self, x: jax.Array, incident: jax.Array, statistics: Statistics) -> Totals:
         l = self.detector.n_layers
-        quantise = jax.vmap(DEQUANTISATIONS["cdf"].inverse, (1, 0), 1)
+        quantise = jax.vmap(_BINS.inverse, (1, 0), 1)
         hits = quantise(x[:, :l], self._tables(statistics))
         visible = x[:, l] * statistics["visible_std"][0] + statistics["visible_mean"][0]
         ratio = x[:, l + 1 :] * statistics["ratio_std"] + statistics["ratio_mean"]
         present = hits > 0
         more = jnp.cumsum(present[:, ::-1], 1)[:, ::-1][:, 1:] > 0
-        # Of what is left of E_sum, a layer takes sigmoid(ratio) and leaves sigmoid(-ratio).
+        # Of the rest of E_sum, a layer takes sigmoid(ratio) and leaves sigmoid(-ratio).
         breaks = present[:, :-1] & more
         taken = jnp.where(breaks, jax.nn.log_sigmoid(ratio), 0.0)
         left = jnp.where(breaks, jax.nn.log_sigmoid(-ratio), 0.0)
@@ -226,22 +192,21 @@ class EveryLayer:
         total = jnp.exp(jnp.minimum(visible, 1.0)) * incident
         return _possible(hits, total[:, None] * jnp.exp(log_share), self.detector)
 
-    def describe(self, quota: Quota, incident: jax.Array, statistics: Statistics) -> jax.Array:
-        """See `Totals`; the last two numbers a layer are those of `of_layers`."""
+    def describe(self, totals: Totals, incident: jax.Array, statistics: Statistics) -> jax.Array:
         return jnp.concatenate(
             [
                 energy_condition(incident, self.detector),
-                self._visible(quota, incident, statistics),
-                self.of_layers(quota, statistics).reshape(len(incident), -1),
+                self._visible(totals, incident, statistics),
+                self.of_layers(totals, statistics).reshape(len(incident), -1),
             ],
             -1,
         )
 
-    def of_layers(self, quota: Quota, statistics: Statistics) -> jax.Array:
-        """Standardised log(1 + hits) and log mean energy of a hit (0: no hits), [b, l, 2]."""
-        present = quota.hits > 0
-        count = jnp.log1p(quota.hits.astype(quota.energy.dtype))
-        mean_energy = _log(quota.energy / jnp.maximum(quota.hits, 1), present)
+    def of_layers(self, totals: Totals, statistics: Statistics) -> jax.Array:
+        """Standardised log(1 + hits) and log mean energy of a hit (0 without hits)."""
+        present = totals.hits > 0
+        count = jnp.log1p(totals.hits.astype(totals.energy.dtype))
+        mean_energy = _log(totals.energy / jnp.maximum(totals.hits, 1), present)
         mean_energy = (mean_energy - statistics["mean_energy_mean"]) / statistics["mean_energy_std"]
         return jnp.stack(
             [
@@ -251,34 +216,59 @@ class EveryLayer:
             -1,
         )
 
-    def _visible(self, quota, incident, statistics):
-        total = jnp.maximum(quota.energy.sum(-1), _EMPTY)
+    def _visible(self, totals, incident, statistics):
+        total = jnp.maximum(totals.energy.sum(-1), _EMPTY)
         visible = (jnp.log(total) - jnp.log(incident))[:, None]
         return (visible - statistics["visible_mean"]) / statistics["visible_std"]
 
     @staticmethod
     def _tables(statistics: Statistics) -> Statistics:
-        """The dequantisation of every layer's hits."""
+        """The dequantisation of every layer's hit count."""
         prefix = "hits_"
         return {k.removeprefix(prefix): v for k, v in statistics.items() if k.startswith(prefix)}
+
+
+Encoding = WholeShower | EveryLayer
 
 
 def _log(values: jax.Array, where: jax.Array) -> jax.Array:
     return jnp.log(jnp.where(where, values, 1.0))
 
 
-def _possible(hits: jax.Array, energy: jax.Array, detector: Detector) -> Quota:
-    """Quotas that hits above the readout threshold can fill."""
+def _possible(hits: jax.Array, energy: jax.Array, detector: Detector) -> Totals:
+    """Totals that hits above the readout threshold can have."""
     least = hits * least_energy(detector)
-    return Quota(hits, jnp.where(hits > 0, jnp.maximum(energy, least), 0.0))
+    return Totals(hits, jnp.where(hits > 0, jnp.maximum(energy, least), 0.0))
 
 
-def _moments(name: str, values: np.ndarray, where: np.ndarray) -> Statistics:
-    """Mean and standard deviation of the columns of values [n, k], over the rows that count."""
-    count = np.maximum(where.sum(0), 1)
-    mean = np.where(where, values, 0.0).sum(0) / count
-    std = np.sqrt((np.where(where, values - mean, 0.0) ** 2).sum(0) / count)
+def _moments(name: str, values: np.ndarray, where: np.ndarray | bool = True) -> Statistics:
+    """Means and standard deviations of the columns of values [n, k], over rows where ``where``."""
+    masked = np.ma.masked_array(values, ~np.broadcast_to(where, values.shape))
     return {
-        f"{name}_mean": jnp.asarray(mean, jnp.float32),
-        f"{name}_std": jnp.asarray(np.maximum(std, _MIN_STD), jnp.float32),
+        f"{name}_mean": jnp.asarray(masked.mean(0).filled(0.0), jnp.float32),
+        f"{name}_std": jnp.asarray(np.maximum(masked.std(0).filled(0.0), _MIN_STD), jnp.float32),
     }
+
+
+def rescaled(
+    energy: Float[Array, " p"], part: Int[Array, " p"], totals: Totals, detector: Detector
+) -> Float[Array, " p"]:
+    """Hit energies in MeV, rescaled so that the hits of every part have its total energy.
+
+    The excess over the least energy is multiplied, so that no hit falls below the threshold.
+
+    Args:
+      energy: energies of hits.
+      part: part of each hit, sorted: shower x s + part of the shower; beyond all parts for padding,
+        whose energy becomes 0.
+      totals: totals of the showers.
+      detector: detector with the readout threshold.
+    """
+    least = least_energy(detector)
+    excess = jnp.maximum(energy - least, 1e-6 * energy)
+    # Hits of real showers may lie on the threshold.
+    wanted = jnp.maximum(totals.energy - totals.hits * least, 0.0).reshape(-1)
+    found = points.sums(excess, part, wanted.size)
+    factor = wanted / jnp.where(found > 0, found, 1.0)
+    inside = part < wanted.size
+    return jnp.where(inside, least + excess * points.at(factor, part), 0.0)

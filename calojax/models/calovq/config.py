@@ -1,0 +1,116 @@
+"""Settings of Calo-VQ, one block for each stage."""
+
+import dataclasses
+from typing import Literal
+
+from calojax.models.base import Schedule
+from calojax.models.calovq.likelihoods import LikelihoodName
+from calojax.models.calovq.voxel_transforms import VoxelTransformName
+from calojax.nn import priors
+from calojax.nn.priors.positions import Line, Positions
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderConfig:
+    """The VQ-VAE that maps voxel fractions to codes and back.
+
+    Attributes:
+      network: fully connected layers ("dense") or convolutions on a grid ("cylinder").
+      hidden: layer widths of the dense encoder, and reversed of the decoder.
+      length: codes per shower of the dense network.
+      filters: channels of the convolutions.
+      kernel: bins (z, alpha, r) of the patches that become codes.
+      strides: bins (z, alpha, r) from a patch to the next.
+      codebook: kind of codebook: learnt by moving averages with revival of dead codes ("ema"),
+        learnt by gradient ("gradient"), or finite scalar quantisation ("fsq").
+      codebook_size: number of codes of a learnt codebook.
+      code_width: dimensions of a code of a learnt codebook.
+      levels: levels of each dimension in finite scalar quantisation; codes are their combinations.
+      beta: weight of the commitment term ||z - sg[e]||^2.
+      decay: decay of the moving averages per step.
+      revive_below: fraction of an even share of latents below which a code counts as dead.
+      head: likelihood of a voxel: "point", as in the talk, or "density".
+      scale: space of the voxels: fractions of the layer ("linear"), compressed as in the talk
+        ("arctanh"), or energies through the spectrum of all hits ("quantile").
+      condition_on_layers: give the layer energies to decoder and prior.
+      rotate: rotate training showers by random angles (right where the detector is symmetric).
+      schedule: optimiser schedule.
+    """
+
+    network: Literal["dense", "cylinder"] = "dense"
+    hidden: tuple[int, ...] = (512, 512)
+    length: int = 16
+    filters: int = 32
+    kernel: tuple[int, int, int] = (9, 4, 3)
+    strides: tuple[int, int, int] = (3, 2, 2)
+    codebook: Literal["ema", "gradient", "fsq"] = "ema"
+    codebook_size: int = 512
+    code_width: int = 16
+    levels: tuple[int, ...] = (8, 8, 8)
+    beta: float = 0.25
+    decay: float = 0.99
+    revive_below: float = 0.03
+    head: LikelihoodName = "density"
+    scale: VoxelTransformName = "quantile"
+    condition_on_layers: bool = True
+    rotate: bool = False
+    schedule: Schedule = Schedule()
+
+
+@dataclasses.dataclass(frozen=True)
+class EnergiesConfig:
+    """The conditional VAE of layer energies.
+
+    Attributes:
+      latents: size of the latent space.
+      hidden: layer widths of encoder and decoder.
+      components: number of normals in the mixture for a layer's log share.
+      memory: number of layers in front of a layer that condition its density; 0 as in the talk.
+      schedule: optimiser schedule.
+    """
+
+    latents: int = 4
+    hidden: tuple[int, ...] = (256, 256)
+    components: int = 3
+    memory: int = 8
+    schedule: Schedule = Schedule(batch_size=512)
+
+
+@dataclasses.dataclass(frozen=True)
+class PriorConfig(priors.Settings):
+    """The prior over codes.
+
+    Attributes:
+      kind: network: recurrent ("gru"), causal ("transformer"), or a transformer that fills in codes
+        in parallel ("masked").
+      context: size of the embedded condition.
+      schedule: optimiser schedule.
+    """
+
+    kind: priors.PriorName = "gru"
+    context: int = 64
+    schedule: Schedule = Schedule()
+
+    def __post_init__(self):
+        super().__post_init__()
+        # Settings that do not fit fail here, not in the middle of training.
+        self.build(1, Line(1))
+
+    def build(self, size: int, positions: Positions) -> priors.Prior:
+        """The prior over ``size`` codes at the given positions."""
+        return priors.PRIORS[self.kind](self, size, positions)
+
+
+@dataclasses.dataclass(frozen=True)
+class CaloVQConfig:
+    """Settings of Calo-VQ.
+
+    Attributes:
+      autoencoder: VQ-VAE.
+      energies: model of layer energies.
+      prior: model of codes.
+    """
+
+    autoencoder: AutoencoderConfig = AutoencoderConfig()
+    energies: EnergiesConfig = EnergiesConfig()
+    prior: PriorConfig = PriorConfig()

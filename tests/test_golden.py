@@ -1,0 +1,104 @@
+"""A training step of every family of models, number by number: catches silent changes of maths."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import optax
+import pytest
+from conftest import tiny_config
+
+from calojax import models
+from calojax.models.base import Schedule
+from calojax.models.calovq_released import (
+    GPTConfig,
+    ReleasedAutoencoderConfig,
+    ReleasedConfig,
+    TokensConfig,
+)
+from calojax.models.pointflow import (
+    EncoderConfig,
+    LatentConfig,
+    PlacementConfig,
+    PointFlowConfig,
+    PointsConfig,
+    TotalsConfig,
+)
+from calojax.nn.flow import Summary
+from calojax.training import step
+
+SCHEDULE = Schedule(10, 16, warmup=0)
+CONFIGS = {
+    "calovq": tiny_config(),
+    "calovq-released": ReleasedConfig(
+        ReleasedAutoencoderConfig(z_padding=(8, 8), codebook_size=16, code_width=4),
+        TokensConfig(bits=8),
+        GPTConfig(1, 1, 8),
+    ),
+    "pointflow": PointFlowConfig(
+        TotalsConfig(2, 4, (16,)),
+        EncoderConfig((8,), (8,)),
+        LatentConfig(4, 2, 4, (16,)),
+        PointsConfig(
+            "layers",
+            energy="log",
+            summary=Summary((8,), (8,), 4),
+            depth=2,
+            bins=4,
+            hidden=(16,),
+            group=8,
+            points_per_shower=60,
+            schedule=SCHEDULE,
+        ),
+        PlacementConfig("learnt", hidden=8, window=2),
+    ),
+}
+# Loss, norm of the gradient and norm of the update of each stage.
+GOLDEN = {
+    "calovq": {
+        "autoencoder": (39.025, 106.05, 0.13493),
+        "energies": (33.15, 44.496, 0.11662),
+        "prior": (2.7982, 0.38156, 0.051677),
+    },
+    "calovq-released": {
+        "autoencoder": (0.043839, 0.022562, 0.98051),
+        "prior": (2.7126, 2.5421, 0.035598),
+    },
+    "pointflow": {
+        "totals": (28.225, 13.066, 0.055002),
+        "points": (1.3668, 1.8288, 0.036235),
+        "placement": (1.2481, 0.013037, 0.0050196),
+    },
+}
+
+
+def test_every_family_has_golden_steps():
+    assert CONFIGS.keys() == models.families().keys()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_first_step_of_every_stage(name, tiny, one_device):
+    generator = np.random.default_rng(0)
+    showers = generator.exponential(10.0, (16, tiny.n_voxels)).astype(np.float32)
+    showers *= generator.random(showers.shape) < 0.3
+    batch = {"energies": 1.2 * showers.sum(1), "showers": showers}
+    model = models.build(CONFIGS[name], tiny)
+    transforms = model.fit([(batch["energies"], showers)])
+    variables = jax.device_get(jax.jit(model.init)(jax.random.key(0), transforms, batch))
+    found = {}
+    for stage in model.stages:
+        stage = dataclasses.replace(stage, schedule=SCHEDULE)
+        state = step.start(jax.tree.map(jax.numpy.array, variables), stage)
+        after, metrics = step.make(model, stage, 0, one_device)(state, batch)
+        moved = jax.tree.map(np.subtract, after.variables["params"], variables["params"])
+        norms = (metrics["loss"], metrics["gradient_norm"], optax.tree.norm(moved))
+        found[stage.name] = tuple(float(f"{x:.5g}") for x in norms)
+    wanted = GOLDEN[name]
+    same = found.keys() == wanted.keys() and np.allclose(
+        list(found.values()), list(wanted.values()), rtol=5e-4
+    )
+    assert same, (
+        f"The first training step of {name!r} has changed: its mathematics, its initial values or "
+        "its random numbers. If this is on purpose, models that are trained from now on differ, "
+        f"which belongs in the changelog; the new values are\n    {name!r}: {found},"
+    )
