@@ -244,8 +244,7 @@ class _Places(nn.Module):
         own = self.param("own", nn.initializers.normal(0.02), (z, 1, r, self.features))
         layers = condition.by_layer(self.grid.voxels[0])[:, :, None, None]
         kernel, strides = (self.grid.kernel[0], 1, 1), (self.grid.strides[0], 1, 1)
-        told = cylinder.Conv(self.features, kernel, strides, "valid", name="told")(layers)
-        return own + told
+        return own + cylinder.Conv(self.features, kernel, strides, "valid", name="told")(layers)
 
 
 class _Block(nn.Module):
@@ -340,8 +339,8 @@ class CylinderContext(nn.Module):
         shower = nn.Dense(self.width, name="shower")(condition.flat())
         layers = condition.by_layer(self.grid.voxels[0])[:, :, None, None]
         kernel, strides = (self.grid.kernel[0], 1, 1), (self.grid.strides[0], 1, 1)
-        told = cylinder.Conv(self.width, kernel, strides, "valid", name="told")(layers)
-        x = nn.silu(told + shower[:, None, None, None])
+        at_codes = cylinder.Conv(self.width, kernel, strides, "valid", name="told")(layers)
+        x = nn.silu(at_codes + shower[:, None, None, None])
         x = nn.Dense(self.width, name="context")(x)
         return jnp.broadcast_to(x, (len(x), *self.grid.codes, self.width)).reshape(
             len(x), -1, self.width
