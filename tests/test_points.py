@@ -10,9 +10,14 @@ import pytest
 from calojax import rng
 from calojax.errors import CalojaxError
 from calojax.geometry import DETECTORS
-from calojax.models.pointflow.points import Points, place, to_points, to_showers
+from calojax.models.pointflow import points as module
+from calojax.models.pointflow.points import Points
 
 TINY = DETECTORS["tiny"]
+# One program for each shape, instead of one for each operation.
+place = jax.jit(module.place, static_argnums=2)
+to_points = jax.jit(module.to_points, static_argnums=(1, 2))
+to_showers = jax.jit(module.to_showers, static_argnums=(1, 2))
 
 
 def random_showers(detector=TINY, num=6, seed=0):
@@ -111,7 +116,7 @@ def sums(points, num):
 
 def test_placing_doubles_no_voxel_of_a_ring_that_has_room():
     counts = random_counts(8, TINY.grid[1])
-    placed = place(keys(*range(8)), rings(counts, budget=1000), TINY)
+    placed = place(keys(*range(8)), rings(counts, budget=2000), TINY)
     showers = np.asarray(to_showers(placed, TINY, 8))
     assert np.count_nonzero(showers) == counts.sum()
     occupied = (showers > 0).reshape(8, *TINY.grid).sum(2)
@@ -185,9 +190,9 @@ def test_the_first_hit_of_a_ring_goes_anywhere():
 
 def test_a_shower_does_not_depend_on_its_mates_or_the_buffer():
     counts = random_counts(6, 7)
-    together = place(keys(*range(6)), rings(counts, budget=1500), TINY)
+    together = place(keys(*range(6)), rings(counts, budget=2000), TINY)
     showers = to_showers(together, TINY, 6)
-    points = rings(counts, budget=1500)
+    points = rings(counts, budget=2000)
     # As many places for each, so that one program does for all.
     room = int(np.bincount(np.asarray(points.owner))[:6].max()) + 3
     for shower in (0, 3, 5):

@@ -36,11 +36,12 @@ def scales(encoding, data):
 def test_totals_come_back(encoding, scales, data):
     hits, energy, incident = data
     totals = encoding.totals(jnp.asarray(hits), jnp.asarray(energy))
+    forward, inverse = jax.jit(encoding.forward), jax.jit(encoding.inverse)
     for seed in range(3):
-        x = encoding.forward(jax.random.key(seed), totals, incident, scales)
+        x = forward(jax.random.key(seed), totals, incident, scales)
         assert x.shape == (len(hits), encoding.features)
         assert np.isfinite(x).all()
-        back = encoding.inverse(x, incident, scales)
+        back = inverse(x, incident, scales)
         np.testing.assert_array_equal(back.hits, totals.hits)
         np.testing.assert_allclose(back.energy, totals.energy, rtol=2e-5)
 
@@ -49,17 +50,17 @@ def test_numbers_are_standardised(encoding, scales, data):
     hits, energy, incident = data
     totals = encoding.totals(jnp.asarray(hits), jnp.asarray(energy))
     # Without the empty shower, whose logarithms are far away.
-    x = np.delete(encoding.forward(jax.random.key(0), totals, incident, scales), 11, 0)
+    x = np.delete(jax.jit(encoding.forward)(jax.random.key(0), totals, incident, scales), 11, 0)
     assert np.abs(x.mean(0)).max() < 0.35
     assert x.std(0).max() < 1.3
-    description = encoding.describe(totals, incident, scales)
+    description = jax.jit(encoding.describe)(totals, incident, scales)
     assert description.shape == (len(hits), encoding.context)
     assert np.isfinite(description).all()
 
 
 def test_any_numbers_are_possible_totals(encoding, scales, tiny):
     x = 6.0 * jax.random.normal(jax.random.key(0), (500, encoding.features))
-    totals = encoding.inverse(x, jnp.full(500, 1e3), scales)
+    totals = jax.jit(encoding.inverse)(x, jnp.full(500, 1e3), scales)
     most = tiny.n_voxels if isinstance(encoding, WholeShower) else 12
     assert (totals.hits >= 0).all()
     assert (totals.hits <= most).all()
@@ -73,7 +74,7 @@ def test_layers_hold_the_visible_energy(tiny, data):
     encoding = EveryLayer(tiny)
     scales = encoding.fit(hits, energy.astype(np.float64), incident)
     x = jax.random.normal(jax.random.key(0), (len(hits), encoding.features))
-    totals = encoding.inverse(x, incident, scales)
+    totals = jax.jit(encoding.inverse)(x, incident, scales)
     visible = x[:, 10] * scales["visible_std"][0] + scales["visible_mean"][0]
     some = np.asarray(totals.hits.sum(1) > 0)
     # No shower has more than e times its incident energy.

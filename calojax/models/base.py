@@ -19,6 +19,9 @@ Variables = dict[str, Any]
 ``transforms`` (fitted once)."""
 
 
+Parts = dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]
+"""Steps of a computation: name -> (function, arguments)."""
+
 ModelConfig = Any
 """Settings of a model: a frozen dataclass of plain values, tuples and dataclasses of these."""
 
@@ -154,8 +157,8 @@ class Model(Protocol):
 
     def parts(
         self, variables: Variables, keys: PRNGKeyArray, energies: Float[Array, " b"]
-    ) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
-        """The steps of `sample` as name -> (function, arguments), for benchmarks."""
+    ) -> Parts:
+        """The steps of `sample`, for benchmarks."""
         ...
 
 

@@ -16,7 +16,6 @@ After the Calo-VQ talk (CaloChallenge workshop, November 2022). The released cod
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -26,7 +25,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from calojax import rng
 from calojax.geometry import Detector
-from calojax.models.base import Batch, Outcome, Stage, Variables, trained
+from calojax.models.base import Batch, Outcome, Parts, Stage, Variables, trained
 from calojax.models.calovq import networks, transforms
 from calojax.models.calovq.config import CaloVQConfig
 from calojax.models.calovq.energies import EnergyVAE, LayerEnergies
@@ -243,7 +242,7 @@ class CaloVQ:
 
     def parts(
         self, variables: Variables, keys: PRNGKeyArray, energies: Float[Array, " b"]
-    ) -> dict[str, tuple[Any, tuple[Any, ...]]]:
+    ) -> Parts:
         """The steps of `sample`: three networks."""
         layer_energy = self.sample_layer_energies(variables, keys, energies)
         codes = self.sample_codes(variables, keys, energies, layer_energy)

@@ -10,7 +10,6 @@ off by default, is `TokensConfig.dither`, which fills the gaps between the energ
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -20,7 +19,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from calojax import rng
 from calojax.geometry import Detector
-from calojax.models.base import Batch, Outcome, Stage, Variables, trained
+from calojax.models.base import Batch, Outcome, Parts, Stage, Variables, trained
 from calojax.models.calovq_released import networks
 from calojax.models.calovq_released.config import ReleasedConfig
 from calojax.models.calovq_released.networks import Networks
@@ -194,7 +193,7 @@ class ReleasedCaloVQ:
 
     def parts(
         self, variables: Variables, keys: PRNGKeyArray, energies: Float[Array, " b"]
-    ) -> dict[str, tuple[Any, tuple[Any, ...]]]:
+    ) -> Parts:
         """The steps of `sample`: two networks."""
         tokens = self.sample_tokens(variables, keys, energies)
         return {

@@ -28,7 +28,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from calojax import rng
 from calojax.geometry import Detector
-from calojax.models.base import Batch, Outcome, Packing, Stage, Variables, trained
+from calojax.models.base import Batch, Outcome, Packing, Parts, Stage, Variables, trained
 from calojax.models.pointflow import coordinates, microbatches, points
 from calojax.models.pointflow.angular_placement import Placement
 from calojax.models.pointflow.config import PointFlowConfig
@@ -304,12 +304,12 @@ class PointFlow:
 
     def parts(
         self, variables: Variables, keys: PRNGKeyArray, energies: Float[Array, " b"]
-    ) -> dict[str, tuple[Any, tuple[Any, ...]]]:
+    ) -> Parts:
         """The steps of `sample`."""
         totals = self.sample_totals(variables, keys, energies)
         latent = self.sample_latent(variables, keys, energies, totals)
         showers = self.sample_points(variables, keys, energies, totals, latent)
-        parts: dict[str, tuple[Any, tuple[Any, ...]]] = {
+        parts: Parts = {
             "totals": (self.sample_totals, (variables, keys, energies)),
             "latent": (self.sample_latent, (variables, keys, energies, totals)),
             "points": (self.sample_points, (variables, keys, energies, totals, latent)),
