@@ -50,7 +50,8 @@ def histogram(name: str, counts, other, *, log_x: bool = False, low: float = 0.0
     return Histogram(
         name=name, family="e_layer", label=f"$E$ in {name} [MeV]", edges=edges,
         generated=density[0], reference=density[1], generated_counts=counts,
-        reference_counts=other, separation=0.0123, error=0.004, floor=0.001, log_x=log_x,
+        reference_counts=other, generated_outside=0.25, reference_outside=0.0,
+        outside_counts=log_x, separation=0.0123, error=0.004, floor=0.001, log_x=log_x,
     )  # fmt: skip
 
 
@@ -107,7 +108,8 @@ def test_discs_show_every_voxel_at_its_angle_and_radius():
 
 def test_one_histogram_prints_its_separation_power():
     picture = plot.histogram(histogram("layer 3", [1, 5, 200, 900], [0, 7, 210, 880], log_x=True))
-    assert any("0.0123 ± 0.0040" in text for text in texts(picture))
+    value = "Separation power\n0.0123 ± 0.0040\nby chance 0.0010\noutside 25.0%, 0.0%"
+    assert value in texts(picture)
     assert "$E$ in layer 3 [MeV]" in texts(picture)
     drawn(picture)
 

@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 
-from calojax import report
+from calojax import plot, report
 from calojax.data.challenge import ShowerArrays
 from calojax.errors import CalojaxError
 from calojax.evaluate import (
@@ -326,6 +326,23 @@ def test_a_picture_that_fails_costs_no_other(tmp_path, evaluation, sources, monk
     assert [s.partition(" could")[0] for s in said] == ["The picture response", "The pictures"]
     assert all(sentence in html.unescape(path.read_text()) for sentence in said)
     assert json.loads((tmp_path / "metrics.json").read_text())["scores"]["fpd"] == 0.0934
+
+
+@pytest.mark.parametrize(("count", "scale"), [(12, 1e30), (1, 0.0)])
+def test_odd_samples_are_drawn(tmp_path, monkeypatch, scale, count):
+    for name in ("histogram_sheet", "space", "layer_maps"):  # They take seconds each.
+        monkeypatch.setattr(f"calojax.plot.{name}", lambda *_, **__: plot.loss_curves([]))
+    plain = sample(1, count)
+    odd = ShowerArrays(TINY, plain.energies, (scale * plain.read()).astype(np.float32))
+    ours, theirs = features.stream(odd), features.stream(plain)
+    found = Evaluation(
+        detector=TINY, generated=ours, reference=theirs, histograms=(), layer_correlations=None,
+        shower_correlations=None, scores={}, slices=(), floor=None, warnings=(), settings={},
+    )  # fmt: skip
+    said = []
+    report.write(found, tmp_path, generated=odd, reference=plain, dpi=20, tell=said.append)
+    assert said == []
+    assert len(list((tmp_path / "figures").iterdir())) >= 6
 
 
 def test_names_from_outside_reach_no_terminal_and_break_no_file(tmp_path, evaluation):

@@ -41,7 +41,7 @@ class Evaluate:
       reconstruction: send the reference through this run's first stage and back: what the codes
         lose, apart from what the prior loses.
       metrics: which scores: histograms fpd kpd prdc correlations low low-normed high cnn, or
-        all; the last four train classifiers, which wants a GPU or --quick.
+        all that can be computed; the last four train classifiers, which wants a GPU or --quick.
       seeds: trainings of each classifier.
       seed: of sampling, splits and starts.
       quick: small classifiers and 1,000 showers for prdc; not comparable with other scores.

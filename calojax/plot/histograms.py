@@ -45,9 +45,14 @@ def histogram(histogram: Histogram, *, name: str = "Generated") -> Figure:
     axes.set_ylabel("Fraction per bin")
     axes.legend(loc="upper left")
     axes.text(
-        0.97, 0.955, _separation(histogram), ha="right", va="top", transform=axes.transAxes,
+        0.97,
+        0.955,
+        f"Separation power\n{_value(histogram)}",
+        ha="right",
+        va="top",
+        transform=axes.transAxes,
         fontsize="small",
-    )  # fmt: skip
+    )
     ratio.set_xlabel(histogram.label[:1].upper() + histogram.label[1:])
     ratio.set_ylabel(f"Ratio to\n{REFERENCE_NAME}", fontsize="small", loc="center")
     return picture
@@ -98,7 +103,7 @@ def histogram_sheet(
         axes.text(
             0.96,
             0.94,
-            f"S = {rounded(item.separation, item.error)}\nby chance {item.floor:#.2g}",
+            f"S = {_value(item)}",
             ha="right",
             va="top",
             transform=axes.transAxes,
@@ -158,9 +163,13 @@ def _short(histogram: Histogram) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _separation(histogram: Histogram) -> str:
-    value = rounded(histogram.separation, histogram.error)
-    return f"Separation power\n{value}\nby chance {histogram.floor:#.2g}"
+def _value(histogram: Histogram) -> str:
+    """The separation power, its chance level, and what lies outside of the bins if that counts."""
+    text = f"{rounded(histogram.separation, histogram.error)}\nby chance {histogram.floor:#.2g}"
+    if histogram.outside_counts:
+        shares = histogram.generated_outside, histogram.reference_outside
+        text += "\noutside {:.1%}, {:.1%}".format(*shares)
+    return text
 
 
 def _fractions(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

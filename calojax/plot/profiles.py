@@ -16,6 +16,7 @@ from calojax.plot.style import (
     GENERATED,
     REFERENCE,
     REFERENCE_NAME,
+    empty,
     energy_axis,
     figure,
     styled,
@@ -179,15 +180,17 @@ def _profiles(
     name: str,
 ) -> Figure:
     slices = np.flatnonzero((reference.counts > 1) & (generated.counts > 1)).tolist()
-    columns = max(1, len(slices))
-    picture = figure(min(11.6, 1.2 + 4.2 * columns), 4.6)
+    columns = len(slices)
+    picture = figure(min(11.6, 1.2 + 4.2 * max(1, columns)), 4.6)
+    if not slices:
+        return empty(picture, "no slice of incident energy has two showers in both files")
     grid = picture.subplots(
         3, columns, squeeze=False, sharex=True, sharey="row", height_ratios=(3, 1, 1)
     )
     # Rings between 1 and 2000 mm need a logarithmic axis, whose first edge cannot be zero.
     log_x = logarithmic and edges[-1] > 100 * edges[1]
     steps = np.maximum(edges, edges[1] / 2) if log_x else edges
-    for (axes, mean_ratio, spread_ratio), row in zip(grid.T, slices, strict=False):
+    for (axes, mean_ratio, spread_ratio), row in zip(grid.T, slices, strict=True):
         (mean, spread), (new, new_spread) = (
             [item[row] for item in values(a)] for a in (reference, generated)
         )

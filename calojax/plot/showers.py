@@ -19,6 +19,7 @@ from calojax.plot.style import (
     ENERGY_MAP,
     REFERENCE_NAME,
     columns_for,
+    empty,
     energy_norm,
     figure,
     styled,
@@ -43,7 +44,7 @@ def depth_maps(
     rows = _common_slices(reference, generated)
     picture = figure(11.6, 0.6 + 2.3 * max(len(rows), 1))
     if not rows:
-        return _empty(picture, "no slice of incident energy has showers in both files")
+        return empty(picture, "no slice of incident energy has showers in both files")
     picture.get_layout_engine().set(wspace=0.08)
     grid = picture.subplots(len(rows), 3, squeeze=False, sharex=True, sharey=True)
     for axes, row in zip(grid, rows, strict=True):
@@ -158,7 +159,7 @@ def space(detector: Detector, pairs: Sequence[Pair], *, name: str = "Generated")
     """
     picture = figure(11.6, 0.7 + 3.4 * max(len(pairs), 1), layout="none")
     if not pairs:
-        return _empty(picture, "no showers")
+        return empty(picture, "no showers")
     radius = _core_radius(detector, pairs)
     showers = [shower for pair in pairs for shower in (pair.reference, pair.generated)]
     highest = max(float(shower.max()) for shower in showers)
@@ -192,11 +193,6 @@ def space(detector: Detector, pairs: Sequence[Pair], *, name: str = "Generated")
 def _common_slices(reference: Averages, generated: Averages) -> list[int]:
     """The slices that hold showers of both."""
     return np.flatnonzero((reference.counts > 0) & (generated.counts > 0)).tolist()
-
-
-def _empty(picture: Figure, why: str) -> Figure:
-    picture.text(0.5, 0.5, why, ha="center", va="center", color="0.4")
-    return picture
 
 
 def _ring_density(detector: Detector, voxels: np.ndarray) -> np.ndarray:

@@ -97,6 +97,12 @@ def figure(width: float, height: float, *, layout: str = "constrained") -> Figur
     return picture
 
 
+def empty(picture: Figure, why: str) -> Figure:
+    """A picture of nothing, which says why."""
+    picture.text(0.5, 0.5, why, ha="center", va="center", color="0.4")
+    return picture
+
+
 def columns_for(count: int) -> int:
     """Columns of a sheet of ``count`` cells of a good size, with few empty places at the end."""
     most = 6 if count > 12 else 5

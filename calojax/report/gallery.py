@@ -55,7 +55,9 @@ def histograms(items: Sequence[Histogram], *, name: str = "Generated") -> Iterat
         families.setdefault(item.family, []).append(item)
     note = (
         "Grey: Geant4; line: generated; bands: statistical errors; S: separation power with its "
-        "statistical error, and below it the chance level, the mean of equal distributions."
+        "statistical error, and below it the chance level, the mean of equal distributions. "
+        "'Outside': shares of generated and of Geant4's entries outside of the bins, where they "
+        "count."
     )
     singles = [(family, items[0]) for family, items in families.items() if len(items) == 1]
     for family, item in singles:

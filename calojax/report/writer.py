@@ -222,7 +222,11 @@ def _draw(
     lost: list[str],
 ) -> None:
     """Draws pictures into ``sections`` and a folder; ``lost`` gets a sentence for each failure."""
-    with _without("pictures", lost), progress_bar("draw", None, unit="picture") as bar:
+    with (
+        _without("pictures", lost),
+        np.errstate(over="ignore", invalid="ignore"),  # What cannot be drawn says so.
+        progress_bar("draw", None, unit="picture") as bar,
+    ):
         # Here and not above: tables and metrics.json need no matplotlib.
         from calojax import plot
 
