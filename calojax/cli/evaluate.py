@@ -120,7 +120,8 @@ def main(arguments: Sequence[str]) -> None:
     # All that cannot be done is found before the long work.
     times = _times(asked.timing)
     published = _published(asked.against, reference.detector)
-    suite.comparable(reference, reference, options)
+    generated = reference if run else open_showers(asked.files[0], detector)
+    suite.comparable(generated, reference, options)
     rivals = {
         path: suite.comparable(open_showers(path, reference.detector), reference, options)[0]
         for path in asked.rivals
@@ -128,12 +129,11 @@ def main(arguments: Sequence[str]) -> None:
     if not asked.force:
         report.check(asked.out)
     files.make_folder(asked.out)
+    digest = None
     with contextlib.ExitStack() as stack:
         if run:
             folder = stack.enter_context(files.working_folder(asked.out, ".showers-"))
             generated, digest = _showers_of_run(run, reference, asked, folder)
-        else:
-            generated, digest = open_showers(asked.files[0], detector), None
         generated, reference = suite.comparable(generated, reference, options)
         suite.energy_warnings(generated.energies, reference.energies)  # Refuses what is hopeless.
         name = printable(asked.name or (run or asked.files[0]).stem)
