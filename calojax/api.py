@@ -1,0 +1,120 @@
+"""The public interface for Python programs: load a trained model, generate, evaluate."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from calojax import checkpoint, generation, models
+from calojax.checkpoint import Progress
+from calojax.data import ShowerArrays, ShowerSource, open_showers
+from calojax.evaluate import suite
+from calojax.geometry import Detector
+from calojax.models.base import Model, Variables
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class TrainedModel:
+    """A trained model with its arrays.
+
+    Attributes:
+      model: model; its methods are pure functions of ``variables``.
+      variables: arrays of the model, as JAX arrays.
+      progress: progress of the training, with the range of incident energies that it saw.
+    """
+
+    model: Model
+    variables: Variables
+    progress: Progress
+
+    @property
+    def detector(self) -> Detector:
+        """Geometry of the showers."""
+        return self.model.detector
+
+    def sample(
+        self, keys: jax.Array, energies: jax.Array, *, temperature: float = 1.0
+    ) -> jax.Array:
+        """Showers [b, v] in MeV of keys [b] and incident energies [b] in MeV.
+
+        A pure function: call it inside your own `jax.jit`. `generate` is simpler for most uses.
+        """
+        return self.model.sample(self.variables, keys, energies, temperature=temperature)
+
+    def __repr__(self) -> str:
+        low, high = self.progress.energy_range
+        size = sum(leaf.size for leaf in jax.tree.leaves(self.variables["params"]))
+        return (
+            f"<{models.name_of(self.model)} of {self.detector.name}, {size:,} parameters, "
+            f"trained on {low:g} to {high:g} MeV>"
+        )
+
+
+def load(run: str | os.PathLike) -> TrainedModel:
+    """Loads a trained model.
+
+    Args:
+      run: folder of a training run, or the name of a model that comes with calojax
+        (`checkpoint.SHIPPED`).
+
+    Raises:
+      CalojaxError: if there is no such run, or its training has not finished.
+    """
+    model, variables, progress = checkpoint.load(run)
+    return TrainedModel(model, jax.tree.map(jnp.asarray, variables), progress)
+
+
+def generate(
+    trained: TrainedModel, energies: Any, *, seed: int = 0, **options: Any
+) -> np.ndarray:
+    """Generates one shower for each incident energy, on all devices.
+
+    Args:
+      trained: model, from `load`.
+      energies: incident energies in MeV, [n].
+      seed: seed; shower i depends on the seed and on i, and on nothing else.
+      **options: further arguments of `calojax.generation.generate`, which yields the same showers
+        batch by batch.
+
+    Returns:
+      Showers [n, v] in MeV, float32; ``reshape(-1, *trained.detector.grid)`` gives layer, alpha
+      and r where all layers are alike.
+
+    Raises:
+      CalojaxError: if an argument is not valid.
+    """
+    batches = generation.generate(
+        trained.model, trained.variables, energies, seed=seed, **options
+    )
+    return np.concatenate([showers for _, showers in batches])
+
+
+Showers = str | os.PathLike | Sequence[str | os.PathLike] | ShowerSource
+"""Showers to evaluate: one file, several files that are joined, or an opened source."""
+
+
+def evaluate(generated: Showers, reference: Showers, **options: Any) -> suite.Evaluation:
+    """Scores generated showers against showers of a full simulation.
+
+    Args:
+      generated: showers to judge.
+      reference: showers of the full simulation, of the same incident energies.
+      **options: fields of `calojax.evaluate.suite.Options`, such as ``metrics`` and ``quick``.
+
+    Raises:
+      CalojaxError: if the showers cannot be compared.
+    """
+    reference = _source(reference, None)
+    generated = _source(generated, reference.detector)
+    return suite.evaluate(generated, reference, suite.Options(**options))
+
+
+def _source(showers: Showers, detector: Detector | None) -> ShowerSource:
+    if isinstance(showers, str | os.PathLike | Sequence):
+        return open_showers(showers, detector)
+    return showers

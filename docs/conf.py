@@ -1,0 +1,26 @@
+"""The documentation site: ``make docs`` builds it into docs/_build/html."""
+
+import importlib.metadata
+
+project = "calojax"
+author = "The calojax developers"
+release = importlib.metadata.version("calojax")
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+exclude_patterns = ["_build"]
+
+html_theme = "furo"
+html_title = f"calojax {release}"
+html_static_path: list[str] = []
+
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+# Notebooks run at every build, so that their pictures are those of the current version.
+nb_execution_mode = "force"
+nb_execution_timeout = 600
+nb_execution_raise_on_error = True
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_preserve_defaults = True
