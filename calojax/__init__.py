@@ -16,7 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from calojax.api import TrainedModel, evaluate, generate, load
+    from calojax.api import TrainedModel, evaluate, generate, load, train
     from calojax.data import ShowerArrays, ShowerSource, ShowerWriter, open_showers, write_showers
     from calojax.errors import CalojaxError
     from calojax.geometry import DETECTORS, Detector, find_detector
@@ -40,11 +40,12 @@ __all__ = [
     "load",
     "open_showers",
     "register",
+    "train",
     "write_showers",
 ]
 
 _MODULES = {
-    "calojax.api": ("TrainedModel", "evaluate", "generate", "load"),
+    "calojax.api": ("TrainedModel", "evaluate", "generate", "load", "train"),
     "calojax.data": (
         "ShowerArrays",
         "ShowerSource",

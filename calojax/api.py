@@ -10,12 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calojax import checkpoint, generation, models
+from calojax import checkpoint, files, generation, models
 from calojax.checkpoint import Progress
-from calojax.data import ShowerArrays, ShowerSource, open_showers
+from calojax.data import ShowerSource, open_showers
+from calojax.data.cache import open_cached
 from calojax.evaluate import suite
 from calojax.geometry import Detector
 from calojax.models.base import Model, Variables
+from calojax.presets import PRESETS, ModelConfig
+from calojax.training import run
+from calojax.training.batches import Dataset
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -55,17 +59,17 @@ class TrainedModel:
         )
 
 
-def load(run: str | os.PathLike) -> TrainedModel:
+def load(folder: str | os.PathLike) -> TrainedModel:
     """Loads a trained model.
 
     Args:
-      run: folder of a training run, or the name of a model that comes with calojax
+      folder: folder of a training run, or the name of a model that comes with calojax
         (`checkpoint.SHIPPED`).
 
     Raises:
       CalojaxError: if there is no such run, or its training has not finished.
     """
-    model, variables, progress = checkpoint.load(run)
+    model, variables, progress = checkpoint.load(folder)
     return TrainedModel(model, jax.tree.map(jnp.asarray, variables), progress)
 
 
@@ -92,6 +96,44 @@ def generate(
         trained.model, trained.variables, energies, seed=seed, **options
     )
     return np.concatenate([showers for _, showers in batches])
+
+
+def train(
+    config: str | ModelConfig,
+    data: str | os.PathLike | Sequence[str | os.PathLike],
+    out: str | os.PathLike,
+    *,
+    detector: Detector | None = None,
+    resume: bool = False,
+    **options: Any,
+) -> TrainedModel:
+    """Trains a model and returns it; the run folder keeps checkpoints and metrics.
+
+    Args:
+      config: name of a preset, or settings of a model, such as a changed `PRESETS` entry.
+      data: shower files to train on.
+      out: run folder.
+      detector: geometry of the files; by default the one they name, or the built-in geometry with
+        as many voxels.
+      resume: continue the run in ``out``.
+      **options: fields of `calojax.training.run.Options`, such as ``seed``.
+
+    Raises:
+      CalojaxError: if the data or the settings are not valid.
+    """
+    settings = PRESETS[config].model if isinstance(config, str) else config
+    source = open_showers(data, detector)
+    cached = open_cached(source, data)
+    out = pathlib.Path(out)
+    files.make_folder(out)
+    run.train(
+        models.build(settings, source.detector),
+        Dataset(cached.energies, cached.showers),
+        out,
+        run.Options(**options),
+        resume=resume,
+    )
+    return load(out)
 
 
 Showers = str | os.PathLike | Sequence[str | os.PathLike] | ShowerSource

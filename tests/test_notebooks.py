@@ -1,0 +1,43 @@
+"""The notebooks of the documentation run, with short trainings."""
+
+import dataclasses
+import json
+import pathlib
+
+import matplotlib
+import pytest
+
+from calojax import presets
+
+NOTEBOOKS = sorted((pathlib.Path(__file__).parents[1] / "docs" / "notebooks").glob("*.ipynb"))
+
+
+def shortened(config):
+    """The model's settings with two steps of 32 showers in every stage."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name == "schedule":
+            value = dataclasses.replace(value, steps=2, batch_size=32, warmup=1)
+        elif dataclasses.is_dataclass(value):
+            value = shortened(value)
+        config = dataclasses.replace(config, **{field.name: value})
+    return config
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs(path, tmp_path, monkeypatch):
+    for name in ("calovq-demo", "calovq-tiny"):
+        preset = presets.PRESETS[name]
+        small = dataclasses.replace(preset, model=shortened(preset.model))
+        monkeypatch.setitem(presets.PRESETS, name, small)
+    monkeypatch.setenv("CALOJAX_CACHE", str(tmp_path / "cache"))
+    # The notebooks find the examples of the repository two folders up.
+    folder = tmp_path / "docs" / "notebooks"
+    folder.mkdir(parents=True)
+    (tmp_path / "examples").symlink_to(NOTEBOOKS[0].parents[2] / "examples")
+    monkeypatch.chdir(folder)
+    cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
+    names: dict = {"__name__": "__main__"}
+    with matplotlib.rc_context():
+        for number, cell in enumerate(cells):
+            exec(compile("".join(cell["source"]), f"{path.name}, cell {number}", "exec"), names)
