@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calojax import checkpoint, files, generation, models
+from calojax import checkpoint, generation, models
 from calojax.checkpoint import Progress
 from calojax.data import ShowerSource, open_showers
 from calojax.data.cache import open_cached
@@ -64,7 +64,7 @@ def load(folder: str | os.PathLike) -> TrainedModel:
 
     Args:
       folder: folder of a training run, or the name of a model that comes with calojax
-        (`checkpoint.SHIPPED`).
+        (`calojax.checkpoint.shipped`).
 
     Raises:
       CalojaxError: if there is no such run, or its training has not finished.
@@ -73,9 +73,7 @@ def load(folder: str | os.PathLike) -> TrainedModel:
     return TrainedModel(model, jax.tree.map(jnp.asarray, variables), progress)
 
 
-def generate(
-    trained: TrainedModel, energies: Any, *, seed: int = 0, **options: Any
-) -> np.ndarray:
+def generate(trained: TrainedModel, energies: Any, *, seed: int = 0, **options: Any) -> np.ndarray:
     """Generates one shower for each incident energy, on all devices.
 
     Args:
@@ -92,9 +90,7 @@ def generate(
     Raises:
       CalojaxError: if an argument is not valid.
     """
-    batches = generation.generate(
-        trained.model, trained.variables, energies, seed=seed, **options
-    )
+    batches = generation.generate(trained.model, trained.variables, energies, seed=seed, **options)
     return np.concatenate([showers for _, showers in batches])
 
 
@@ -125,9 +121,8 @@ def train(
     source = open_showers(data, detector)
     cached = open_cached(source, data)
     out = pathlib.Path(out)
-    files.make_folder(out)
     run.train(
-        models.build(settings, source.detector),
+        models.build(settings, source.detector.spanning(source.energies)),
         Dataset(cached.energies, cached.showers),
         out,
         run.Options(**options),

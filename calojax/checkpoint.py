@@ -260,18 +260,34 @@ class Checkpoints:
             ) from None
 
 
-def load(run: str | pathlib.Path) -> Checkpoint:
+# Where the models that come with calojax lie: in an installed package, and in a checkout.
+_PACKAGE = pathlib.Path(calojax.__file__).parent
+_SHIPPED = (_PACKAGE / "trained", _PACKAGE.parent / "examples")
+
+
+def shipped() -> dict[str, pathlib.Path]:
+    """The trained models that come with calojax: name -> run folder."""
+    folders = sorted(path.parent for place in _SHIPPED for path in place.glob(f"*/{_FOLDER}"))
+    return {folder.name: folder for folder in folders}
+
+
+def load(run: str | os.PathLike) -> Checkpoint:
     """The newest checkpoint of a run, for sampling.
+
+    Args:
+      run: the folder of a run, or the name of one of the `shipped` models.
 
     Raises:
       CalojaxError: if the folder is missing, holds no checkpoint, or a stage is not trained yet.
     """
-    run = pathlib.Path(run)
+    named = shipped()
+    run = pathlib.Path(run) if os.path.exists(run) else named.get(str(run), pathlib.Path(run))
     try:
         os.listdir(run / _FOLDER)
     except (FileNotFoundError, NotADirectoryError):
         raise CalojaxError(
-            f"{run}: is not a run of calojax (it has no folder {_FOLDER!r})."
+            f"{run}: is not a run folder (it has no folder {_FOLDER!r}) and not one of the models "
+            f"that come with calojax ({', '.join(named)}); check the path."
         ) from None
     except OSError as error:
         raise _closed(run / _FOLDER, error.strerror) from None

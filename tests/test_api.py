@@ -1,0 +1,54 @@
+"""The interface for Python programs."""
+
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import calojax
+from calojax import generation
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return calojax.load("calovq-ds2")
+
+
+def test_every_public_name_is_there_and_documented():
+    for name in calojax.__all__:
+        assert getattr(calojax, name).__doc__, name
+    assert set(calojax.__all__) <= set(dir(calojax))
+    with pytest.raises(AttributeError, match="'calojax' has no attribute 'generat'"):
+        calojax.generat  # noqa: B018
+
+
+def test_import_is_quick():
+    code = "import sys, calojax; sys.exit(bool({'jax', 'h5py', 'numpy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_generated_showers_are_those_of_the_command(trained):
+    energies = np.array([5e3, 2e4], np.float32)
+    showers = calojax.generate(trained, energies, seed=3, batch_size=4)
+    batches = generation.generate(trained.model, trained.variables, energies, seed=3, batch_size=4)
+    np.testing.assert_array_equal(showers, np.concatenate([s for _, s in batches]))
+    assert showers.shape == (2, trained.detector.n_voxels)
+
+
+def test_sampling_compiles_inside_the_users_own_function(trained):
+    keys, energies = jax.random.split(jax.random.key(0), 4), np.full(4, 1e4, np.float32)
+    total = jax.jit(lambda keys, energies: trained.sample(keys, energies).sum(1))(keys, energies)
+    np.testing.assert_allclose(total / energies, 0.95, atol=0.2)
+
+
+def test_a_trained_model_prints_as_one_line(trained):
+    assert repr(trained) == (
+        "<calovq of ds2, 643,212 parameters, trained on 1000.08 to 63994.8 MeV>"
+    )
+
+
+def test_unknown_models_name_the_known_ones():
+    with pytest.raises(calojax.CalojaxError, match="calovq-ds2, pointflow-ds2"):
+        calojax.load("calovq-ds9")
