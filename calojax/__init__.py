@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from calojax.data import ShowerArrays, ShowerSource, ShowerWriter, open_showers, write_showers
     from calojax.errors import CalojaxError
     from calojax.geometry import DETECTORS, Detector, find_detector
-    from calojax.models import register
-    from calojax.presets import PRESETS
+    from calojax.models import Family, register
+    from calojax.presets import PRESETS, Preset
 
 __version__ = "0.1.0"
 
@@ -30,6 +30,8 @@ __all__ = [
     "PRESETS",
     "CalojaxError",
     "Detector",
+    "Family",
+    "Preset",
     "ShowerArrays",
     "ShowerSource",
     "ShowerWriter",
@@ -55,8 +57,8 @@ _MODULES = {
     ),
     "calojax.errors": ("CalojaxError",),
     "calojax.geometry": ("DETECTORS", "Detector", "find_detector"),
-    "calojax.models": ("register",),
-    "calojax.presets": ("PRESETS",),
+    "calojax.models": ("Family", "register"),
+    "calojax.presets": ("PRESETS", "Preset"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -7,7 +7,7 @@ import pathlib
 import matplotlib
 import pytest
 
-from calojax import presets
+from calojax.models.calovq.presets import PRESETS
 
 NOTEBOOKS = sorted((pathlib.Path(__file__).parents[1] / "docs" / "notebooks").glob("*.ipynb"))
 
@@ -27,9 +27,9 @@ def shortened(config):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path, tmp_path, monkeypatch):
     for name in ("calovq-demo", "calovq-tiny"):
-        preset = presets.PRESETS[name]
+        preset = PRESETS[name]
         small = dataclasses.replace(preset, model=shortened(preset.model))
-        monkeypatch.setitem(presets.PRESETS, name, small)
+        monkeypatch.setitem(PRESETS, name, small)
     monkeypatch.setenv("CALOJAX_CACHE", str(tmp_path / "cache"))
     # The notebooks find the examples of the repository two folders up.
     folder = tmp_path / "docs" / "notebooks"
