@@ -6,8 +6,6 @@ Example::
 
   trained = calojax.load("calovq-ds2")                           # a shipped model, or a run folder
   showers = calojax.generate(trained, [5e3, 2e4, 5e4], seed=1)   # MeV -> [3, voxels], MeV
-  evaluation = calojax.evaluate("showers.hdf5", "geant4.hdf5")
-  evaluation.scores["fpd"]
 
 Names are imported when they are first used, so that ``import calojax`` itself is quick.
 """
@@ -16,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from calojax.api import TrainedModel, evaluate, generate, load, train
+    from calojax.api import TrainedModel, generate, load, train
     from calojax.data import ShowerArrays, ShowerSource, ShowerWriter, open_showers, write_showers
     from calojax.errors import CalojaxError
     from calojax.geometry import DETECTORS, Detector, find_detector
@@ -36,7 +34,6 @@ __all__ = [
     "ShowerSource",
     "ShowerWriter",
     "TrainedModel",
-    "evaluate",
     "find_detector",
     "generate",
     "load",
@@ -47,7 +44,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "calojax.api": ("TrainedModel", "evaluate", "generate", "load", "train"),
+    "calojax.api": ("TrainedModel", "generate", "load", "train"),
     "calojax.data": (
         "ShowerArrays",
         "ShowerSource",

@@ -1,4 +1,4 @@
-"""The public interface for Python programs: load a trained model, generate, evaluate."""
+"""The public interface for Python programs: train, load a trained model, generate."""
 
 import dataclasses
 import os
@@ -12,9 +12,8 @@ import numpy as np
 
 from calojax import checkpoint, generation, models
 from calojax.checkpoint import Progress
-from calojax.data import ShowerSource, open_showers
+from calojax.data import open_showers
 from calojax.data.cache import open_cached
-from calojax.evaluate import suite
 from calojax.geometry import Detector
 from calojax.models.base import Model, Variables
 from calojax.presets import PRESETS, ModelConfig
@@ -129,29 +128,3 @@ def train(
         resume=resume,
     )
     return load(out)
-
-
-Showers = str | os.PathLike | Sequence[str | os.PathLike] | ShowerSource
-"""Showers to evaluate: one file, several files that are joined, or an opened source."""
-
-
-def evaluate(generated: Showers, reference: Showers, **options: Any) -> suite.Evaluation:
-    """Scores generated showers against showers of a full simulation.
-
-    Args:
-      generated: showers to judge.
-      reference: showers of the full simulation, of the same incident energies.
-      **options: fields of `calojax.evaluate.suite.Options`, such as ``metrics`` and ``quick``.
-
-    Raises:
-      CalojaxError: if the showers cannot be compared.
-    """
-    reference = _source(reference, None)
-    generated = _source(generated, reference.detector)
-    return suite.evaluate(generated, reference, suite.Options(**options))
-
-
-def _source(showers: Showers, detector: Detector | None) -> ShowerSource:
-    if isinstance(showers, str | os.PathLike | Sequence):
-        return open_showers(showers, detector)
-    return showers

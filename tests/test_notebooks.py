@@ -7,6 +7,8 @@ import pathlib
 import matplotlib
 import pytest
 
+from calojax import generation
+from calojax.data import open_showers, write_showers
 from calojax.models.calovq.presets import PRESETS
 
 NOTEBOOKS = sorted((pathlib.Path(__file__).parents[1] / "docs" / "notebooks").glob("*.ipynb"))
@@ -31,11 +33,16 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
         small = dataclasses.replace(preset, model=shortened(preset.model))
         monkeypatch.setitem(PRESETS, name, small)
     monkeypatch.setenv("CALOJAX_CACHE", str(tmp_path / "cache"))
-    # The notebooks find the examples of the repository two folders up.
-    folder = tmp_path / "docs" / "notebooks"
-    folder.mkdir(parents=True)
-    (tmp_path / "examples").symlink_to(NOTEBOOKS[0].parents[2] / "examples")
-    monkeypatch.chdir(folder)
+    monkeypatch.setattr(generation, "default_batch_size", lambda: 16)
+    # The notebooks find the examples of the repository two folders up; here few of the showers.
+    (tmp_path / "docs" / "notebooks").mkdir(parents=True)
+    (tmp_path / "examples").mkdir()
+    for name, count in (("geant4_ds2_train.hdf5", 200), ("geant4_ds2_test.hdf5", 32)):
+        source = open_showers(NOTEBOOKS[0].parents[2] / "examples" / name)
+        showers = source.read(0, count)
+        path_here = tmp_path / "examples" / name
+        write_showers(path_here, source.detector, source.energies[:count], [showers])
+    monkeypatch.chdir(tmp_path / "docs" / "notebooks")
     cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
     names: dict = {"__name__": "__main__"}
     with matplotlib.rc_context():
