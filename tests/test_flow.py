@@ -258,7 +258,7 @@ def test_places_beyond_the_size_are_not_worked_on():
     np.testing.assert_array_equal(x[6:], u[6:])
     assert (x[:6] != u[:6]).any()
     for sizes in ((3, 6), (4, 15)):
-        with pytest.raises(ValueError, match="are no sizes of 15 places in tiles of 3"):
+        with pytest.raises(ValueError, match="multiples of the tile size 3 up to 15"):
             flow.apply(variables, u, context, 4, sizes=sizes, method="inverse_of_first")
 
 

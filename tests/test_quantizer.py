@@ -7,17 +7,19 @@ import pytest
 
 from calojax.nn import quantizer
 
+AVERAGES = quantizer.ByAverages(8, 3, 0.25, 0.9, 0.0)
+
 
 @pytest.fixture
 def book():
     latents = jax.random.normal(jax.random.key(0), (64, 3))
-    return quantizer.start(jax.random.key(1), latents, 8)
+    return AVERAGES.start(jax.random.key(1), latents)
 
 
 def test_nearest_is_the_brute_force_minimum(book):
     z = jax.random.normal(jax.random.key(2), (5, 7, 3))
-    distance = ((z[..., None, :] - book.vectors) ** 2).sum(-1)
-    np.testing.assert_array_equal(quantizer.nearest(z, book.vectors), distance.argmin(-1))
+    distance = ((z[..., None, :] - book["vectors"]) ** 2).sum(-1)
+    np.testing.assert_array_equal(quantizer.nearest(z, book["vectors"]), distance.argmin(-1))
 
 
 def test_straight_through_passes_value_of_code_and_gradient_of_latent():
@@ -31,21 +33,9 @@ def test_straight_through_passes_value_of_code_and_gradient_of_latent():
     np.testing.assert_allclose(to_code, 0)
 
 
-def test_codebook_and_commitment_gradients_reach_one_side_only():
-    z, e = jnp.array([[0.2, -1.0]]), jnp.array([[1.0, 3.0]])
-    difference = (z - e) / z.size * 2
-    to_z, to_e = jax.grad(quantizer.codebook_loss, argnums=(0, 1))(z, e)
-    np.testing.assert_allclose(to_z, 0)
-    np.testing.assert_allclose(to_e, -difference)
-    to_z, to_e = jax.grad(quantizer.commitment_loss, argnums=(0, 1))(z, e)
-    np.testing.assert_allclose(to_z, difference)
-    np.testing.assert_allclose(to_e, 0)
-    assert quantizer.codebook_loss(z, e) == quantizer.commitment_loss(z, e)
-
-
 def test_codes_start_on_distinct_latents(book):
     latents = np.asarray(jax.random.normal(jax.random.key(0), (64, 3)))
-    found = [np.flatnonzero((latents == v).all(1)) for v in np.asarray(book.vectors)]
+    found = [np.flatnonzero((latents == v).all(1)) for v in np.asarray(book["vectors"])]
     assert all(len(f) == 1 for f in found)
     assert len({int(f[0]) for f in found}) == 8
 
@@ -54,26 +44,29 @@ def test_moving_averages_follow_their_closed_form(book):
     # Constant latents for constant codes: count_n = share + (c0 - share) d^n, likewise the means.
     z = jnp.concatenate([jnp.full((24, 3), 2.0), jnp.full((8, 3), -1.0)])
     codes = jnp.concatenate([jnp.zeros(24, int), jnp.ones(8, int)])
-    decay, now = 0.9, book
+    left, now = AVERAGES.decay**5, book
     for _ in range(5):
-        now = quantizer.update(now, z, codes, jax.random.key(0), decay=decay, revive_below=0.0)
-    np.testing.assert_allclose(now.count[0], 24 + (book.count[0] - 24) * decay**5, rtol=1e-5)
-    expected = (book.total[0] * decay**5 + 48 * (1 - decay**5)) / now.count[0]
-    np.testing.assert_allclose(now.vectors[0], expected, rtol=1e-5)
+        now = AVERAGES.update(now, z, codes, jax.random.key(0))
+    count, vectors = now["count"], now["vectors"]
+    np.testing.assert_allclose(count[0], 24 + (book["count"][0] - 24) * left, rtol=1e-5)
+    expected = (book["total"][0] * left + 48 * (1 - left)) / count[0]
+    np.testing.assert_allclose(vectors[0], expected, rtol=1e-5)
     # Codes without latents keep their place while their count fades.
-    np.testing.assert_allclose(now.vectors[5], book.vectors[5], rtol=1e-5)
-    np.testing.assert_allclose(now.count[5], book.count[5] * decay**5, rtol=1e-5)
+    np.testing.assert_allclose(vectors[5], book["vectors"][5], rtol=1e-5)
+    np.testing.assert_allclose(count[5], book["count"][5] * left, rtol=1e-5)
 
 
 def test_dead_codes_come_back_on_latents_of_the_batch(book):
     z = jax.random.normal(jax.random.key(3), (64, 3)) + 10
-    far = book._replace(count=book.count.at[2].set(1e-9))
+    far = book | {"count": book["count"].at[2].set(1e-9)}
     codes = jnp.where(jnp.arange(64) % 8 == 2, 3, jnp.arange(64) % 8)
-    now = quantizer.update(far, z, codes, jax.random.key(4), decay=0.99, revive_below=0.03)
-    assert (np.asarray(z) == np.asarray(now.vectors[2])).all(1).any()
-    assert now.count[2] == pytest.approx(64 / 8)
-    alive = jnp.arange(8) != 2
-    assert not (np.asarray(z)[:, None] == np.asarray(now.vectors[alive])).all(-1).any()
+    averages = quantizer.ByAverages(8, 3, 0.25, 0.99, 0.03)
+    now = averages.update(far, z, codes, jax.random.key(4))
+    vectors = np.asarray(now["vectors"])
+    assert (np.asarray(z) == vectors[2]).all(1).any()
+    assert now["count"][2] == pytest.approx(64 / 8)
+    alive = np.arange(8) != 2
+    assert not (np.asarray(z)[:, None] == vectors[alive]).all(-1).any()
 
 
 def test_perplexity_counts_equally_used_codes():
@@ -136,6 +129,7 @@ def test_weights_of_the_two_terms_are_kept_apart():
     def penalty(latents, book):
         return kind.through(book, latents, jax.random.key(0)).penalty
 
+    # Each term reaches one side only.
     to_latents, to_book = jax.grad(penalty, argnums=(0, 1))(latents, book)
     chosen = book[kind.codes(book, latents)]
     np.testing.assert_allclose(to_latents, 2.0 * 2 * (latents - chosen) / 60, rtol=1e-5)

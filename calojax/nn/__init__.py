@@ -1,1 +1,1 @@
-"""Neural building blocks: they see shapes, never geometries or data."""
+"""Neural network layers, which know shapes but no physics, geometry or data."""

@@ -1,8 +1,8 @@
-"""The two networks that judge showers: the CaloChallenge's MLP and its 3-D ResNet-18.
+"""The two classifiers of the CaloChallenge: an MLP and a 3-D ResNet-18.
 
-Both map classifier inputs [n, d], incident energy first, to logits [n, outputs]; one output is the
-log-odds of label 1, k > 2 outputs are unnormalised log-probabilities of k classes. Definition:
-arXiv:2410.21611, section 4.3, in the official evaluation's widths and initialisation.
+Both map inputs [n, d] to logits [n, outputs]. One output is the log-odds of label 1; k > 2 outputs
+are the logits of k classes. Definition: arXiv:2410.21611, section 4.3, with the widths and the
+initialisation of the official evaluation.
 """
 
 import flax.linen as nn
@@ -14,9 +14,13 @@ _HE_NORMAL_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class Linear(nn.Module):
-    """A dense layer whose weights and bias start uniform in ±1/sqrt(fan in).
+    """A dense layer whose weights and bias start uniform in ±1/sqrt(fan in), PyTorch's default.
 
-    That is PyTorch's default. The scores of a training of fixed length depend on where it starts.
+    The scores of a training of fixed length depend on the initial weights.
+
+    Attributes:
+      features: width of the output.
+      precision: precision of the product.
     """
 
     features: int
@@ -43,8 +47,8 @@ class DenseClassifier(nn.Module):
 
     Attributes:
       width: nodes of every hidden layer.
-      hidden_layers: hidden layers beyond the first.
-      outputs: logits per shower.
+      hidden_layers: number of hidden layers beyond the first.
+      outputs: number of logits.
     """
 
     width: int = 2048
@@ -55,8 +59,8 @@ class DenseClassifier(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """[n, d] -> [n, outputs]; ``train`` makes no difference."""
         del train
-        # The inputs are not normalised: what tells showers apart may be the fourth digit of
-        # log10 E_inc, which the ten-bit mantissas of a GPU's default precision would cut off.
+        # The inputs are not normalised: the fourth digit of a number may separate the classes, and
+        # the ten-bit mantissas of a GPU's default precision would round it off.
         x = nn.leaky_relu(Linear(self.width, precision=jax.lax.Precision.HIGHEST)(x))
         for _ in range(self.hidden_layers):
             x = nn.leaky_relu(Linear(self.width)(x))
@@ -69,9 +73,9 @@ class ResNetClassifier(nn.Module):
     Zeros pad all three axes, alpha included, as in the official network.
 
     Attributes:
-      grid: number of (z, alpha, r) bins; inputs are [n, 1 + their product].
+      grid: bins of the image (z, alpha, r); inputs are [n, 1 + their product].
       planes: channels of the four stages, two blocks each.
-      outputs: logits per shower.
+      outputs: number of logits.
     """
 
     grid: tuple[int, int, int]
@@ -80,25 +84,30 @@ class ResNetClassifier(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """[n, 1 + v] -> [n, outputs]; the first column is log10 E_inc, the rest is one image."""
-        # The textbook variance: E[x²] - E[x]² loses digits where all energies are alike.
-        energy = _norm(train, use_fast_variance=False)(x[:, :1])
+        """[n, 1 + v] -> [n, outputs]; the first column is a number, the rest is one image."""
+        # The textbook variance, because E[x²] - E[x]² loses digits where all numbers are alike.
+        number = _norm(train, use_fast_variance=False)(x[:, :1])
         x = x[:, 1:].reshape(-1, *self.grid)
         x = nn.relu(_norm(train)(Stem(self.planes[0])(x)))
-        x = nn.max_pool(x, (3, 3, 3), strides=(2, 2, 2), padding=[(1, 1)] * 3)
+        # After a ReLU, padding by zeros does not change a maximum.
+        x = jnp.pad(x, [(0, 0), (1, 1), (1, 1), (1, 1), (0, 0)])
+        x = nn.max_pool(x, (3, 3, 3), strides=(2, 2, 2))
         for stage, features in enumerate(self.planes):
             x = ResidualBlock(features, stride=1 if stage == 0 else 2)(x, train=train)
             x = ResidualBlock(features, stride=1)(x, train=train)
         x = x.mean(axis=(1, 2, 3))
-        return Linear(self.outputs)(jnp.concatenate([x, energy], axis=-1))
+        return Linear(self.outputs)(jnp.concatenate([x, number], axis=-1))
 
 
 class Stem(nn.Module):
-    """A 7³ convolution of stride 2 over one channel, zeros around, without bias.
+    """A 7³ convolution of stride 2 over one channel, padded by zeros, without bias.
 
     It is computed as a 4³ convolution of stride 1 over the 2³ blocks of the image as 8 channels,
-    with a kernel that a plane of zeros on each axis makes 8³ ("space to depth"): the same sums, but
-    four times as fast on CPU, because convolutions are made for many channels.
+    with the kernel padded to 8³ ("space to depth"). The sums are the same, and on a CPU it is four
+    times as fast, because convolution libraries are optimised for many channels.
+
+    Attributes:
+      features: channels of the output.
     """
 
     features: int
@@ -107,8 +116,8 @@ class Stem(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[n, z, alpha, r] -> [n, ceil(z / 2), ceil(alpha / 2), ceil(r / 2), features]."""
         kernel = self.param("kernel", _HE_NORMAL_OUT, (7, 7, 7, 1, self.features))
-        # Output i sums over 2 i - 3 ... 2 i + 3, the zeros at 2 i + 4: three before the
-        # image, and after it what makes the last window whole.
+        # Output i sums over 2 i - 3 ... 2 i + 3, and 2 i + 4 with weight zero: three zeros in front
+        # of the image, and behind it enough to complete the last window.
         padding = [(3, 3 + n % 2) for n in x.shape[1:]]
         x = _blocks(jnp.pad(x[..., None], [(0, 0), *padding, (0, 0)]))
         kernel = jnp.pad(kernel, [(0, 1)] * 3 + [(0, 0)] * 2)
@@ -119,7 +128,12 @@ class Stem(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3³ convolutions beside a shortcut, projected where the shape changes."""
+    """Two 3³ convolutions beside a shortcut, which is projected where the shape changes.
+
+    Attributes:
+      features: channels of the output.
+      stride: stride of the first convolution.
+    """
 
     features: int
     stride: int
@@ -135,14 +149,14 @@ class ResidualBlock(nn.Module):
 
 
 def _blocks(x: jax.Array) -> jax.Array:
-    """The 2³ blocks of an image as channels: [n, 2 i, 2 j, 2 k, 1] -> [n, i, j, k, 8]."""
+    """Puts the 2³ bins of every block into channels: [n, 2 i, 2 j, 2 k, 1] -> [n, i, j, k, 8]."""
     n, z, alpha, r, _ = x.shape
     x = x.reshape(n, z // 2, 2, alpha // 2, 2, r // 2, 2)
     return x.transpose(0, 1, 3, 5, 2, 4, 6).reshape(n, z // 2, alpha // 2, r // 2, 8)
 
 
 def _conv(features: int, *, size: int, stride: int) -> nn.Conv:
-    # Explicit padding: "SAME" would pad an even axis on the far side only where the stride is 2.
+    # Explicit, because "SAME" pads an even axis on the far side only where the stride is 2.
     return nn.Conv(
         features,
         (size,) * 3,

@@ -1,10 +1,9 @@
-"""DeepSets: functions of a shower's points that do not depend on their order or on padding.
+"""DeepSets: functions of a set of points that do not depend on their order or on padding.
 
 After Zaheer et al. 2017 (arXiv:1703.06114): a network for every point, the mean over the points of
-a shower, a network for the shower. As in CaloPointFlow, the last map before the mean and the first
-after it are linear; a linear map of a mean is the mean of the linear maps, so both are done once a
-shower as one matrix, and the work for a point ends with its last activation (for the published
-encoder that is a ninth of the work, for the same functions).
+a set, a network for the set. In CaloPointFlow the last layer before the mean and the first one
+after it are linear. The mean of linear maps is the linear map of the mean, so both are one matrix
+here, applied once per set: the same functions, with a ninth of the work for the published encoder.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,13 +19,13 @@ Activation = Callable[[jax.Array], jax.Array]
 
 
 class DeepSet(nn.Module):
-    """Features of whole showers.
+    """Features of sets of points.
 
     Attributes:
-      point: widths of the network of a point.
-      shower: widths of the network of a shower.
+      point: widths of the network for points.
+      shower: widths of the network for sets.
       features: width of the output.
-      activation: after every layer but the last.
+      activation: activation after every layer but the last.
     """
 
     point: Sequence[int]
@@ -40,29 +39,29 @@ class DeepSet(nn.Module):
         self.out = nn.Dense(self.features)
 
     def __call__(self, x: jax.Array, tiling: Tiling, num: int) -> jax.Array:
-        """Points x [p, d] in the tiles of ``num`` showers -> [num, features]."""
+        """Points x [p, d] in the tiles of ``num`` sets -> [num, features]."""
         return self.of_showers(tiles.mean(self.of_points(x), tiling, num))
 
     def of_points(self, x: jax.Array) -> jax.Array:
-        """What is to be averaged: [p, d] -> [p, c]."""
+        """Features of points to be averaged: [p, d] -> [p, c]."""
         for layer in self.point_layers:
             x = self.activation(layer(x))
         return x
 
     def of_showers(self, mean: jax.Array) -> jax.Array:
-        """The output from averages [g, c] -> [g, features]."""
+        """Features of sets from the averages over their points: [g, c] -> [g, features]."""
         for layer in self.shower_layers:
             mean = self.activation(layer(mean))
         return self.out(mean)
 
 
 class Encoder(nn.Module):
-    """The posterior q(z | X) of a latent vector given all points of a shower.
+    """The posterior q(z | X) of a latent vector given all points of a set, a diagonal normal.
 
     Attributes:
       latents: dimensions of z.
-      point: widths of the network of a point.
-      shower: widths of the network of a shower.
+      point: widths of the network for points.
+      shower: widths of the network for sets.
     """
 
     latents: int
@@ -73,7 +72,7 @@ class Encoder(nn.Module):
         self.set = DeepSet(self.point, self.shower, 2 * self.latents, nn.gelu)
 
     def __call__(self, x: jax.Array, tiling: Tiling, num: int) -> tuple[jax.Array, jax.Array]:
-        """Points x [p, d] in tiles -> mean and log of the standard deviation, [num, latents]."""
+        """Points x [p, d] in tiles -> mean and log standard deviation, each [num, latents]."""
         mean, log_std = jnp.split(self.set(x, tiling, num), 2, -1)
-        # The bounds keep exp() finite; a posterior is not narrower than 1e-3 nor wider than 20.
+        # Standard deviations between 1e-3 and 20 keep exp() finite.
         return mean, jnp.clip(log_std, -7.0, 3.0)

@@ -1,21 +1,20 @@
-"""Normalising flows from rational-quadratic coupling layers, for showers and for their points.
+"""Normalising flows of rational-quadratic coupling layers, for vectors and for points of sets.
 
 A coupling layer (Dinh et al. 2017, arXiv:1605.08803) keeps some features and moves the others by
-splines whose parameters a network computes from the kept ones and the context. All layers start as
-the identity; being alike, they are scanned over their stacked parameters, backwards for the
-inverse.
+splines; a network computes their parameters from the kept features and the context. All layers
+start as the identity. They have the same shapes, so they are one scan over stacked parameters,
+reversed for the inverse.
 
-A flow of points is conditioned on the shower that owns a point. The context enters the first layer
-of every network by a linear map, which is done once a shower and then copied to its tiles. A
-DeepSetFlow (talk on CaloPointFlow II, November 2023) adds to the context, in every layer, features
-of the set of what the shower's points keep: moved points then know of each other through a mean,
-and the layer is still invertible, since what is kept is kept.
+A flow of points is conditioned on the set that a point belongs to. The context enters the first
+layer of every network by a linear map, applied once per set and copied to the tiles of the set. A
+DeepSetFlow (talk on CaloPointFlow II, November 2023) adds features of the set of kept features to
+the context of every layer. The points of a set then depend on each other, and the layer is still
+invertible, since it does not change what it keeps.
 """
 
 import dataclasses
 from typing import Any, NamedTuple
 
-import distrax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -32,9 +31,9 @@ class Summary:
     """The set features of a DeepSetFlow.
 
     Attributes:
-      point: widths of the network of a point.
-      shower: widths of the network of a shower.
-      features: numbers that join the context.
+      point: widths of the network for points.
+      shower: widths of the network for sets.
+      features: number of features added to the context.
     """
 
     point: tuple[int, ...] = (64, 128)
@@ -43,11 +42,11 @@ class Summary:
 
 
 class Owned(NamedTuple):
-    """The context of points: that of their showers, and what is known of each of them.
+    """The context of points: that of their sets, and known features of each point.
 
     Attributes:
-      context: of the showers, [g, c].
-      tiling: of the points, with p places.
+      context: context of the sets, [g, c].
+      tiling: tiles of the points, with p places.
       given: known features of the points, [p, k]; k may be 0.
     """
 
@@ -56,7 +55,7 @@ class Owned(NamedTuple):
     given: jax.Array
 
     def known(self, kept: jax.Array) -> jax.Array:
-        """What a layer knows of each point: [p, features that it keeps + k]."""
+        """Inputs of a layer for each point: [p, kept features + k]."""
         return jnp.concatenate([kept, self.given], -1)
 
 
@@ -64,10 +63,10 @@ class Coupling(nn.Module):
     """The network of one coupling layer.
 
     Attributes:
-      moved: number of features that it moves.
-      bins: of their splines.
+      moved: number of features that the layer moves.
+      bins: bins of their splines.
       hidden: widths of the network.
-      summary: of the set of points, if there is to be one.
+      summary: set features; None for none.
     """
 
     moved: int
@@ -87,11 +86,11 @@ class Coupling(nn.Module):
         )
 
     def of_point(self, known: jax.Array) -> jax.Array:
-        """What the set features average over a shower: [p, k] -> [p, m]."""
+        """Features of points that are averaged over a set: [p, k] -> [p, m]."""
         return self.set.of_points(known)
 
     def first(self, context: jax.Array, mean: jax.Array | None = None) -> jax.Array:
-        """The context's part of the first layer: [g, c], averages of the set [g, m] -> [g, h]."""
+        """Share of the context in the first layer: [g, c], means of `of_point` [g, m] -> [g, h]."""
         if mean is not None:
             context = jnp.concatenate([context, self.set.of_showers(mean)], -1)
         return self.of_context(context)
@@ -100,21 +99,20 @@ class Coupling(nn.Module):
         """Parameters of the splines [3 bins - 1, moved, p].
 
         Args:
-          kept: what is kept, [p, k].
-          first: the context's part of the first layer, for every point [p, 1, h] or for every tile
-            [t, 1, h].
+          kept: kept (and known) features, [p, k].
+          first: share of the context in the first layer, of points [p, 1, h] or tiles [t, 1, h].
         """
         x = self.of_kept(kept)
         x = nn.relu(x.reshape(len(first), -1, x.shape[-1]) + first).reshape(x.shape)
         for layer in self.layers:
             x = nn.relu(layer(x))
-        # Rows of the many points, and not of the few numbers of each: XLA works on neighbours at a
-        # time. Unless told, it would leave the numbers where they are and read them one by one.
+        # Points lie along the last axis in memory, so that vector instructions work on many points.
+        # Without the constraint XLA keeps the other layout and reads parameters one by one.
         rows = with_layout_constraint(self.out(x).T, Layout((0, 1)))
         return rows.reshape(self.moved, -1, len(x)).swapaxes(0, 1)
 
     def __call__(self, kept: jax.Array, context: jax.Array) -> jax.Array:
-        """Touches all parameters, for ``init``: kept [1, k], context [1, c]."""
+        """Touches every parameter, for ``init``: kept [1, k], context [1, c]."""
         mean = None if self.summary is None else self.of_point(kept)
         return self.parameters(kept, self.first(context, mean)[:, None])
 
@@ -123,13 +121,13 @@ class Flow(nn.Module):
     """A density of d features given a context; its base is the standard normal.
 
     Attributes:
-      features: their number d, at least two.
+      features: number of features d, at least two.
       depth: number of coupling layers.
-      bins: of the splines.
+      bins: bins of the splines.
       hidden: widths of the networks.
-      bound: beyond it all splines are the identity.
-      summary: makes a flow of points a DeepSetFlow.
-      seed: of the random halves that the layers keep; these are not trained.
+      bound: splines are the identity outside [-bound, bound].
+      summary: set features, which make a flow of points a DeepSetFlow; None for none.
+      seed: seed of the random choice of features that each layer keeps.
     """
 
     features: int
@@ -145,7 +143,7 @@ class Flow(nn.Module):
 
         Args:
           x: features.
-          context: [p, c], or that of points. Padding gets numbers without meaning.
+          context: [p, c], or the context of points. Results at empty places have no meaning.
         """
 
         def layer(carry, coupling):
@@ -159,8 +157,8 @@ class Flow(nn.Module):
             x = jnp.concatenate([kept, moved], -1)[:, back]
             return (x, log_det + log_slope.sum(-1)), None
 
-        # A layer's insides are not kept for the gradient but computed again: for 12 layers in a
-        # seventh of the memory, and in no more time on a CPU, where memory is slower than numbers.
+        # The gradient computes a layer's activations again instead of storing them: a seventh of
+        # the memory for 12 layers, and no slower on a CPU, where reading memory costs as much.
         layer = jax.checkpoint(layer, prevent_cse=False)
         start = x, jnp.zeros(len(x), x.dtype)
         return jax.lax.scan(layer, start, self._couplings(context))[0]
@@ -168,7 +166,7 @@ class Flow(nn.Module):
     def log_prob(self, x: jax.Array, context: jax.Array | Owned) -> jax.Array:
         """Log-density of features [p, d] in nats, [p]."""
         u, log_det = self(x, context)
-        return self.base.log_prob(u) + log_det
+        return jax.scipy.stats.norm.logpdf(u).sum(-1) + log_det
 
     def inverse(self, u: jax.Array, context: jax.Array | Owned) -> jax.Array:
         """Base variables [p, d] -> features [p, d]."""
@@ -177,22 +175,24 @@ class Flow(nn.Module):
     def inverse_of_first(
         self, u: jax.Array, context: Owned, count: jax.Array, *, sizes: tuple[int, ...]
     ) -> jax.Array:
-        """`inverse` for the first ``count`` places, with work more or less in proportion to them.
+        """`inverse` of the first ``count`` places, with work about proportional to their number.
 
-        There is a program for each of some sizes, of which the smallest that holds them runs.
+        One program is compiled for each size; the smallest size that holds ``count`` runs.
 
         Args:
           u: base variables [p, d].
-          context: of the points.
-          count: places in front of the tiles without points, int32 [].
-          sizes: rising to p, in whole tiles.
+          context: context of the points.
+          count: number of places before the tiles without points, int32 [].
+          sizes: increasing numbers of places up to p, multiples of the tile size.
 
         Returns:
-          [p, d]; without meaning at places without points.
+          [p, d]; results at empty places have no meaning.
         """
         couplings, tile = self._couplings(context), context.tiling.size
         if sizes[-1] != len(u) or any(size % tile for size in sizes):
-            raise ValueError(f"{sizes} are no sizes of {len(u)} places in tiles of {tile}")
+            raise ValueError(
+                f"sizes must be multiples of the tile size {tile} up to {len(u)}, got {sizes}"
+            )
 
         def of(size):
             def inverse(u, context):
@@ -204,11 +204,6 @@ class Flow(nn.Module):
 
         enough = jnp.searchsorted(jnp.asarray(sizes, jnp.int32), count)
         return jax.lax.switch(enough, [of(size) for size in sizes], u, context)
-
-    @property
-    def base(self) -> distrax.Distribution:
-        """The standard normal."""
-        return distrax.MultivariateNormalDiag(jnp.zeros(self.features), jnp.ones(self.features))
 
     # --- layers -----------------------------------------------------------------------------------
 
@@ -229,14 +224,16 @@ class Flow(nn.Module):
 
     @nn.compact
     def _couplings(self, context: jax.Array | Owned) -> tuple[Any, np.ndarray, np.ndarray]:
-        """Of all layers: parameters, the order that puts the kept features first, and the way back.
+        """Parameters of all layers, the order that puts kept features first, and its inverse.
 
-        Of two layers in succession the second has the order of the first reversed, so that the pair
-        moves every feature.
+        The second layer of a pair has the reversed order of the first, so that the pair moves every
+        feature.
         """
-        known, shared = self.features // 2, context
+        known = self.features // 2
         if isinstance(context, Owned):
             known, shared = known + context.given.shape[-1], context.context
+        else:
+            shared = context
         inputs = jnp.zeros((1, known)), jnp.zeros((1, shared.shape[-1]))
 
         def stacked(key):
@@ -250,18 +247,18 @@ class Flow(nn.Module):
         return self.param("couplings", stacked), orders, np.argsort(orders, 1)
 
     def _bind(self, coupling: tuple) -> tuple[Coupling, jax.Array, jax.Array]:
-        """The network of one layer with its parameters, and its order and the way back."""
+        """The network of one layer with its parameters, its order and the inverse of that."""
         parameters, order, back = coupling
         return self._network.bind({"params": parameters}), order, back
 
     def _halves(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Features [p, d] in a layer's order -> those it keeps and those it moves."""
+        """Features [p, d] in a layer's order -> kept ones and moved ones."""
         return x[:, : self.features // 2], x[:, self.features // 2 :]
 
     def _parameters(
         self, network: Coupling, kept: jax.Array, context: jax.Array | Owned
     ) -> jax.Array:
-        """Parameters of the splines of the moved features, for kept [p, k]."""
+        """Parameters of the splines of the moved features, from kept features [p, k]."""
         if isinstance(context, Owned):
             kept, mean, num = context.known(kept), None, len(context.context)
             if self.summary is not None:

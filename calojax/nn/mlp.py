@@ -1,4 +1,4 @@
-"""Multilayer perceptrons: the fully connected blocks of encoders, decoders and conditioners."""
+"""Multilayer perceptrons."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import jax
 
 
 class MLP(nn.Module):
-    """Dense layers with SiLU between them and a linear end.
+    """Dense layers with SiLU between them; the last one is linear.
 
     Attributes:
       hidden: widths of the hidden layers.

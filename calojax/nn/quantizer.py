@@ -1,9 +1,9 @@
-"""Quantisation: latents become codes, with a gradient through them, and codebooks learn.
+"""Quantisers: latents become codes, with a gradient through them, and a codebook is learnt.
 
-Vector quantisation after van den Oord et al. 2017 (arXiv:1711.00937), equations 1-3, its codebook
-learnt by gradient (`ByGradient`) or by exponential moving averages (`ByAverages`, appendix A.1
-there) with revival of dead codes (Jukebox, arXiv:2005.00341, section 3.1); and finite scalar
-quantisation (`Finite`, Mentzer et al. 2023, arXiv:2309.15505), which rounds and learns no codebook.
+Vector quantisation follows van den Oord et al. 2017 (arXiv:1711.00937, equations 1 to 3). The
+codebook is learnt by gradient (`ByGradient`) or by exponential moving averages (`ByAverages`,
+appendix A.1 there) with revival of dead codes (Jukebox, arXiv:2005.00341, section 3.1). Finite
+scalar quantisation (`Finite`, Mentzer et al. 2023, arXiv:2309.15505) rounds and has no codebook.
 """
 
 import dataclasses
@@ -14,67 +14,83 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
 
 
 class Quantised(NamedTuple):
-    """Latents that went through a bottleneck.
+    """Latents after the bottleneck, in training.
 
     Attributes:
-      codes: int32 [..., t].
-      vectors: what the codes stand for [..., t, d], with the gradient of the latents.
-      commitment: the term that keeps the latents near their codes, unweighted [].
-      penalty: what to add to the loss, weights included [].
-      codebook: as it is after this step.
+      codes: codes of the latents.
+      vectors: vectors of the codes, with the gradient of the latents.
+      commitment: mean squared distance of the latents from their codes.
+      penalty: weighted terms to add to the loss.
+      codebook: codebook after this step.
     """
 
-    codes: jax.Array
-    vectors: jax.Array
-    commitment: jax.Array
-    penalty: jax.Array
+    codes: Int[Array, "*shape"]
+    vectors: Float[Array, "*shape d"]
+    commitment: Float[Array, ""]
+    penalty: Float[Array, ""]
     codebook: Any
 
 
 class Quantizer(Protocol):
-    """A kind of quantisation; what it learns, its codebook, is given to every method.
+    """The interface of quantisers. The codebook is an argument of every method."""
 
-    Attributes:
-      size: number of codes k.
-      width: dimensions of a latent d.
-      home: where a model keeps the codebook: among its "params" if it learns by gradient, in its
-        "state" if by other rules, None if there is nothing to learn.
-    """
-
-    size: int
-    width: int
-    home: str | None
-
-    def start(self, key: jax.Array, latents: jax.Array) -> Any:
-        """The codebook at the start, from latents [..., t, d]; the key is consumed."""
+    @property
+    def size(self) -> int:
+        """Number of codes k."""
         ...
 
-    def codes(self, codebook: Any, latents: jax.Array) -> jax.Array:
-        """Latents [..., t, d] -> int32 [..., t]."""
+    @property
+    def width(self) -> int:
+        """Dimensions of a latent d."""
         ...
 
-    def vectors(self, codebook: Any, codes: jax.Array) -> jax.Array:
-        """Codes [..., t] -> [..., t, d]."""
+    @property
+    def home(self) -> str | None:
+        """Collection of variables that holds the codebook.
+
+        It is "params" if the codebook is learnt by gradient, "state" if by other rules, and None if
+        there is no codebook.
+        """
         ...
 
-    def through(self, codebook: Any, latents: jax.Array, key: jax.Array) -> Quantised:
-        """Latents [..., t, d] through the bottleneck in training; the key is consumed."""
+    def start(self, key: jax.Array, latents: Float[Array, "*shape d"]) -> Any:
+        """The initial codebook, from latents of a batch; the key is consumed."""
+        ...
+
+    def codes(self, codebook: Any, latents: Float[Array, "*shape d"]) -> Int[Array, "*shape"]:
+        """Codes of latents."""
+        ...
+
+    def vectors(self, codebook: Any, codes: Int[Array, "*shape"]) -> Float[Array, "*shape d"]:
+        """Vectors of codes."""
+        ...
+
+    def through(
+        self, codebook: Any, latents: Float[Array, "*shape d"], key: jax.Array
+    ) -> Quantised:
+        """Latents through the bottleneck in training; the key is consumed."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class ByAverages:
-    """A codebook that follows the latents by moving averages; a `Quantizer`.
+    """A codebook that follows the latents by moving averages.
+
+    The codebook is a dict of ``vectors`` [k, d] and two moving averages: the ``count`` [k] of the
+    latents of each code in a batch, and the ``total`` [k, d] of these latents.
 
     Attributes:
-      size: number of codes.
-      width: dimensions of a latent.
+      size: number of codes k.
+      width: dimensions of a latent d.
       beta: weight of the commitment term.
-      decay: of the averages, a step.
-      revive_below: fraction of an even share of latents below which a code is dead.
+      decay: decay of the averages per step.
+      revive_below: a code whose count is below this fraction of an even share is moved to a random
+        latent of the batch.
     """
 
     size: int
@@ -85,8 +101,11 @@ class ByAverages:
     home = "state"
 
     def start(self, key: jax.Array, latents: jax.Array) -> dict[str, jax.Array]:
-        """See `Quantizer`; the fields of a `Codebook`, as a dict for checkpoints."""
-        return start(key, latents.reshape(-1, self.width), self.size)._asdict()
+        """Random latents as codes, so that the encoder reaches all of them from the first step."""
+        latents = latents.reshape(-1, self.width)
+        vectors = _draw(key, latents, self.size)
+        count = jnp.full((self.size,), len(latents) / self.size, latents.dtype)
+        return {"vectors": vectors, "count": count, "total": vectors * count[:, None]}
 
     def codes(self, codebook: dict[str, jax.Array], latents: jax.Array) -> jax.Array:
         """See `Quantizer`."""
@@ -102,29 +121,51 @@ class ByAverages:
         """See `Quantizer`."""
         codes = self.codes(codebook, latents)
         chosen = codebook["vectors"][codes]
-        commitment = commitment_loss(latents, chosen)
-        after = update(
-            Codebook(**codebook),
-            latents.reshape(-1, self.width),
-            codes.reshape(-1),
-            key,
-            decay=self.decay,
-            revive_below=self.revive_below,
-        )
+        commitment = _distance(latents, chosen)
+        after = self.update(codebook, latents.reshape(-1, self.width), codes.reshape(-1), key)
         passed = straight_through(latents, chosen)
-        return Quantised(codes, passed, commitment, self.beta * commitment, after._asdict())
+        return Quantised(codes, passed, commitment, self.beta * commitment, after)
+
+    def update(
+        self,
+        codebook: dict[str, jax.Array],
+        latents: Float[Array, "n d"],
+        codes: Int[Array, " n"],
+        key: jax.Array,
+    ) -> dict[str, jax.Array]:
+        """Moves codes towards the means of their latents, and revives dead ones.
+
+        Args:
+          codebook: codebook before the step.
+          latents: encoder outputs of the whole batch, on all devices together.
+          codes: codes of the latents.
+          key: key of the random latents that replace dead codes, consumed.
+        """
+        latents = jax.lax.stop_gradient(latents)
+        batch_count = jax.ops.segment_sum(jnp.ones(len(codes), latents.dtype), codes, self.size)
+        batch_total = jax.ops.segment_sum(latents, codes, self.size)
+        count = self.decay * codebook["count"] + (1 - self.decay) * batch_count
+        total = self.decay * codebook["total"] + (1 - self.decay) * batch_total
+
+        share = len(latents) / self.size
+        dead = count < self.revive_below * share
+        # With an even share a revived code has as long to live as any other.
+        reborn = _draw(key, latents, self.size)
+        count = jnp.where(dead, share, count)
+        total = jnp.where(dead[:, None], reborn * share, total)
+        return {"vectors": total / count[:, None], "count": count, "total": total}
 
 
 @dataclasses.dataclass(frozen=True)
 class ByGradient:
-    """A codebook that is a parameter like others; a `Quantizer`.
+    """A codebook [k, d] that is a parameter like others.
 
     Attributes:
-      size: number of codes.
-      width: dimensions of a latent.
+      size: number of codes k.
+      width: dimensions of a latent d.
       beta: weight of the commitment term.
       pull: weight of the codebook term.
-      spread: half the range of uniform numbers to start with; 0 starts on latents.
+      spread: half the range of uniform initial codes; with 0 codes start on latents.
     """
 
     size: int
@@ -135,7 +176,7 @@ class ByGradient:
     home = "params"
 
     def start(self, key: jax.Array, latents: jax.Array) -> jax.Array:
-        """See `Quantizer`; [k, d]."""
+        """See `Quantizer`."""
         if self.spread:
             shape = (self.size, self.width)
             return jax.random.uniform(key, shape, latents.dtype, -self.spread, self.spread)
@@ -150,20 +191,20 @@ class ByGradient:
         return codebook[codes]
 
     def through(self, codebook: jax.Array, latents: jax.Array, key: jax.Array) -> Quantised:
-        """See `Quantizer`; the key is not needed."""
+        """See `Quantizer`; the key is not used."""
         codes = self.codes(codebook, latents)
         chosen = codebook[codes]
-        commitment = commitment_loss(latents, chosen)
-        penalty = self.beta * commitment + self.pull * codebook_loss(latents, chosen)
+        commitment = _distance(latents, chosen)
+        penalty = self.beta * commitment + self.pull * _distance(chosen, latents)
         return Quantised(codes, straight_through(latents, chosen), commitment, penalty, codebook)
 
 
 @dataclasses.dataclass(frozen=True)
 class Finite:
-    """Every dimension of a latent is rounded to one of few levels; a `Quantizer`.
+    """Rounding of every dimension of a latent to one of a few levels; there is no codebook.
 
     Attributes:
-      levels: of each dimension; a code for each of their combinations.
+      levels: number of levels of each dimension; every combination of levels is a code.
     """
 
     levels: tuple[int, ...]
@@ -180,139 +221,76 @@ class Finite:
         return len(self.levels)
 
     def start(self, key: jax.Array, latents: jax.Array) -> None:
-        """Nothing is learnt."""
+        """There is no codebook."""
 
     def codes(self, codebook: None, latents: jax.Array) -> jax.Array:
         """See `Quantizer`."""
-        steps = jnp.round(self._bounded(latents)) + np.array(self.levels) // 2
-        return (steps @ self._places.astype(np.float32)).astype(jnp.int32)
+        steps = jnp.round(self._bounded(latents)) + _row(self._half.astype(np.float32), latents)
+        return (steps @ self._worth.astype(np.float32)).astype(jnp.int32)
 
     def vectors(self, codebook: None, codes: jax.Array) -> jax.Array:
         """See `Quantizer`; components lie in [-1, 1]."""
-        levels = np.array(self.levels)
-        steps = codes[..., None] // self._places % levels
-        return (steps - levels // 2) / (levels // 2).astype(np.float32)
+        codes = codes[..., None]
+        steps = codes // _row(self._worth, codes) % _row(self.levels, codes)
+        half = _row(self._half, codes)
+        return (steps - half) / half.astype(np.float32)
 
     def through(self, codebook: None, latents: jax.Array, key: jax.Array) -> Quantised:
-        """See `Quantizer`; the key is not needed, and there is nothing to commit to."""
+        """See `Quantizer`; the key is not used, and there are no penalties."""
         bounded = self._bounded(latents)
-        passed = straight_through(bounded, jnp.round(bounded)) / (np.array(self.levels) // 2)
+        passed = straight_through(bounded, jnp.round(bounded)) / _row(self._half, latents)
         zero = jnp.zeros((), latents.dtype)
         return Quantised(self.codes(codebook, latents), passed, zero, zero, codebook)
 
     @property
-    def _places(self) -> np.ndarray:
+    def _half(self) -> np.ndarray:
+        return np.array(self.levels) // 2
+
+    @property
+    def _worth(self) -> np.ndarray:
         """What a step of each dimension adds to the code."""
         return np.cumprod((1, *self.levels[:-1]))
 
     def _bounded(self, latents: jax.Array) -> jax.Array:
         """Latents squeezed so that rounding gives each level (arXiv:2309.15505, appendix A.1)."""
-        levels = np.array(self.levels)
-        # An even number of levels has none in the middle; the small excess keeps the outermost
-        # levels in reach of the hyperbolic tangent.
+        levels = _row(self.levels, latents)
+        # An even number of levels has none in the middle, hence the offset. The small excess keeps
+        # the outermost levels within reach of the hyperbolic tangent.
         half = (levels - 1) * (1 + 1e-3) / 2
         offset = np.where(levels % 2 == 0, 0.5, 0.0)
-        shift = np.arctanh(offset / half)
-        return jnp.tanh(latents + shift.astype(np.float32)) * half.astype(
-            np.float32
-        ) - offset.astype(np.float32)
+        shift = np.arctanh(offset / half).astype(np.float32)
+        half, offset = half.astype(np.float32), offset.astype(np.float32)
+        return jnp.tanh(latents + shift) * half - offset
 
 
-class Codebook(NamedTuple):
-    """A codebook that follows the encoder by moving averages.
-
-    Attributes:
-      vectors: the codes [k, d].
-      count: moving average of how many latents a batch gave each code [k].
-      total: moving average of the sum of those latents [k, d].
-    """
-
-    vectors: jax.Array
-    count: jax.Array
-    total: jax.Array
-
-
-def nearest(latents: jax.Array, vectors: jax.Array) -> jax.Array:
-    """Index of the code nearest to each latent: [..., d], [k, d] -> [...] int32."""
+def nearest(
+    latents: Float[Array, "*shape d"], vectors: Float[Array, "k d"]
+) -> Int[Array, "*shape"]:
+    """Code whose vector is nearest to each latent."""
     # |z - e|^2 without |z|^2, which is the same for all codes.
-    distance = (vectors**2).sum(-1) - 2.0 * latents @ vectors.T
+    distance = _row((vectors**2).sum(-1), latents) - 2.0 * latents @ vectors.T
     return jnp.argmin(distance, axis=-1).astype(jnp.int32)
 
 
-def straight_through(latents: jax.Array, codes: jax.Array) -> jax.Array:
-    """The value of ``codes`` with the gradient of ``latents``; both [..., d]."""
-    return latents + jax.lax.stop_gradient(codes - latents)
+def straight_through(
+    latents: Float[Array, "*shape d"], vectors: Float[Array, "*shape d"]
+) -> Float[Array, "*shape d"]:
+    """The value of ``vectors`` with the gradient of ``latents``."""
+    return latents + jax.lax.stop_gradient(vectors - latents)
 
 
-def codebook_loss(latents: jax.Array, codes: jax.Array) -> jax.Array:
-    """||sg[z] - e||^2: draws the codes to the latents; mean over all elements."""
-    return jnp.mean((jax.lax.stop_gradient(latents) - codes) ** 2)
-
-
-def commitment_loss(latents: jax.Array, codes: jax.Array) -> jax.Array:
-    """||z - sg[e]||^2: keeps the encoder near its codes; mean over all elements."""
-    return jnp.mean((latents - jax.lax.stop_gradient(codes)) ** 2)
-
-
-def start(key: jax.Array, latents: jax.Array, size: int) -> Codebook:
-    """A codebook of ``size`` latents drawn from latents [n, d]; the key is consumed.
-
-    Codes that start on data are all in reach of the encoder from the first step.
-    """
-    vectors = _draw(key, latents, size)
-    count = jnp.full((size,), len(latents) / size, latents.dtype)
-    return Codebook(vectors, count, vectors * count[:, None])
-
-
-def update(
-    codebook: Codebook,
-    latents: jax.Array,
-    codes: jax.Array,
-    key: jax.Array,
-    *,
-    decay: float,
-    revive_below: float,
-) -> Codebook:
-    """Moves the codes towards the means of their latents and revives those that died.
-
-    Args:
-      codebook: before the step.
-      latents: encoder outputs of the batch [n, d], on all devices together.
-      codes: their nearest codes [n].
-      key: consumed, for the choice of latents that revive dead codes.
-      decay: of the moving averages, a step.
-      revive_below: a code whose moving count is below this fraction of an even share
-        (n latents / k codes) is put on a random latent of the batch.
-    """
-    size = len(codebook.vectors)
-    latents = jax.lax.stop_gradient(latents)
-    batch_count = jax.ops.segment_sum(jnp.ones(len(codes), latents.dtype), codes, size)
-    batch_total = jax.ops.segment_sum(latents, codes, size)
-    count = decay * codebook.count + (1 - decay) * batch_count
-    total = decay * codebook.total + (1 - decay) * batch_total
-
-    share = len(latents) / size
-    dead = count < revive_below * share
-    # A revived code starts with an even share, so it has as long to live as any other.
-    reborn = _draw(key, latents, size)
-    count = jnp.where(dead, share, count)
-    total = jnp.where(dead[:, None], reborn * share, total)
-    return Codebook(total / count[:, None], count, total)
-
-
-def perplexity(frequency: jax.Array) -> jax.Array:
-    """exp of the entropy of code frequencies [k] that sum to one: the effective number of codes."""
-    safe = jnp.where(frequency > 0, frequency, 1.0)
-    return jnp.exp(-jnp.sum(frequency * jnp.log(safe)))
-
-
-def frequency(codes: jax.Array, size: int) -> jax.Array:
-    """The share that each of ``size`` codes has in codes [...] -> [k]."""
+def frequency(codes: Int[Array, "*shape"], size: int) -> Float[Array, "{size}"]:
+    """The share of each of ``size`` codes."""
     return jnp.zeros(size).at[codes.reshape(-1)].add(1.0 / codes.size)
 
 
+def perplexity(frequency: Float[Array, " k"]) -> Float[Array, ""]:
+    """exp(entropy) of code frequencies that sum to one: the effective number of codes."""
+    return jnp.exp(jax.scipy.special.entr(frequency).sum())
+
+
 def summarise(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Scalars as they are; ``code_frequency`` [k] as perplexity and share of live codes."""
+    """Scalars unchanged; ``code_frequency`` [k] as perplexity and share of live codes."""
     metrics = dict(metrics)
     shares = metrics.pop("code_frequency", None)
     summary = {name: float(value) for name, value in metrics.items()}
@@ -322,7 +300,18 @@ def summarise(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
     return summary
 
 
+def _distance(moved: jax.Array, target: jax.Array) -> jax.Array:
+    """Mean squared distance, whose gradient reaches ``moved`` only."""
+    return jnp.mean((moved - jax.lax.stop_gradient(target)) ** 2)
+
+
+def _row(values: ArrayLike, latents: jax.Array) -> Any:
+    """Values [d] with as many axes as latents [..., d]."""
+    values = values if isinstance(values, jax.Array) else np.asarray(values)
+    return values.reshape(*[1] * (latents.ndim - 1), -1)
+
+
 def _draw(key: jax.Array, latents: jax.Array, size: int) -> jax.Array:
-    """``size`` of latents [n, d], no two alike while there are enough."""
+    """``size`` of latents [n, d], without repetition if n is large enough."""
     index = jax.random.choice(key, len(latents), (size,), replace=size > len(latents))
     return latents[index]

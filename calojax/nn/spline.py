@@ -11,18 +11,18 @@ be the way from the left and to the right, so p + q = 1, and likewise P, Q in y.
 which are sums of numbers that are not negative (the paper's D = s + (d + d' - 2 s) p q is not).
 
 The inverse solves a quadratic equation for p, in the paper by p = 2 c / (-b - sqrt(b^2 - 4 a c)).
-That is the stable form where b > 0 only; bins much flatter than their knots have b < 0, and digits
-are lost. For the ratio t = p / q it reads s Q t^2 + u t - s P = 0 with u = d Q - d' P, and with
+That form is stable only for b > 0; bins much flatter than their knots have b < 0 and lose digits.
+For the ratio t = p / q the equation reads s Q t^2 + u t - s P = 0 with u = d Q - d' P, and with
 v = sqrt(u^2 + 4 s^2 P Q)
 
     t = 2 s P / (v + u) if u >= 0,   t = (v - u) / (2 s Q) if u < 0,
 
-again sums of numbers that are not negative. Only u is a difference, and its error is that of P and
-Q in their last bits: what is found belongs to a y that is one or two bits away.
+again sums of numbers that are not negative. Only u is a difference, and its error is that of the
+last bits of P and Q: the x found belongs to a y that is one or two bits away.
 
-Of a spline's numbers a value needs those of one bin. They are found by comparing it with one edge
-after the other, so that no array of edges is ever laid down (docs/speed.md has a flow before and
-after). Autodiff of that would add up an array for every edge, so the gradient is written out.
+A value needs the parameters of one bin only. The bin is found by comparing the value with one edge
+after the other, so that no array of edges is stored (docs/speed.md has a flow before and after).
+Autodiff would add up an array for every edge, so the gradient is written by hand.
 """
 
 import functools
@@ -31,16 +31,17 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
-# Narrowest bin as a fraction of the whole, and flattest knot: bounds on how steep a density can be.
+# Smallest bin as a fraction of the interval, and smallest slope: they bound the density.
 MIN_BIN = 1e-3
 MIN_SLOPE = 1e-3
-# softplus(0 + _SLOPE_OFFSET) + MIN_SLOPE = 1, so that parameters of zero are the identity.
+# softplus(0 + _SLOPE_OFFSET) + MIN_SLOPE = 1: parameters of zero give the identity.
 _SLOPE_OFFSET = float(np.log(np.expm1(1.0 - MIN_SLOPE)))
 
 
 class _Bin(NamedTuple):
-    """x, y and slope of the knots on both sides of values, each [...]."""
+    """Position (x, y) and slope d of the knots on both sides of a value, each [...]."""
 
     x_low: jax.Array
     x_high: jax.Array
@@ -51,18 +52,22 @@ class _Bin(NamedTuple):
 
 
 def num_parameters(bins: int) -> int:
-    """Numbers that describe a spline: K widths, K heights, K - 1 slopes."""
+    """Number of parameters of a spline: K widths, K heights, K - 1 slopes."""
     return 3 * bins - 1
 
 
-def forward(x: jax.Array, parameters: jax.Array, *, bound: float) -> tuple[jax.Array, jax.Array]:
-    """Maps x [...] -> (y [...], log |dy/dx| [...]).
+def forward(
+    x: Float[Array, "*shape"], parameters: Float[Array, "n *shape"], *, bound: float
+) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    """Maps x to y.
 
     Args:
       x: values.
-      parameters: free numbers [3K - 1, ...], of which zeros give the identity. The numbers of a
-        kind lie together, so that one instruction works on those of many values.
-      bound: beyond it the spline is the identity.
+      parameters: n = 3K - 1 unconstrained numbers for every value; zeros give the identity.
+      bound: the spline is the identity outside [-bound, bound].
+
+    Returns:
+      y and log |dy/dx|.
     """
     inside = jnp.clip(x, -bound, bound)
     b = _bin_of(inside, parameters, bound, "x")
@@ -76,8 +81,10 @@ def forward(x: jax.Array, parameters: jax.Array, *, bound: float) -> tuple[jax.A
     return jnp.where(outside, x, y), jnp.where(outside, 0.0, log_slope)
 
 
-def inverse(y: jax.Array, parameters: jax.Array, *, bound: float) -> tuple[jax.Array, jax.Array]:
-    """Maps y [...] -> (x [...], log |dx/dy| [...]); undoes `forward`, which see."""
+def inverse(
+    y: Float[Array, "*shape"], parameters: Float[Array, "n *shape"], *, bound: float
+) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    """Inverse of `forward` (same arguments): maps y to x and log |dx/dy|."""
     inside = jnp.clip(y, -bound, bound)
     b = _bin_of(inside, parameters, bound, "y")
     height = b.y_high - b.y_low
@@ -101,18 +108,20 @@ def _log_slope(p, q, s, b: _Bin, denominator):
     return 2.0 * jnp.log(s) + jnp.log(numerator) - 2.0 * jnp.log(denominator)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _bin_of(value: jax.Array, parameters: jax.Array, bound: float, axis: str) -> _Bin:
-    """The bin that values [...] within the bound lie in, by their x or their y."""
-    return _found(value, parameters, bound, axis)[0]
+def _bin(value: jax.Array, parameters: jax.Array, bound: float, axis: str) -> _Bin:
+    """The bin that contains values [...] within the bound, by their x or their y."""
+    return _search(value, parameters, bound, axis)[0]
 
 
-def _found(value, parameters, bound, axis) -> tuple[_Bin, jax.Array]:
-    """The bin of values, and its number, int32 [...]."""
+_bin_of = jax.custom_vjp(_bin, nondiff_argnums=(2, 3))
+
+
+def _search(value, parameters, bound, axis) -> tuple[_Bin, jax.Array]:
+    """The bin that contains values, and its number, int32 [...]."""
     bins = (len(parameters) + 1) // 3
     free = list(parameters)
     x, y = _edges(free[:bins], bound), _edges(free[bins : 2 * bins], bound)
-    # Knots at the ends have slope 1, as zero has.
+    # A parameter of zero stands for slope 1, as the knots at both ends have.
     end = jnp.zeros_like(value)
     slope = [end, *free[2 * bins :], end]
     knots = [x, y, slope]
@@ -124,30 +133,32 @@ def _found(value, parameters, bound, axis) -> tuple[_Bin, jax.Array]:
         number += beyond
         following = [side for knot in knots for side in knot[k : k + 2]]
         found = [jnp.where(beyond, new, old) for new, old in zip(following, found, strict=True)]
-    *ends, d_low, d_high = found
-    return _Bin(*ends, _slope(d_low), _slope(d_high)), number
+    x_low, x_high, y_low, y_high, d_low, d_high = found
+    return _Bin(x_low, x_high, y_low, y_high, _slope(d_low), _slope(d_high)), number
 
 
 def _bin_of_forward(value, parameters, bound, axis):
-    found, number = _found(value, parameters, bound, axis)
+    found, number = _search(value, parameters, bound, axis)
     return found, (parameters, number)
 
 
 def _bin_of_backward(bound, axis, kept, gradient: _Bin):
-    """Gradients of value and parameters: bins do not depend on a value but by jumps."""
+    """Gradients of value and parameters; that of the value is zero, since bins are constants."""
     parameters, number = kept
+    gradient = jax.tree.map(lambda x: x[None], gradient)
+    number = number[None]
     bins = (len(parameters) + 1) // 3
     width, height, slope = jnp.split(parameters, [bins, 2 * bins])
-    each = jnp.arange(bins, dtype=jnp.int32).reshape(-1, *[1] * number.ndim)
+    each = jax.lax.broadcasted_iota(jnp.int32, (bins, *number.shape[1:]), 0)
 
     def sizes(free, low, high):
-        # An edge is the sum of the bins before it, and these are a softmax.
+        # An edge is the sum of the bins before it, and the sizes of bins are a softmax.
         share = jax.nn.softmax(free, 0)
         of_share = jnp.where(each < number, low, 0.0) + jnp.where(each <= number, high, 0.0)
-        mean = (share * of_share).sum(0)
+        mean = (share * of_share).sum(0, keepdims=True)
         return 2.0 * bound * (1.0 - MIN_BIN * bins) * share * (of_share - mean)
 
-    # Free numbers of slopes are those of inner knots; knot k is the lower one of bin k.
+    # Only inner knots have parameters for their slopes; knot k is the lower one of bin k.
     inner = each[1:]
     of_slope = jnp.where(inner == number, gradient.d_low, 0.0)
     of_slope += jnp.where(inner == number + 1, gradient.d_high, 0.0)
@@ -157,14 +168,14 @@ def _bin_of_backward(bound, axis, kept, gradient: _Bin):
         sizes(height, gradient.y_low, gradient.y_high),
         of_slope,
     )
-    return jnp.zeros(number.shape, parameters.dtype), jnp.concatenate(gradients)
+    return jnp.zeros(number.shape[1:], parameters.dtype), jnp.concatenate(gradients)
 
 
 _bin_of.defvjp(_bin_of_forward, _bin_of_backward)
 
 
 def _edges(free: list[jax.Array], bound: float) -> list[jax.Array]:
-    """K free numbers [...] -> K + 1 edges [...] of bins that are not narrower than `MIN_BIN`."""
+    """Edges of K bins, none smaller than `MIN_BIN`: K parameters [...] -> K + 1 edges [...]."""
     most = functools.reduce(jnp.maximum, free)
     terms = [jnp.exp(number - most) for number in free]
     scale = (1.0 - MIN_BIN * len(free)) / sum(terms[1:], terms[0])
@@ -175,5 +186,5 @@ def _edges(free: list[jax.Array], bound: float) -> list[jax.Array]:
 
 
 def _slope(free: jax.Array) -> jax.Array:
-    """The derivative at a knot of a free number."""
+    """Slope at a knot from its parameter."""
     return jax.nn.softplus(free + _SLOPE_OFFSET) + MIN_SLOPE

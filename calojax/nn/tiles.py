@@ -1,35 +1,34 @@
-"""Points in tiles that belong to one shower each: sums over a shower's points, and copies to them.
+"""Ragged sets of points in tiles of fixed size: sums over the points of a set, and copies to them.
 
-The points of showers, one after the other, are laid into tiles of a fixed size, so that every
-shower begins with a new tile; the last one of each may have places left over. A sum over a shower's
-points is then a sum within its tiles, which is a sum over an axis, and one over its tiles, of which
-there are as many times fewer as a tile has places. What all points of a shower share is read once a
-tile. (Without tiles, every point takes part in a product with the matrix of who owns what, which
-for 64 showers is a quarter of all operations of CaloPointFlow's networks.) A shower's sums do not
-depend on where in the buffer it lies, but for the order in which its tiles are added up.
+The points of all sets lie one after the other in tiles of a fixed number of places. Every set
+begins with a new tile; places of its last tile may be empty. A sum over the points of a set is then
+a sum over the places of its tiles (an axis of an array), and a sum over its few tiles. What all
+points of a set share is read once per tile. (Without tiles every point would take part in a product
+with the membership matrix, a quarter of all operations of CaloPointFlow's networks for 64 sets.)
+Except for the order in which tiles are added up, the sums of a set do not depend on its place.
 """
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
-# Up to so many showers a product with the matrix of which tile is whose is faster than scatter and
-# gather, and the sum on a GPU does not depend on the order of atomic additions.
+# Up to this number of sets a product with the membership matrix is faster than scatter and gather,
+# and sums on a GPU do not depend on the order of atomic additions.
 _MATRIX = 256
 
 
 class Tiling(NamedTuple):
-    """How points lie in t tiles of s places.
+    """The layout of points in t tiles of s places.
 
     Attributes:
-      owner: the shower of each tile, int32 [t], sorted; a tile that holds no point has a number
-        that is no shower's.
-      inside: which places hold points, bool [t, s].
+      owner: set of each tile, sorted; for tiles without points a number that no set has.
+      inside: which places hold points.
     """
 
-    owner: jax.Array
-    inside: jax.Array
+    owner: Int[Array, " t"]
+    inside: Bool[Array, "t s"]
 
     @property
     def size(self) -> int:
@@ -37,54 +36,54 @@ class Tiling(NamedTuple):
         return self.inside.shape[1]
 
 
-def lay(hits: jax.Array, tiles: int, size: int) -> tuple[Tiling, jax.Array]:
-    """Lays the points of showers, which follow each other, into tiles.
+def lay(hits: Int[Array, " g"], tiles: int, size: int) -> tuple[Tiling, Int[Array, " places"]]:
+    """Lays the points of sets, which follow each other, into tiles.
 
     Args:
-      hits: points of each shower, int32 [g].
-      tiles: number of tiles t; points for which there is none are left out.
+      hits: number of points of each set.
+      tiles: number of tiles t; points beyond the last tile are left out.
       size: places of a tile s.
 
     Returns:
-      The tiling, and the number of the point at every place, int32 [t s]: with it points [p, ...]
-      become ``points[number]``. At places without a point it is that of some other one.
+      The tiling, and the index of the point at each of the t s places, so that points [p, ...]
+      become ``points[index]``. At empty places it is the index of any other point.
     """
     ends, last = _ends(hits, size), jnp.cumsum(hits, dtype=jnp.int32)
     tile = jnp.arange(tiles, dtype=jnp.int32)
     owner = jnp.searchsorted(ends, tile, side="right").astype(jnp.int32)
     own = jnp.minimum(owner, len(hits) - 1)
-    within = (tile - (ends - -(-hits // size))[own])[:, None] * size + jnp.arange(size)
+    within = (tile - (ends - -(-hits // size))[own])[:, None] * size + jnp.arange(size)[None]
     inside = (owner < len(hits))[:, None] & (within < hits[own][:, None])
     number = jnp.where(inside, (last - hits)[own][:, None] + within, 0)
     return Tiling(owner, inside), number.reshape(-1)
 
 
-def place(owner: jax.Array, hits: jax.Array, size: int) -> jax.Array:
-    """Where `lay` puts points: int32 [p], for their showers [p] and the hits [g] of these."""
+def place(owner: Int[Array, " p"], hits: Int[Array, " g"], size: int) -> Int[Array, " p"]:
+    """Places where `lay` puts points, given the set of each point and the hits of each set."""
     own = jnp.minimum(owner, len(hits) - 1)
     first = (_ends(hits, size) - -(-hits // size)) * size
     shift = first - (jnp.cumsum(hits, dtype=jnp.int32) - hits)
     return jnp.arange(len(owner), dtype=jnp.int32) + shift[own]
 
 
-def total(values: jax.Array, tiling: Tiling, num: int) -> jax.Array:
-    """Sums values [t s, c] over the points of each of ``num`` showers -> [num, c]."""
+def total(values: Float[Array, "places c"], tiling: Tiling, num: int) -> Float[Array, "{num} c"]:
+    """Sums values over the points of each of ``num`` sets."""
     values = values.reshape(*tiling.inside.shape, -1)
     of_tiles = jnp.where(tiling.inside[..., None], values, 0).sum(1)
     if num <= _MATRIX:
-        # In full precision: it is a sum, also where products are rounded.
+        # A sum: in full precision even where products are rounded.
         return jnp.matmul(_membership(tiling, num, values.dtype).T, of_tiles, precision="highest")
     return jax.ops.segment_sum(of_tiles, tiling.owner, num, indices_are_sorted=True, mode="drop")
 
 
-def mean(values: jax.Array, tiling: Tiling, num: int) -> jax.Array:
-    """Averages values [t s, c] over the points of each shower -> [num, c]; 0 for those of none."""
+def mean(values: Float[Array, "places c"], tiling: Tiling, num: int) -> Float[Array, "{num} c"]:
+    """Averages values over the points of each set; 0 for sets without points."""
     count = total(tiling.inside.reshape(-1, 1).astype(values.dtype), tiling, num)
     return total(values, tiling, num) / jnp.maximum(count, 1)
 
 
-def spread(values: jax.Array, tiling: Tiling) -> jax.Array:
-    """Gives every tile its shower's values: [num, c] -> [t, 1, c]."""
+def spread(values: Float[Array, "num c"], tiling: Tiling) -> Float[Array, "t 1 c"]:
+    """Copies the values of every set to its tiles."""
     if len(values) <= _MATRIX:
         membership = _membership(tiling, len(values), values.dtype)
         copies = jnp.matmul(membership, values, precision="highest")
@@ -94,10 +93,11 @@ def spread(values: jax.Array, tiling: Tiling) -> jax.Array:
 
 
 def _ends(hits: jax.Array, size: int) -> jax.Array:
-    """The tile behind the last one of each shower, int32 [g]."""
+    """End (exclusive) of the tiles of each set, int32 [g]."""
     return jnp.cumsum(-(-hits // size), dtype=jnp.int32)
 
 
 def _membership(tiling: Tiling, num: int, dtype) -> jax.Array:
-    """Whether a tile is a shower's, [t, num]."""
-    return (tiling.owner[:, None] == jnp.arange(num, dtype=tiling.owner.dtype)).astype(dtype)
+    """1 where a tile belongs to a set, else 0: [t, num]."""
+    sets = jnp.arange(num, dtype=tiling.owner.dtype)
+    return (tiling.owner[:, None] == sets[None]).astype(dtype)

@@ -2,51 +2,39 @@
 
 import dataclasses
 import itertools
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from calojax.nn.priors import categorical
-from calojax.nn.priors.prior import Variables
+from calojax.nn.priors.prior import Network, Variables
 
 
-class Cell(Protocol):
-    """What `Autoregressive` asks of a linen module.
+class Cell(Network, Protocol):
+    """The interface of the linen modules in `Autoregressive`.
 
-    Tokens are codes 0..k-1, and k for "before the first". Methods, through ``apply``:
+    Tokens are codes 0..k-1, or k before the first code. Methods, called through ``apply``:
 
-    - ``start(context) -> carry``, before the first code;
-    - ``grow(carry, length) -> carry``, with room for steps at positions below ``length``;
+    - ``start(context) -> carry`` before the first code;
+    - ``grow(carry, length) -> carry`` with room for positions below ``length``;
     - ``step(carry, token [b], position [], context [b, c]) -> (carry, logits [b, k])``;
     - ``logits(tokens [b, t], context) -> [b, t, k]``, all steps at once.
-
-    Attributes:
-      size: number of codes k.
-      length: number of positions t.
-      stretch: positions to make room for at a time, at most.
     """
 
-    size: int
-    length: int
-    stretch: int
-
-    def init(self, key: jax.Array, context: jax.Array) -> Variables:
-        """Random variables."""
-        ...
-
-    def apply(self, variables: Variables, *args: Any, method: str) -> Any:
-        """Runs a method with the given variables."""
+    @property
+    def stretch(self) -> int:
+        """Largest number of positions to make room for at a time."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Autoregressive:
-    """p(codes | context) as the product of p(code | codes before, context); a `Prior`.
+    """p(codes | context) as the product of p(code | earlier codes, context).
 
     Attributes:
-      cell: the network that gives a code's distribution.
+      cell: network of the distribution of the next code.
     """
 
     cell: Cell
@@ -58,11 +46,11 @@ class Autoregressive:
     def loss(
         self, variables: Variables, keys: jax.Array, codes: jax.Array, context: jax.Array
     ) -> jax.Array:
-        """Negative log-likelihood; the keys are not needed."""
+        """Negative log-likelihood per code; the keys are not used."""
         return -self.log_probs(variables, codes, context).mean(-1)
 
     def log_probs(self, variables: Variables, codes: jax.Array, context: jax.Array) -> jax.Array:
-        """log p(code_t | codes before t, context) in nats: codes [b, t] -> [b, t]."""
+        """log p(code | earlier codes, context) in nats: codes [b, t] -> [b, t]."""
         first = jnp.full_like(codes[:, :1], self.cell.size)
         tokens = jnp.concatenate([first, codes[:, :-1]], axis=1)
         return categorical.log_prob(

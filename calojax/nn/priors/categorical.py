@@ -2,25 +2,28 @@
 
 import jax
 import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
 
 
-def log_prob(logits: jax.Array, codes: jax.Array) -> jax.Array:
-    """Log-probability of codes [...] under softmax(logits [..., k])."""
-    chosen = jnp.take_along_axis(logits, codes[..., None], axis=-1)[..., 0]
-    return chosen - jax.nn.logsumexp(logits, axis=-1)
+def log_prob(
+    logits: Float[Array, "*shape k"], codes: Int[Array, "*shape"]
+) -> Float[Array, "*shape"]:
+    """Log-probability of codes under softmax(logits)."""
+    return -optax.softmax_cross_entropy_with_integer_labels(logits, codes)
 
 
 def uniforms(keys: jax.Array, length: int) -> jax.Array:
-    """Numbers in [0, 1) for `choose`: keys [b] -> [b, length]."""
+    """Uniform numbers for `choose`: keys [b] -> [b, length]."""
     return jax.vmap(lambda key: jax.random.uniform(key, (length,), jnp.float32))(keys)
 
 
-def choose(u: jax.Array, logits: jax.Array) -> jax.Array:
-    """The code at quantile u [...] of softmax(logits [..., k]) -> int32 [...].
+def choose(u: Float[Array, "*shape"], logits: Float[Array, "*shape k"]) -> Int[Array, "*shape"]:
+    """The code at quantile u in [0, 1) of softmax(logits).
 
-    One random number a code instead of Gumbel noise for each of k. Of many codes first a group is
-    found and then one of the group, so that few numbers are summed up one after the other. Codes
-    whose p is zero are never chosen.
+    It takes one random number per code, where Gumbel noise takes k. Among many codes it first finds
+    a group and then a code of the group, which shortens the cumulative sums. Codes of probability
+    zero are never chosen.
     """
     p = jax.nn.softmax(logits)
     size = p.shape[-1]
@@ -31,20 +34,20 @@ def choose(u: jax.Array, logits: jax.Array) -> jax.Array:
     p = p.reshape(*p.shape[:-1], -1, _GROUP)
     groups = p.sum(-1)
     group, before = _at(u * groups.sum(-1), groups)
-    mine = group[..., None] == jnp.arange(groups.shape[-1])
+    mine = group[..., None] == jax.lax.broadcasted_iota(jnp.int32, groups.shape, groups.ndim - 1)
     inside = jnp.where(mine[..., None], p, 0).sum(-2)
     return group * _GROUP + _at(u * groups.sum(-1) - before, inside)[0]
 
 
-# Codes of a group.
+# Codes per group.
 _GROUP = 16
 
 
 def _at(value: jax.Array, p: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Where the sum of p [..., k] passes a value [...], and what it is before: int32 [...], [...].
+    """Index at which the cumulative sum of p [..., k] passes a value, and the sum before it.
 
-    Compared with the sum itself, a rounded value could lie at its end, behind all p; it is held
-    below it. Where p is zero the sum does not rise, and so nothing is found there.
+    The value is clipped below the total, which it could reach by rounding. The cumulative sum does
+    not rise where p is zero, so such indices are never found.
     """
     cumulative = jnp.cumsum(p, axis=-1)
     end = cumulative[..., -1]

@@ -1,9 +1,9 @@
-"""The causal transformer of the released Calo-VQ, with the cache of ours.
+"""The causal transformer of the released Calo-VQ, with a key/value cache.
 
-It differs from `calojax.nn.priors.transformer.Transformer` in this: positions have learnt
-embeddings and no angles; the condition is not added to the embedding of a token but takes its last
-components; before the first code stands code 0; and the last layer has no bias (arXiv:2405.06605,
-released configuration; its dropout of 0.1 is left out).
+It differs from `calojax.nn.priors.transformer.Transformer` as follows (arXiv:2405.06605, released
+configuration, without its dropout of 0.1): positions have learnt embeddings and no angles; the
+condition takes the last components of the embedding of a token; code 0 precedes the first code; the
+last layer has no bias.
 """
 
 import flax.linen as nn
@@ -13,10 +13,10 @@ from calojax.nn.priors.transformer import Angles, Transformer
 
 
 class GPT(Transformer):
-    """See the module's docstring and `calojax.nn.priors.transformer.Transformer`.
+    """The released transformer; see the docstring of this module.
 
     Attributes:
-      conditions: components of the context c.
+      conditions: number of components of the context c.
     """
 
     conditions: int = 1
@@ -36,4 +36,4 @@ class GPT(Transformer):
     def _embed(self, tokens, places, context):
         tokens = self.tokens(jnp.where(tokens < self.size, tokens, 0))
         context = jnp.broadcast_to(context, (*tokens.shape[:2], self.conditions))
-        return jnp.concatenate([tokens, context], -1) + self.places(places)
+        return jnp.concatenate([tokens, context], -1) + self.places(places)[None]

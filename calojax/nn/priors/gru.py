@@ -31,7 +31,7 @@ class Tables(NamedTuple):
       positions: share of a position, with the bias, [t, w].
       context: kernel of the context [c, w].
       input: kernel [w, 3 w] and bias [3 w] from the input layer to the gates (reset, update, new).
-      state: kernel [w, 3 w] from the state to the gates, and bias [w] of the new state.
+      state: kernel [w, 3 w] from the state to the gates, and bias [1, w] of the new state.
     """
 
     codes: tuple[jax.Array, ...]
@@ -150,7 +150,7 @@ class GRU(nn.Module):
             self.positions.embedding @ of_codes[0] + layer["bias"],
             of_context,
             (kernel, bias),
-            (recurrent, cell["hn"]["bias"]),
+            (recurrent, cell["hn"]["bias"][None]),
         )
 
 
@@ -169,7 +169,7 @@ def _gates(
     for table, code in zip(tables.codes, codes, strict=True):
         x += table[code]
     kernel, bias = tables.input
-    return nn.silu(x) @ kernel + bias
+    return nn.silu(x) @ kernel + jnp.expand_dims(bias, range(x.ndim - 1))
 
 
 def _next(state: jax.Array, gates: jax.Array, tables: Tables) -> jax.Array:

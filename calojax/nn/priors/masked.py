@@ -1,19 +1,19 @@
-"""Masked parallel decoding: all codes unknown at first, a few more known after every pass.
+"""Masked parallel decoding: every pass fills in some of the unknown codes.
 
-After MaskGIT (Chang et al. 2022, arXiv:2202.04200), with its cosine schedule. Two things differ, so
-that the prior is a distribution and not a search for likely codes:
+After MaskGIT (Chang et al. 2022, arXiv:2202.04200), with its cosine schedule. Two differences make
+the prior a distribution instead of a search for probable codes:
 
-- the order in which positions are filled is random, and codes are drawn from their conditionals.
-  MaskGIT keeps the draws it is most confident of, which favours probable codes and makes samples
-  less diverse than the data. With one position a pass, the random order draws from the joint
-  distribution exactly; the fewer passes, the more codes are drawn without regard to each other;
-- in training the number of masked positions is uniform in 1..t. The mean loss is then the bound
-  of an order-agnostic autoregressive model (Hoogeboom et al. 2022, arXiv:2110.02037),
-  an upper bound in nats a code, to be compared with the likelihood of other priors.
+- Positions are filled in random order, by draws from the conditional distributions. MaskGIT keeps
+  the most confident draws, which makes samples less diverse than the data. With one position per
+  pass, random order draws from the joint distribution exactly; with fewer passes, codes of the same
+  pass are drawn independently.
+- In training the number of masked positions is uniform in 1..t. The mean loss is then the bound of
+  an order-agnostic autoregressive model (Hoogeboom et al. 2022, arXiv:2110.02037): an upper bound
+  in nats per code, comparable with the likelihood of other priors.
 """
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ import numpy as np
 from calojax import rng
 from calojax.nn.priors import categorical, transformer
 from calojax.nn.priors.positions import Positions
-from calojax.nn.priors.prior import Settings
+from calojax.nn.priors.prior import Network, Settings
 
 
 def build(settings: Settings, size: int, positions: Positions) -> "Masked":
@@ -31,38 +31,17 @@ def build(settings: Settings, size: int, positions: Positions) -> "Masked":
     return Masked(network, settings.passes)
 
 
-class Network(Protocol):
-    """What `Masked` asks of a linen module.
-
-    Tokens are codes 0..k-1, and k for "not known". Methods, through ``apply``:
-
-    - ``logits(tokens [b, t], context [b, c]) -> [b, t, k]``;
-    - ``logits_at(tokens, context, chosen [b, n]) -> [b, n, k]``, of chosen positions alone.
-
-    Attributes:
-      size: number of codes k.
-      length: number of positions t.
-    """
-
-    size: int
-    length: int
-
-    def init(self, key: jax.Array, context: jax.Array) -> Any:
-        """Random variables."""
-        ...
-
-    def apply(self, variables: Any, *args: Any, method: str) -> Any:
-        """Runs a method with the given variables."""
-        ...
-
-
 @dataclasses.dataclass(frozen=True)
 class Masked:
-    """A `calojax.nn.priors.prior.Prior` that fills in many codes at once.
+    """A prior that fills in many codes at once.
+
+    Tokens of the network are codes 0..k-1, or k for unknown codes. Its methods are
+    ``logits(tokens [b, t], context) -> [b, t, k]`` and, at chosen positions,
+    ``logits_at(tokens, context, chosen [b, n]) -> [b, n, k]``.
 
     Attributes:
-      network: gives the distribution of every code not known, given those known.
-      passes: runs of the network for a sequence, at most one a position.
+      network: network of the distribution of unknown codes given the known ones.
+      passes: runs of the network per sequence, at most one per position.
     """
 
     network: Network
@@ -75,7 +54,7 @@ class Masked:
     def loss(
         self, variables: Any, keys: jax.Array, codes: jax.Array, context: jax.Array
     ) -> jax.Array:
-        """Mean of -log p(code | codes not masked) over masked codes."""
+        """Mean of -log p(code | unmasked codes) over masked codes."""
         masked = masks(keys, self.network.length)
         tokens = jnp.where(masked, self.network.size, codes)
         logits = self.network.apply(variables, tokens, context, method="logits")
@@ -102,10 +81,10 @@ class Masked:
 
 
 def known_after(length: int, passes: int) -> np.ndarray:
-    """Positions known after 0, 1, ... passes: int [passes + 1], from 0 to length.
+    """Numbers of known positions after 0, 1, ... passes: int [passes + 1], from 0 to length.
 
-    Those unknown follow length x cos(pi/2 x pass / passes) (MaskGIT, section 3.3), but every pass
-    fills at least one; more passes than positions count as one a position.
+    length x cos(pi/2 x pass / passes) positions are unknown (MaskGIT, section 3.3), but every pass
+    fills at least one position, and there are at most as many passes as positions.
     """
     passes = min(passes, length)
     done = np.arange(passes + 1)
@@ -117,17 +96,17 @@ def known_after(length: int, passes: int) -> np.ndarray:
 def fill_order(keys: jax.Array, length: int, passes: int) -> jax.Array:
     """Positions to fill in every pass: keys [b] -> int32 [passes, b, n], n of the largest pass.
 
-    Smaller passes end with the number ``length``, which is no position.
+    Smaller passes are padded by ``length``, which is not a position.
     """
     known = known_after(length, passes)
     order = jax.vmap(lambda key: jax.random.permutation(key, length))(keys).astype(jnp.int32)
     nth = known[:-1, None] + np.arange(np.diff(known).max())
     chosen = order[:, np.minimum(nth, length - 1)]
-    return jnp.where(nth < known[1:, None], chosen, length).transpose(1, 0, 2)
+    return jnp.where(nth[None] < known[1:, None], chosen, length).transpose(1, 0, 2)
 
 
 def masks(keys: jax.Array, length: int) -> jax.Array:
-    """A uniform number 1..length of masked positions, anywhere: keys [b] -> bool [b, length]."""
+    """Random masks of 1..length positions, each number as likely: keys [b] -> bool [b, length]."""
 
     def mask(key):
         number = jax.random.randint(rng.stream(key, "number"), (), 1, length + 1)

@@ -1,9 +1,9 @@
-"""Where codes are: coordinates, and the angles by which rotary attention turns queries and keys.
+"""Positions of codes, and the angles of rotary attention.
 
-Attention turns pair i of a query by angle a_i(position) and of a key likewise, so their product
-depends on the difference of the angles alone (Su et al. 2021, arXiv:2104.09864). Along a line the
-angle is frequency x coordinate. Around a cylinder it is an integer times 2 pi alpha / n_alpha: the
-seam is like any other place, and a rotation of the shower changes no difference.
+Rotary attention (Su et al. 2021, arXiv:2104.09864) rotates pair i of queries and keys by an angle
+a_i(position), so that their product depends only on differences of angles. Along a line the angle
+is frequency x coordinate. Around a cylinder it is an integer times 2 pi alpha / n_alpha: alpha has
+no seam, and a rotation of all codes changes no difference.
 """
 
 import dataclasses
@@ -24,12 +24,12 @@ class Positions(Protocol):
 
     @property
     def rings(self) -> np.ndarray:
-        """Positions that a rotation maps onto each other share a number: int [t]."""
+        """A number for each position, equal for those that a rotation exchanges: int [t]."""
         ...
 
     @property
     def neighbours(self) -> tuple[int, ...]:
-        """How far back in the sequence the nearest earlier code is, on every axis."""
+        """Distances back in the sequence to the nearest earlier code on each axis."""
         ...
 
     def angles(self, pairs: int) -> np.ndarray:
@@ -49,12 +49,12 @@ class Line:
 
     @property
     def rings(self) -> np.ndarray:
-        """Every position for itself."""
+        """A different number for every position."""
         return np.arange(self.length)
 
     @property
     def neighbours(self) -> tuple[int, ...]:
-        """The code before."""
+        """The previous code."""
         return (1,)
 
     def angles(self, pairs: int) -> np.ndarray:
@@ -68,8 +68,8 @@ class Cylinder:
 
     Attributes:
       z: number of positions along z.
-      alpha: number around.
-      r: number outward.
+      alpha: number of positions around.
+      r: number of positions outward.
     """
 
     z: int
@@ -94,11 +94,11 @@ class Cylinder:
 
     @property
     def neighbours(self) -> tuple[int, ...]:
-        """One step inward in r, one around in alpha, one in front in z (some may fall together)."""
+        """One step back in r, in alpha and in z; steps of the same length count once."""
         return tuple(sorted({1, self.r, self.r * self.alpha}))
 
     def angles(self, pairs: int) -> np.ndarray:
-        """See `Positions`; axes longer than one share the pairs evenly."""
+        """See `Positions`; axes of more than one position share the pairs evenly."""
         z, alpha, r = self.coordinates.T
         extents = {"alpha": self.alpha, "z": self.z, "r": self.r}
         axes = [axis for axis, extent in extents.items() if extent > 1]
@@ -107,8 +107,8 @@ class Cylinder:
         columns = []
         for axis, share in zip(axes, np.array_split(range(pairs), len(axes)), strict=True):
             if axis == "alpha":
-                # Multiples m and n_alpha - m tell the same: 1..n_alpha / 2, and from 1 again. The
-                # product is reduced as an integer, so that equal differences are equal floats.
+                # Multiples m and n_alpha - m are equivalent, so 1..n_alpha / 2 are used in turn.
+                # The integer product is reduced first: equal differences are equal floats.
                 multiples = 1 + np.arange(len(share)) % (self.alpha // 2)
                 turns = alpha[:, None] * multiples % self.alpha
                 columns.append(2 * np.pi / self.alpha * turns)
@@ -119,12 +119,12 @@ class Cylinder:
 
 
 def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
-    """Turns pairs (i, i + d/2) of x [b, t, h, d] by angles [t, d/2], in float32."""
-    cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
+    """Rotates pairs (i, i + d/2) of x [b, t, h, d] by angles [t, d/2], in float32."""
+    cos, sin = jnp.cos(angles)[None, :, None], jnp.sin(angles)[None, :, None]
     a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1).astype(x.dtype)
 
 
 def _frequencies(extent: int, number: int) -> np.ndarray:
-    """Radians a step [number], geometric from 1 (neighbours) to 1 / extent (both ends)."""
+    """Radians per step [number], geometric from 1 to 1 / extent."""
     return float(extent) ** -np.linspace(0, 1, number)

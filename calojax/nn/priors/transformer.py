@@ -1,4 +1,4 @@
-"""Transformers over codes: causal with a key/value cache, or seeing all positions at once."""
+"""Transformers over codes: causal ones with a key/value cache, and bidirectional ones."""
 
 from typing import NamedTuple
 
@@ -36,11 +36,11 @@ def from_settings(
 
 
 class Cache(NamedTuple):
-    """Keys and values of one block for positions 0..n-1; zeros where no code has been.
+    """Keys and values of one block for positions 0..n-1; zeros at later positions.
 
     Attributes:
-      keys: [b, n, h, d].
-      values: [b, n, h, d].
+      keys: keys [b, n, h, d].
+      values: values [b, n, h, d].
     """
 
     keys: jax.Array
@@ -48,11 +48,11 @@ class Cache(NamedTuple):
 
 
 class Angles(NamedTuple):
-    """Rotations of t slots.
+    """Rotary angles of t slots.
 
     Attributes:
-      query: of the place that a slot predicts, [t, d/2].
-      key: of the place of the code that a slot holds, [t, d/2].
+      query: angles of the position that a slot predicts, [t, d/2].
+      key: angles of the position of the code that a slot holds, [t, d/2].
     """
 
     query: jax.Array
@@ -60,13 +60,13 @@ class Angles(NamedTuple):
 
 
 class Block(nn.Module):
-    """Attention and a GELU MLP, each beside a shortcut and behind a normalisation ("pre-LN").
+    """A pre-LN transformer block: attention and a GELU MLP, each with a residual connection.
 
     Attributes:
-      width: of the stream.
-      heads: of the attention.
-      causal: whether a slot sees only itself and those before it.
-      dtype: of the computation; parameters are float32.
+      width: width of the residual stream.
+      heads: number of attention heads.
+      causal: whether a slot sees only itself and earlier slots.
+      dtype: type of the computation; parameters are float32.
     """
 
     width: int
@@ -91,7 +91,7 @@ class Block(nn.Module):
     def step(
         self, x: jax.Array, angles: Angles, cache: Cache, position: jax.Array
     ) -> tuple[jax.Array, Cache]:
-        """The slot at a position [], after those in the cache: [b, 1, width] -> [b, 1, width]."""
+        """One slot at a position [], given the cache: [b, 1, width] -> ([b, 1, width], cache)."""
         query, key, value = self._project(x, angles)
         at = (0, position, 0, 0)
         cache = Cache(
@@ -113,25 +113,25 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """A transformer over codes, conditioned on a context vector at every position.
 
-    Vaswani et al. 2017 (arXiv:1706.03762). Tokens are codes 0..k-1 and k for "before the first"
-    (causal: slot i holds code i - 1 and predicts code i; a cell of `Autoregressive`) or "not known"
-    (otherwise: slot i holds and predicts code i; a network of `calojax.nn.priors.masked.Masked`).
+    Vaswani et al. 2017 (arXiv:1706.03762). A causal transformer is a cell of `Autoregressive`: slot
+    i holds code i - 1 (k before the first code) and predicts code i. Otherwise it is a network of
+    `calojax.nn.priors.masked.Masked`: slot i holds code i (k if unknown) and predicts it.
 
-    Besides rotary attention, which knows only differences, every position adds an embedding: one of
-    its own if causal, because the order singles out positions; else one for its ring, so that a
-    rotation of the known codes rotates what is predicted.
+    Rotary attention knows only differences of positions, so an embedding is added: of the position
+    if causal, since the order distinguishes positions; else of the ring, so that a rotation of the
+    known codes rotates the predictions.
 
     Attributes:
       size: number of codes k.
-      positions: where the codes are.
+      positions: positions of the codes.
       layers: number of blocks.
-      heads: heads of the attention; twice their number divides the width.
-      width: of the stream.
-      causal: whether a code sees only those before it.
-      dtype: of the computation (bfloat16 is for accelerators); parameters and logits are float32.
-      stretch: positions by which the cache grows at a time, at most. Every step reads all of the
-        cache, so a few sizes are faster than the whole from the start (1.4 times for 417 positions
-        on CPU), and each is a program to compile.
+      heads: number of attention heads; twice their number divides the width.
+      width: width of the residual stream.
+      causal: whether a code sees only earlier ones.
+      dtype: type of the computation; parameters and logits are float32.
+      stretch: largest number of positions by which the cache grows at a time. Every step reads the
+        whole cache, so growing it is faster than a full cache from the start (1.4 times for 417
+        positions on CPU), but each size is compiled.
     """
 
     size: int
@@ -145,7 +145,7 @@ class Transformer(nn.Module):
 
     def setup(self):
         self.tokens = nn.Embed(self.size + 1, self.width, dtype=self.dtype)
-        # Two at least: flax's table of one row fails for scalar indices.
+        # At least two: a flax embedding of one row fails for scalar indices.
         places = max(int(self._place.max()) + 1, 2)
         self.places = nn.Embed(places, self.width, dtype=self.dtype)
         self.condition = nn.Dense(self.width, dtype=self.dtype)
@@ -162,16 +162,16 @@ class Transformer(nn.Module):
         return self.positions.length
 
     def logits(self, tokens: jax.Array, context: jax.Array) -> jax.Array:
-        """All positions: tokens [b, t] (or a prefix), context [b, c] -> logits [b, t, k]."""
+        """All positions: tokens [b, t] (or a prefix), context -> logits [b, t, k]."""
         return self._head(self._stream(tokens, context))
 
     def logits_at(self, tokens: jax.Array, context: jax.Array, chosen: jax.Array) -> jax.Array:
-        """`logits` of chosen positions [b, n] alone -> [b, n, k]; those beyond t are the last."""
+        """`logits` at chosen positions [b, n] -> [b, n, k]; a position beyond t is the last one."""
         x = self._stream(tokens, context)
         return self._head(jnp.take_along_axis(x, chosen[..., None], axis=1, mode="clip"))
 
     def start(self, context: jax.Array) -> tuple[Cache, ...]:
-        """Caches of the blocks without room for a position, for context [b, c]."""
+        """Empty caches of the blocks."""
         nothing = jnp.zeros((len(context), 0, self.heads, self.width // self.heads), self.dtype)
         return (Cache(nothing, nothing),) * self.layers
 
@@ -207,17 +207,17 @@ class Transformer(nn.Module):
 
     @property
     def _place(self) -> np.ndarray:
-        """Which embedding a position adds: int [t]."""
+        """Index of the embedding of each position: int [t]."""
         return np.arange(self.length) if self.causal else self.positions.rings
 
     def _angles(self) -> Angles:
         angles = self.positions.angles(self.width // self.heads // 2)
-        # The code before a slot is not always its neighbour: rows end. The first slot holds none.
+        # The previous code may be far away, at the end of a row. The first slot holds no code.
         key = np.concatenate([angles[:1], angles[:-1]]) if self.causal else angles
         return Angles(jnp.asarray(angles, jnp.float32), jnp.asarray(key, jnp.float32))
 
     def _embed(self, tokens, places, context):
-        return self.tokens(tokens) + self.places(places) + self.condition(context)
+        return self.tokens(tokens) + self.places(places)[None] + self.condition(context)
 
     def _stream(self, tokens, context):
         n = tokens.shape[1]
@@ -235,11 +235,10 @@ class Transformer(nn.Module):
 def _attend(query: jax.Array, cache: Cache, position: jax.Array) -> jax.Array:
     """Attention of one query [b, 1, h, d] to the cache up to a position [] -> [b, 1, h, d].
 
-    Products and sums instead of a matrix product: XLA fuses them into one pass over the cache,
-    whereas for a matrix product it would first copy the cache into another layout, every step
-    (three times as slow on CPU).
+    XLA fuses these products and sums into one pass over the cache. Before a matrix product it would
+    copy the cache into another layout, at every step (three times as slow on CPU).
     """
     scores = jnp.sum(query.astype(jnp.float32) * cache.keys, axis=-1) / query.shape[-1] ** 0.5
-    seen = jnp.arange(cache.keys.shape[1])[:, None] <= position
+    seen = jnp.arange(cache.keys.shape[1])[None, :, None] <= position
     weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=1)
     return jnp.sum(weights[..., None] * cache.values, axis=1, keepdims=True).astype(query.dtype)
