@@ -33,6 +33,13 @@ from calojax.models.calovq import (
 from calojax.training.batches import Dataset
 
 
+@pytest.fixture
+def strict_ranks():
+    """Arrays of different ranks do not broadcast: a shape that is wrong by one axis is an error."""
+    with jax.numpy_rank_promotion("raise"):
+        yield
+
+
 @pytest.fixture(scope="session")
 def one_device() -> jax.sharding.Mesh:
     return mesh.make(jax.devices()[:1])

@@ -14,6 +14,8 @@ import pytest
 
 from calojax.nn import cylinder
 
+pytestmark = pytest.mark.usefixtures("strict_ranks")
+
 
 def integers(seed: int, shape: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng(seed).integers(-3, 4, shape).astype(np.float32)
@@ -99,6 +101,18 @@ def test_convolution_and_adjoint_are_those_of_the_definition(name):
     np.testing.assert_array_equal(result, expected)
     np.testing.assert_array_equal(back, expected_back)
     assert np.vdot(result, y) == np.vdot(x, back)
+
+
+def test_double_precision_is_kept():
+    shape, size, options = CATALOGUE["3d stride across"]
+    x, kernel = integers(0, (2, *shape, 3)), integers(1, (*size, 3, 2))
+    single = compiled(cylinder.conv, **options)(x, kernel)
+    with jax.enable_x64(True):
+        wide = x.astype(np.float64), kernel.astype(np.float64) / 3
+        double = compiled(cylinder.conv, **options)(*wide)
+        assert double.dtype == jnp.float64
+        np.testing.assert_allclose(3 * np.asarray(double), single, rtol=1e-12, atol=1e-12)
+        assert cylinder.resample_alpha(wide[0], 6).dtype == jnp.float64
 
 
 # --- borders --------------------------------------------------------------------------------------
@@ -307,7 +321,7 @@ def test_layers_are_the_functions_with_a_bias():
     down = cylinder.Conv(4, (3, 3, 4), **options)
     params = {"weights": integers(1, (3, 3, 4, 3, 4)), "bias": integers(2, (4,))}
     y = down.apply({"params": params}, x)
-    expected = cylinder.conv(x, params["weights"], **options) + params["bias"]
+    expected = np.asarray(cylinder.conv(x, params["weights"], **options)) + params["bias"]
     np.testing.assert_array_equal(y, expected)
 
     up = cylinder.ConvTranspose(3, (3, 3, 4), **options)
@@ -315,7 +329,8 @@ def test_layers_are_the_functions_with_a_bias():
     assert up.apply({"params": params}, y).shape == (2, 7, 4, 6, 3)
     exact = up.clone(shape=(8, 3, 5), across_axis=False)
     options = {**options, "across_axis": False, "shape": (8, 3, 5)}
-    expected = cylinder.conv_transpose(y, params["weights"], **options) + params["bias"]
+    expected = np.asarray(cylinder.conv_transpose(y, params["weights"], **options))
+    expected = expected + params["bias"]
     np.testing.assert_array_equal(exact.apply({"params": params}, y), expected)
 
 

@@ -11,6 +11,8 @@ import pytest
 from calojax import rng
 from calojax.nn.priors.masked import Masked, fill_order, known_after, masks
 
+pytestmark = pytest.mark.usefixtures("strict_ranks")
+
 
 def keys_of(number):
     return rng.per_item(rng.root(0), np.arange(number))
@@ -27,10 +29,10 @@ class Exact:
     length: int = 3
 
     def apply(self, variables, tokens, context, chosen=None, *, method):
-        every = jnp.asarray(list(itertools.product(range(3), repeat=3)))
+        every = jnp.asarray(list(itertools.product(range(3), repeat=3)))[None]
         agrees = (tokens[:, None] == every) | (tokens[:, None] == 3)
-        weight = jnp.where(agrees.all(-1), variables.reshape(-1), 0.0)
-        p = jnp.einsum("bn,ntk->btk", weight, jax.nn.one_hot(every, 3))
+        weight = jnp.where(agrees.all(-1), variables.reshape(1, -1), 0.0)
+        p = jnp.einsum("bn,ntk->btk", weight, jax.nn.one_hot(every[0], 3))
         logits = jnp.log(p)
         if method == "logits":
             return logits

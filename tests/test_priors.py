@@ -24,6 +24,8 @@ from calojax.nn.priors.positions import Cylinder, Line
 from calojax.nn.priors.transformer import Transformer
 from calojax.training import step
 
+pytestmark = pytest.mark.usefixtures("strict_ranks")
+
 # Five codes in six places.
 CELLS = {
     "gru": GRU(size=5, length=6, width=8, embedding=4),
@@ -151,7 +153,7 @@ def test_low_temperature_forgets_the_key(prior):
     context = jnp.broadcast_to(CONTEXT[0], (8, 2))
     cold = draw(variables_of(prior), keys_of(8), context, temperature=1e-6)
     if isinstance(prior, Autoregressive):
-        np.testing.assert_array_equal(cold, jnp.broadcast_to(cold[:1], cold.shape))
+        np.testing.assert_array_equal(cold, jnp.repeat(cold[:1], len(cold), 0))
         tokens = jnp.concatenate([jnp.full((8, 1), 5), cold[:, :-1]], axis=1)
         logits = prior.cell.apply(variables_of(prior), tokens, context, method="logits")
         np.testing.assert_array_equal(cold, logits.argmax(-1))
@@ -248,17 +250,17 @@ def test_settings_that_do_not_fit():
 def test_a_sequence_may_be_one_code(cell):
     prior = Autoregressive(cell)
     context = jnp.zeros((3, 2))
-    variables = prior.init(jax.random.key(0), context)
-    codes = prior.draw(variables, rng.per_item(rng.root(0), np.arange(3)), context)
+    variables = jax.jit(prior.init)(jax.random.key(0), context)
+    codes = jax.jit(prior.draw)(variables, keys_of(3), context)
     assert codes.shape == (3, 1)
-    assert np.isfinite(prior.log_probs(variables, codes, context)).all()
+    assert np.isfinite(jax.jit(prior.log_probs)(variables, codes, context)).all()
 
 
 @priors
 def test_a_context_for_every_position_may_be_the_same_everywhere(prior):
     variables = variables_of(prior)
     everywhere = jnp.broadcast_to(CONTEXT[:, None], (3, 6, 2))
-    for function in (prior.loss, lambda v, k, _, c: prior.draw(v, k, c)):
+    for function in (jax.jit(prior.loss), jax.jit(lambda v, k, _, c: prior.draw(v, k, c))):
         np.testing.assert_allclose(
             function(variables, keys_of(3), CODES, everywhere),
             function(variables, keys_of(3), CODES, CONTEXT),
@@ -271,13 +273,14 @@ def test_a_context_of_a_position_is_seen_there(cell):
     prior = Autoregressive(cell)
     variables = variables_of(prior)
     context = jax.random.normal(jax.random.key(5), (3, 6, 2))
-    together = prior.log_probs(variables, CODES, context)
-    changed = prior.log_probs(variables, CODES, context.at[:, 4].add(1.0))
+    log_probs = jax.jit(prior.log_probs)
+    together = log_probs(variables, CODES, context)
+    changed = log_probs(variables, CODES, context.at[:, 4].add(1.0))
     assert (changed[:, 4] != together[:, 4]).all()
     # Teacher-forced and stepped still agree: draws have the probabilities of `log_probs`.
-    draws = prior.draw(variables, keys_of(3), context, temperature=1e-4)
-    again = prior.log_probs(variables, draws, context)
-    other = prior.log_probs(variables, draws.at[:, 5].set((draws[:, 5] + 1) % 5), context)
+    draws = jax.jit(prior.draw)(variables, keys_of(3), context, temperature=1e-4)
+    again = log_probs(variables, draws, context)
+    other = log_probs(variables, draws.at[:, 5].set((draws[:, 5] + 1) % 5), context)
     assert (again[:, 5] > other[:, 5]).all()
 
 

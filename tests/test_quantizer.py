@@ -7,6 +7,8 @@ import pytest
 
 from calojax.nn import quantizer
 
+pytestmark = pytest.mark.usefixtures("strict_ranks")
+
 AVERAGES = quantizer.ByAverages(8, 3, 0.25, 0.9, 0.0)
 
 
@@ -18,7 +20,7 @@ def book():
 
 def test_nearest_is_the_brute_force_minimum(book):
     z = jax.random.normal(jax.random.key(2), (5, 7, 3))
-    distance = ((z[..., None, :] - book["vectors"]) ** 2).sum(-1)
+    distance = ((z[..., None, :] - book["vectors"][None, None]) ** 2).sum(-1)
     np.testing.assert_array_equal(quantizer.nearest(z, book["vectors"]), distance.argmin(-1))
 
 
@@ -100,6 +102,22 @@ def test_gradient_goes_through_finite_levels():
 
 
 @pytest.mark.parametrize(
+    "kind", [AVERAGES, quantizer.ByGradient(8, 3, 0.25), quantizer.Finite((4, 2, 2))]
+)
+def test_in_double_precision_codes_are_the_same(kind):
+    latents = jax.random.normal(jax.random.key(0), (4, 6, 3))
+    book = kind.start(jax.random.key(1), latents)
+    single = kind.through(book, latents, jax.random.key(2))
+    with jax.enable_x64(True):
+        book, latents = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), float), (book, latents))
+        double = kind.through(book, latents, jax.random.key(2))
+        assert double.vectors.dtype == jnp.float64
+        assert double.codes.dtype == jnp.int32
+    np.testing.assert_array_equal(single.codes, double.codes)
+    np.testing.assert_allclose(single.vectors, np.asarray(double.vectors), atol=1e-6)
+
+
+@pytest.mark.parametrize(
     "kind",
     [
         quantizer.ByAverages(8, 3, 0.25, 0.99, 0.03),
@@ -137,9 +155,9 @@ def test_weights_of_the_two_terms_are_kept_apart():
 
 
 def test_summary_reads_frequencies():
-    frequency = quantizer.frequency(jnp.array([[0, 1], [1, 3]]), 4)
+    frequency = np.asarray(quantizer.frequency(jnp.array([[0, 1], [1, 3]]), 4))
     np.testing.assert_allclose(frequency, [0.25, 0.5, 0.0, 0.25])
-    summary = quantizer.summarise({"loss": np.float32(2.0), "code_frequency": frequency})
+    summary = quantizer.summarise({"loss": np.array(2.0), "code_frequency": frequency})
     assert summary["loss"] == 2.0
     assert summary["live_codes"] == 0.75
     assert summary["perplexity"] == pytest.approx(2**1.5)

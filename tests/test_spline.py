@@ -11,11 +11,13 @@ import pytest
 
 from calojax.nn import spline
 
+pytestmark = pytest.mark.usefixtures("strict_ranks")
+
 BOUND = 5.0
 BINS = 8
 
-forward = functools.partial(spline.forward, bound=BOUND)
-inverse = functools.partial(spline.inverse, bound=BOUND)
+forward = jax.jit(functools.partial(spline.forward, bound=BOUND))
+inverse = jax.jit(functools.partial(spline.inverse, bound=BOUND))
 
 
 def parameters(scale: float, num: int = 1, seed: int = 0, dtype=jnp.float32) -> jax.Array:
@@ -87,7 +89,7 @@ def test_steep_bins_are_inverted_where_the_textbook_root_is_not(monkeypatch):
     monkeypatch.setattr(
         spline, "_bin_of", lambda value, *_: spline._Bin(*(a.astype(value.dtype) for a in steep))
     )
-    x, _ = inverse(y, None)
+    x, _ = spline.inverse(y, parameters(0.0, len(y)), bound=BOUND)
     up, slope = (y + 0.01) / 0.02, 0.01
     excess = up * (1.0 + 200.0 - 2 * slope)
     a, b, c = slope - 1.0 + excess, 1.0 - excess, -slope * up
@@ -122,7 +124,7 @@ def test_log_slope_is_that_of_autodiff(scale, function):
     x = points(200)
     p = parameters(scale, len(x), seed=2)
     _, log_slope = function(x, p)
-    slope = jax.vmap(jax.grad(lambda x, p: function(x, p)[0]), (0, 1))(x, p)
+    slope = jax.jit(jax.vmap(jax.grad(lambda x, p: function(x, p)[0]), (0, 1)))(x, p)
     np.testing.assert_allclose(log_slope, jnp.log(slope), atol=1e-3)
 
 
@@ -217,5 +219,5 @@ def test_gradients_are_finite_everywhere():
         return value
 
     for function in (forward, inverse):
-        for gradient in jax.grad(total(function), (0, 1))(flat, x):
+        for gradient in jax.jit(jax.grad(total(function), (0, 1)))(flat, x):
             assert np.isfinite(gradient).all()

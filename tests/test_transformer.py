@@ -14,6 +14,8 @@ from calojax.nn.priors.autoregressive import Autoregressive
 from calojax.nn.priors.positions import Cylinder, Line, rotate
 from calojax.nn.priors.transformer import Transformer
 
+pytestmark = pytest.mark.usefixtures("strict_ranks")
+
 GRID = Cylinder(z=2, alpha=4, r=3)
 CONTEXT = jax.random.normal(jax.random.key(0), (3, 2))
 

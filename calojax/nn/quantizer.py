@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 
@@ -305,7 +304,7 @@ def _distance(moved: jax.Array, target: jax.Array) -> jax.Array:
     return jnp.mean((moved - jax.lax.stop_gradient(target)) ** 2)
 
 
-def _row(values: ArrayLike, latents: jax.Array) -> Any:
+def _row(values: jax.Array | np.ndarray | tuple[int, ...], latents: jax.Array) -> Any:
     """Values [d] with as many axes as latents [..., d]."""
     values = values if isinstance(values, jax.Array) else np.asarray(values)
     return values.reshape(*[1] * (latents.ndim - 1), -1)
