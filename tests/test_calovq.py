@@ -1,6 +1,9 @@
 """Calo-VQ: what each stage trains, what reaches the codebook, and showers that can exist."""
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import tiny_config, with_autoencoder
@@ -8,6 +11,7 @@ from conftest import tiny_config, with_autoencoder
 from calojax import models, rng
 from calojax.errors import CalojaxError
 from calojax.geometry import DETECTORS
+from calojax.models.calovq import PriorConfig
 from calojax.models.voxels import layer_sums
 from calojax.training import step
 
@@ -148,3 +152,45 @@ def test_foreign_descriptions_are_refused(model):
     description["config"]["prior"]["width"] = "wide"
     with pytest.raises(CalojaxError, match="Expected `int`, got `str`"):
         models.from_json(description)
+
+
+# --- priors ---------------------------------------------------------------------------------------
+
+
+def with_prior(**settings):
+    config = tiny_config()
+    return dataclasses.replace(config, prior=dataclasses.replace(config.prior, **settings))
+
+
+@pytest.mark.parametrize("kind", ["gru", "transformer", "masked"])
+def test_every_kind_trains_and_samples(kind, tiny, variables, batch, one_device):
+    model = models.build(with_prior(kind=kind, layers=1, heads=2, passes=3), tiny)
+    assert models.from_json(models.to_json(model)) == model
+    prior = jax.jit(model._prior.init)(jax.random.key(0), jnp.zeros((1, 8)))["params"]
+    now = variables | {"params": variables["params"] | {"prior": prior}}
+    now = jax.tree.map(jnp.copy, now)  # Steps are donated their variables.
+    stage = model.stages[-1]
+    train_step = step.make(model, stage, 0, one_device)
+    state = step.start(now, stage)
+    losses = []
+    for _ in range(8):
+        state, metrics = train_step(state, batch)
+        losses.append(float(metrics["loss"]))
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+    layer_energy = np.ones((64, 10), np.float32)
+    sample = jax.jit(model.sample_codes)
+    codes = sample(
+        state.variables, rng.per_item(rng.root(0), np.arange(64)), batch["energies"], layer_energy
+    )
+    assert codes.shape == (64, 4)
+    assert codes.min() >= 0
+    assert codes.max() < 16
+
+
+def test_settings_that_do_not_fit():
+    with pytest.raises(CalojaxError, match="width 16 is not a multiple of twice its 3 heads"):
+        PriorConfig(kind="transformer", width=16, heads=3)
+    for name in ("layers", "heads", "passes"):
+        with pytest.raises(CalojaxError, match=f"{name} are 0; take 1 or more"):
+            PriorConfig(**{name: 0})
+    assert PriorConfig(width=30).kind == "gru"

@@ -127,7 +127,8 @@ class GRU(nn.Module):
 
     def __call__(self, context: jax.Array) -> jax.Array:
         """Touches every parameter, for ``init``: context [b, c] or [b, t, c] -> logits [b, k]."""
-        token = self.tokens(jnp.full(len(context), self.size)) + self.positions(jnp.zeros((), int))
+        nothing = jnp.full(len(context), self.size)
+        token = self.tokens(nothing) + self.positions(jnp.zeros_like(nothing))
         here = context if context.ndim == 2 else context[:, 0]
         x = self.input(jnp.concatenate([*[token] * len(self.lags), here], -1))
         return self.output(self.cell(self._initial(context), nn.silu(x))[1])
@@ -147,7 +148,7 @@ class GRU(nn.Module):
         recurrent = jnp.concatenate([cell[gate]["kernel"] for gate in ("hr", "hz", "hn")], -1)
         return Tables(
             tuple(self.tokens.embedding @ kernel for kernel in of_codes),
-            self.positions.embedding @ of_codes[0] + layer["bias"],
+            self.positions.embedding @ of_codes[0] + layer["bias"][None],
             of_context,
             (kernel, bias),
             (recurrent, cell["hn"]["bias"][None]),
