@@ -216,7 +216,7 @@ def test_padding_and_packing_change_nothing(start, batch):
     normal = generator.normal(size=(3, 4)).astype(np.float32)
 
     def bound(showers, first, count):
-        tiling, number = tiles.lay(hits[showers], count, 4)
+        tiling, number = tiles.lay(jnp.asarray(hits[showers]), count, 4)
         return jax.jit(model.bound)(
             variables,
             x[first:][number],
