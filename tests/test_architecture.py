@@ -21,6 +21,7 @@ LEVELS = (
     ("checkpoint", "plot"),
     ("training", "generation", "incident", "report"),
     ("presets",),
+    ("api",),
     ("cli",),
     ("__main__",),
 )

@@ -38,7 +38,7 @@ def test_round_trip(run, model, variables):
 
 
 def test_missing_runs(tmp_path):
-    with pytest.raises(CalojaxError, match="is not a run of calojax"):
+    with pytest.raises(CalojaxError, match="is not a run folder"):
         checkpoint.load(tmp_path / "nothing")
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(CalojaxError, match="no complete checkpoint"):

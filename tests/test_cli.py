@@ -309,7 +309,7 @@ def test_help_of_every_command(capsys):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("sample {folder}/nothing --num 5 --out x.hdf5", "is not a run of calojax"),
+        ("sample {folder}/nothing --num 5 --out x.hdf5", "is not a run folder"),
         ("sample {run} --out x.hdf5", "--num"),
         ("sample {run} --num 5 --out {folder}/no/where/x.hdf5", "cannot be written"),
         ("sample {run} --num 5 --energies 5 --out x.hdf5", "'5' is not"),

@@ -186,6 +186,8 @@ def strike(number: signal.Signals, folder: pathlib.Path) -> None:
             signal.raise_signal(number)
 
     forks.redirect(folder / "output")
+    # Jobs in the background of a shell, as the tests may be, ignore some signals.
+    signal.signal(number, signal.SIG_DFL)
     with stopped_by_signals():
         with ShowerWriter(folder / "done.hdf5", DETECTORS["tiny"], 1) as writer:
             writer.append(np.ones(1), np.ones((1, 120)))

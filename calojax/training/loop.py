@@ -182,7 +182,7 @@ class _Recorder:
         now = time.perf_counter()
         rate = num * self._stage.schedule.batch_size / (now - self._clock)
         self._clock = now
-        mean = {name: np.mean([values[name] for values in host], 0) for name in host[0]}
+        mean = {name: np.asarray(np.mean([values[name] for values in host], 0)) for name in host[0]}
         summary = self._run.model.summarise(mean) | {"showers_per_second": rate}
         self._run.log.write(self._stage.name, self._written, summary)
         self._bar.set_postfix(loss=f"{summary['loss']:.4g}", refresh=False)
@@ -202,5 +202,5 @@ def _validate(run: Run, stage: Stage, validate, variables: Variables) -> dict[st
         for number, batch in enumerate(stream)
     ]
     return run.model.summarise(
-        {name: np.mean([value[name] for value in values], 0) for name in values[0]}
+        {name: np.asarray(np.mean([value[name] for value in values], 0)) for name in values[0]}
     )
