@@ -288,8 +288,8 @@ def perplexity(frequency: Float[Array, " k"]) -> Float[Array, ""]:
     return jnp.exp(jax.scipy.special.entr(frequency).sum())
 
 
-def summarise(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Scalars unchanged; ``code_frequency`` [k] as perplexity and share of live codes."""
+def summarise(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Numbers from averaged metrics: ``code_frequency`` [k] becomes perplexity and live codes."""
     metrics = dict(metrics)
     shares = metrics.pop("code_frequency", None)
     summary = {name: float(value) for name, value in metrics.items()}
