@@ -35,7 +35,6 @@ test: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
 
 # The documentation site, in docs/_build/html; warnings and broken links are errors.
 docs: setup
