@@ -10,6 +10,7 @@ import pathlib
 import secrets
 import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
@@ -241,11 +242,9 @@ def make_folder(path: pathlib.Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
         # Where folders may be made, the disk may still take no byte.
-        probe = path / f".probe-{os.getpid()}"
-        try:
-            probe.write_bytes(b"calojax")
-        finally:
-            probe.unlink(missing_ok=True)
+        with tempfile.TemporaryFile(dir=path) as probe:
+            probe.write(b"calojax")
+            probe.flush()
     except OSError as error:
         raise refusal(path, error) from None
 
