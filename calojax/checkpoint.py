@@ -111,7 +111,7 @@ class Checkpoints:
 
     def __exit__(self, kind, *_) -> None:
         # What ended the block says more than that the checkpoint in the background failed too.
-        with self._told() if kind is None else contextlib.suppress(Exception):
+        with self._reported() if kind is None else contextlib.suppress(Exception):
             self._manager.close()
 
     @property
@@ -144,7 +144,7 @@ class Checkpoints:
         }
         numbered = _numbered(optimizer)
         self._check_room(sum(a.nbytes for a in (*arrays.values(), *numbered.values())))
-        with self._told():
+        with self._reported():
             self._manager.save(
                 progress.total,
                 args=ocp.args.Composite(
@@ -216,7 +216,7 @@ class Checkpoints:
         Raises:
           CalojaxError: if the disk refused it.
         """
-        with self._told():
+        with self._reported():
             self._manager.wait_until_finished()
         processes.barrier("checkpoint")
 
@@ -237,7 +237,7 @@ class Checkpoints:
             )
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _reported(self) -> Iterator[None]:
         """Makes a sentence of what went wrong with a checkpoint, be it the one before."""
         try:
             yield

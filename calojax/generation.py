@@ -3,8 +3,9 @@
 Shower i draws its random numbers from a key folded from the seed and i alone. It is computed in
 block i // size, at row i % size, by a program for whole blocks, whichever showers are asked for. On
 one kind of device a shower is therefore the same to the last bit for any number of showers, parts,
-devices and restarts. Another block size (``batch_size``) rounds otherwise: last bits differ, and
-seldom a hit, where a discrete choice hangs on the last bit.
+devices and restarts. Two things change last bits, and seldom a hit, where a discrete choice depends
+on the last bit: another block size (``batch_size``); and, for models that pack the hits of several
+showers into one buffer, other incident energies of the showers in the same block.
 """
 
 import collections
@@ -271,7 +272,7 @@ def _run(
     advice = f"--batch {size} is too large for it" + (
         f"; take a smaller one, such as {size // 2}" if size > 1 else ""
     )
-    with meshes.memory_told(advice):
+    with meshes.full_memory_reported(advice):
         constants = [jax.device_put((variables, root), device) for device in devices]
         under_way: collections.deque[_UnderWay] = collections.deque()
         for number, (first, wanted) in enumerate(blocks(parts, size)):

@@ -1,5 +1,6 @@
 """Incident energies as users write them: a file, a list with units, or a law."""
 
+import abc
 import dataclasses
 import hashlib
 import math
@@ -50,7 +51,7 @@ def parse_energy(text: str) -> float:
     return value
 
 
-class EnergySource:
+class EnergySource(abc.ABC):
     """The incident energies of all showers that a user asks for, made when they are needed.
 
     Attributes:
@@ -70,9 +71,9 @@ class EnergySource:
         start, stop, _ = rows.indices(self._num)
         return self.block(start, max(start, stop))
 
+    @abc.abstractmethod
     def block(self, start: int, stop: int) -> np.ndarray:
         """Energies ``start`` to ``stop`` in MeV, float32; also those beyond the last."""
-        raise NotImplementedError
 
 
 class Listed(EnergySource):
@@ -185,18 +186,6 @@ def _given(num: int | None) -> int:
             "Say how many showers with --num; only a file or a list of energies can leave it out."
         )
     return num
-
-
-def incident_energies(
-    text: str | None,
-    detector: Detector,
-    *,
-    num: int | None,
-    seed: int,
-    trained: tuple[float, float] | None = None,
-) -> np.ndarray:
-    """All energies [n] of `energy_source` in MeV at once."""
-    return energy_source(text, detector, num=num, seed=seed, trained=trained)[:]
 
 
 def read_energies(path: pathlib.Path) -> np.ndarray:

@@ -52,7 +52,7 @@ def round_up(batch: int, mesh: Mesh) -> int:
 
 
 @contextlib.contextmanager
-def memory_told(advice: str) -> Iterator[None]:
+def full_memory_reported(advice: str) -> Iterator[None]:
     """Turns the errors of a memory that is full into one sentence that ends with ``advice``.
 
     Raises:

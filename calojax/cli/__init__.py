@@ -33,13 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if threading.current_thread() is not threading.main_thread():
         # Signals and the screen belong to whoever started the thread.
-        _told(words)
+        _reported(words)
         return
     with patient_screen(), stopped_by_signals():
-        _told(words)
+        _reported(words)
 
 
-def _told(words: list[str]) -> None:
+def _reported(words: list[str]) -> None:
     """Runs a command; what is not a bug in calojax becomes one sentence."""
     try:
         _run(words)

@@ -8,6 +8,7 @@ calojax adds attributes that say where the showers come from. Files in the layou
 Keys, shapes and incident energies are checked when a file is opened; voxel values as they are read.
 """
 
+import abc
 import itertools
 import math
 import os
@@ -102,7 +103,7 @@ def guess_detector(n_voxels: int) -> Detector | None:
     return next((d for d in DETECTORS.values() if d.n_voxels == n_voxels), None)
 
 
-class _Blocks:
+class _Blocks(abc.ABC):
     """What all sources share: batches and slices out of blocks of whole showers."""
 
     detector: Detector
@@ -111,9 +112,9 @@ class _Blocks:
     def __len__(self) -> int:
         return len(self.energies)
 
+    @abc.abstractmethod
     def _blocks(self, start: int, stop: int) -> Iterator[np.ndarray]:
         """Checked float32 blocks [any, v] that together are the showers start..stop."""
-        raise NotImplementedError
 
     def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Pairs (energies [b], showers [b, v]) in order, float32 MeV; the last may be smaller.

@@ -100,7 +100,7 @@ def train_stage(
         f"{schedule.batch_size} showers a step are too many for it; take a smaller "
         f"--{stage.name}.schedule.batch-size"
     )
-    with meshes.memory_told(advice), _Recorder(run, stage, progress.step) as recorder:
+    with meshes.full_memory_reported(advice), _Recorder(run, stage, progress.step) as recorder:
         for count in range(progress.step + 1, schedule.steps + 1):
             state, values = train_step(state, next(showers))
             recorder.add(values)
