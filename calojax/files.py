@@ -9,7 +9,7 @@ import os
 import pathlib
 import secrets
 import shutil
-import socket
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +19,11 @@ from calojax.errors import CalojaxError
 
 # What the system says of a disk that takes no more.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+# Signals by which terminals, users and batch systems end a process.
+SIGNALS = (
+    *(signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGALRM),
+    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU),
+)
 
 
 def refusal(path: str | os.PathLike, error: OSError) -> CalojaxError:
@@ -134,11 +139,11 @@ def claimed(path: pathlib.Path) -> BinaryIO:
 
 
 @contextlib.contextmanager
-def _held(path: pathlib.Path, flags: int) -> Iterator[bool]:
+def _held(path: pathlib.Path, flags: int, *, name: pathlib.Path | None = None) -> Iterator[bool]:
     """Opens and locks a file or folder; gives False where the file system has no locks."""
     descriptor = os.open(path, flags | os.O_NOFOLLOW, 0o666)
     try:
-        yield _lock(path, descriptor)
+        yield _lock(name or path, descriptor)
     finally:
         os.close(descriptor)
 
@@ -215,21 +220,8 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
     Raises:
       CalojaxError: if another process holds the lock; the message names it.
     """
-    with (folder / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise CalojaxError(
-                f"{folder}: in use by {file.read(200).strip() or 'another process'}; wait until it "
-                "has ended, or choose another --out."
-            ) from None
-        except OSError:  # Some network file systems have no locks.
-            pass
-        file.truncate(0)
-        now = time.strftime("%Y-%m-%d %H:%M:%S")
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
-        file.flush()
+    # A file, since network file systems lock only what is open for writing.
+    with _held(folder / ".lock", os.O_RDWR | os.O_CREAT, name=folder):
         yield
 
 

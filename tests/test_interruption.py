@@ -14,7 +14,7 @@ import pytest
 
 from calojax import files
 from calojax.checkpoint import Checkpoint, Checkpoints
-from calojax.cli.interruption import SIGNALS, stopped_by_signals
+from calojax.cli.interruption import stopped_by_signals
 from calojax.data import ShowerWriter
 from calojax.geometry import DETECTORS
 
@@ -199,7 +199,7 @@ def strike(number: signal.Signals, folder: pathlib.Path) -> None:
             Dropped()
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", files.SIGNALS)
 def test_signals_end_a_command_at_once_and_leave_nothing_unfinished(number, tmp_path):
     process = forks.start(strike, number, tmp_path)
     process.join()

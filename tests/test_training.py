@@ -305,7 +305,7 @@ def test_seeds_follow_the_rule_of_all_commands(seed, model, showers, one_device,
             refused()
 
 
-@pytest.mark.parametrize("number", run.StopFlag.SIGNALS)
+@pytest.mark.parametrize("number", files.SIGNALS)
 def test_a_first_signal_asks_to_stop_and_a_second_ends_at_once(number, monkeypatch, capfd):
     ended = []
     before = signal.signal(number, lambda *_: ended.append(number))

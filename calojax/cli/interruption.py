@@ -7,24 +7,19 @@ from collections.abc import Iterator
 
 from calojax import files
 
-# What terminals, users and batch systems send to end a process.
-SIGNALS = (
-    *(signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGALRM),
-    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU),
-)
 _STOPPED = b"\nerror: stopped; nothing half-written is left behind.\n"
 
 
 @contextlib.contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Within it, `SIGNALS` remove what is unfinished before they end the process.
+    """Within it, `files.SIGNALS` remove what is unfinished before they end the process.
 
     Those that are ignored (as SIGHUP under nohup) or that have another handler stay as they are.
     An exception instead would strike anywhere: inside a callback of HDF5, which cannot be closed
     after that, or of the garbage collector, which drops it, so that the command would go on.
     """
     ending = (signal.SIG_DFL, signal.default_int_handler)
-    handlers = {n: signal.signal(n, _stop) for n in SIGNALS if signal.getsignal(n) in ending}
+    handlers = {n: signal.signal(n, _stop) for n in files.SIGNALS if signal.getsignal(n) in ending}
     try:
         yield
     finally:

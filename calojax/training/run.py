@@ -303,18 +303,14 @@ class StopFlag:
     ``with StopFlag() as stop: ... if stop(): ...``
     """
 
-    # What users and batch systems send; those that are ignored (SIGHUP under nohup) stay so.
-    SIGNALS = (
-        *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP),
-        *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU),
-    )
     # Seconds in which further signals are copies of the first one.
     ECHO = 0.1
 
     def __enter__(self) -> Callable[[], bool]:
         self._since: float | None = None
         self._before = {}
-        for number in self.SIGNALS:
+        for number in files.SIGNALS:
+            # SIGHUP under nohup, for example, stays ignored.
             if signal.getsignal(number) is signal.SIG_IGN:
                 continue
             try:
