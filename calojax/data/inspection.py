@@ -1,7 +1,6 @@
 """What a shower file is, and what is wrong with it: the work behind ``calojax check``."""
 
 import dataclasses
-import hashlib
 import itertools
 import math
 import os
@@ -14,6 +13,7 @@ import numpy as np
 
 from calojax.data import challenge
 from calojax.data.challenge import ShowerSource
+from calojax.data.marks import marks
 from calojax.data.sparse import SparseShowers, is_sparse
 from calojax.data.storage import find, opened, provenance_of
 from calojax.errors import CalojaxError, printable
@@ -232,7 +232,7 @@ def _scan(showers: h5py.Dataset | SparseShowers, detector: Detector | None, titl
     sample, sums = [], []
     smallest, occupied, below = np.inf, 0, 0
     bad: dict[str, tuple[int, int]] = {}
-    seen: dict[bytes, int] = {}
+    seen: dict[int, int] = {}
     repeated = []
     with progress_bar(title, count, delay=2, leave=False) as bar:
         for first, block in challenge.blocks_of(showers):
@@ -253,11 +253,10 @@ def _scan(showers: h5py.Dataset | SparseShowers, detector: Detector | None, titl
                     if where.any():
                         total, shower = bad.get(kind, (0, first + int(where.any(1).argmax())))
                         bad[kind] = (total + int(where.sum()), shower)
-            for shower in np.flatnonzero(sums[-1] != 0):
-                digest = hashlib.blake2b(block[shower].tobytes(), digest_size=16).digest()
-                earlier = seen.setdefault(digest, first + int(shower))
-                if earlier != first + shower:
-                    repeated.append((first + int(shower), earlier))
+            for shower, mark in enumerate(marks(block).tolist(), first):
+                earlier = seen.setdefault(mark, shower) if sums[-1][shower - first] else shower
+                if earlier != shower:
+                    repeated.append((shower, earlier))
             bar.update(len(block))
     return _Scan(
         index=index,

@@ -199,7 +199,7 @@ class Detector:
         if self.energy_range is not None:
             return self
         low, high = float(np.min(energies)), float(np.max(energies))
-        # A single energy has no range.
+        # Networks are conditioned on the place in a range; a single energy is its lower end.
         return dataclasses.replace(self, energy_range=(low, high if high > 1.01 * low else 2 * low))
 
     @property

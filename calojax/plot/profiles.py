@@ -78,7 +78,7 @@ def response(reference: Response, generated: Response, *, name: str = "Generated
             x, y, e = points.energy / 1e3, getattr(points, value), getattr(points, error)
             text = who
             a, c = resolution_terms(points) if np.count_nonzero(y > 0) > 1 else (0.0, 0.0)
-            # Without a stochastic term the fit has found none of what a calorimeter does.
+            # A fit without a stochastic term describes no calorimeter.
             if value == "resolution" and a >= 5e-4:
                 line = np.geomspace(x.min(), x.max(), 100)
                 axes.plot(line, np.hypot(a / np.sqrt(line), c), color=colour, lw=1, alpha=0.6)
