@@ -1,5 +1,7 @@
 """The interface for Python programs."""
 
+import pathlib
+import re
 import subprocess
 import sys
 
@@ -52,3 +54,12 @@ def test_a_trained_model_prints_as_one_line(trained):
 def test_unknown_models_name_the_known_ones():
     with pytest.raises(calojax.CalojaxError, match="calovq-ds2, pointflow-ds2"):
         calojax.load("calovq-ds9")
+
+
+def test_the_example_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+    text = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(generation, "default_batch_size", lambda: 4)
+    exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], {})
+    assert "(3, 45, 16, 9)" in capsys.readouterr().out
+    assert len(calojax.open_showers("three.hdf5")) == 3
