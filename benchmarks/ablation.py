@@ -19,14 +19,15 @@ import numpy as np
 import tyro
 from environment import environment
 
-from calojax import checkpoint, generation, models
-from calojax.data.cache import open_cached
-from calojax.data.challenge import ShowerArrays, open_showers
-from calojax.evaluate import suite
+from calojax import checkpoint, models
+from calojax.evaluation import suite
 from calojax.geometry import find_detector
+from calojax.io.cache import open_cached
+from calojax.io.reader import ShowerArrays, open_showers
 from calojax.models.base import Model
 from calojax.models.calovq import CaloVQConfig
 from calojax.presets import PRESETS
+from calojax.sampling import generation
 from calojax.training import metrics
 from calojax.training.batches import Dataset
 from calojax.training.run import METRICS_FILE, Options, train

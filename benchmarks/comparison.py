@@ -17,10 +17,10 @@ import numpy as np
 import tyro
 
 from calojax import plot
-from calojax.data.challenge import ShowerSource, open_showers
-from calojax.evaluate import correlations, features
-from calojax.evaluate.features import Features
+from calojax.evaluation import correlations, features
+from calojax.evaluation.features import Features
 from calojax.geometry import Detector
+from calojax.io.reader import ShowerSource, open_showers
 from calojax.models.pointflow import points
 from calojax.models.pointflow.coordinates import Counts, make
 from calojax.plot import Panel

@@ -30,10 +30,10 @@ import numpy as np
 import tyro
 from environment import environment
 
-from calojax.data.challenge import ShowerArrays, open_showers
-from calojax.evaluate import classifiers, correlations, distances, features, histograms, manifold
-from calojax.evaluate.suite import Selection
+from calojax.evaluation import classifiers, correlations, distances, features, histograms, manifold
+from calojax.evaluation.suite import Selection
 from calojax.geometry import Detector, detector
+from calojax.io.reader import ShowerArrays, open_showers
 
 # Beginnings of file names in a folder of reference numbers.
 _GEOMETRIES = {

@@ -28,8 +28,8 @@ from limits import Limits
 from subjects import Subject
 
 from calojax import models, rng
-from calojax.generation import Precision, rounding
 from calojax.presets import PRESETS
+from calojax.sampling.generation import Precision, rounding
 
 
 @dataclasses.dataclass(frozen=True)

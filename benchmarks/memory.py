@@ -52,13 +52,13 @@ def generation(preset: str, size: int, count: int) -> None:
     import numpy as np
     import subjects
 
-    import calojax.generation
+    import calojax.sampling.generation
     from calojax import rng
 
     subject = subjects.untrained(preset)
     start = host_peak()
     energies = np.asarray(subjects.incident(subject, size * count))
-    batches = calojax.generation.generate(
+    batches = calojax.sampling.generation.generate(
         subject.model, subject.variables, energies, batch_size=size
     )
     for _ in batches:

@@ -17,7 +17,7 @@ import numpy as np
 import tyro
 
 from calojax import plot
-from calojax.evaluate import scoreboard
+from calojax.evaluation import scoreboard
 from calojax.geometry import detector
 from calojax.plot import style
 

@@ -28,10 +28,11 @@ import subjects
 import tyro
 from environment import show
 
-from calojax import generation, rng
+from calojax import rng
 from calojax.cli.compilation import keep_programs
-from calojax.data import ShowerWriter
+from calojax.io import ShowerWriter
 from calojax.models.base import Model, Variables
+from calojax.sampling import generation
 
 Step = Literal["compute", "host", "dense", "sparse"]
 

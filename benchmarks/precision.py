@@ -23,9 +23,10 @@ import tyro
 from environment import environment
 from jax.extend.core.primitives import conv_general_dilated_p, dot_general_p
 
-from calojax import checkpoint, generation, models
-from calojax.data.challenge import ShowerArrays, ShowerSource, open_showers
-from calojax.evaluate import suite
+from calojax import checkpoint, models
+from calojax.evaluation import suite
+from calojax.io.reader import ShowerArrays, ShowerSource, open_showers
+from calojax.sampling import generation
 
 # Bits of the mantissa; IEEE float32 has 23.
 MANTISSA = {"float32": 23, "tf32": 10, "bf16": 7}
@@ -39,7 +40,7 @@ class Precision:
       run: folder of a trained run.
       reference: Geant4's showers; those generated have their energies.
       showers: at most so many of them.
-      metrics: of `calojax.evaluate.suite`.
+      metrics: of `calojax.evaluation.suite`.
       seed: of the showers.
     """
 

@@ -30,11 +30,13 @@ import tyro
 from environment import environment
 from subjects import Subject
 
-from calojax import generation, mesh, models, processes
-from calojax.data import parts
+from calojax import models
+from calojax.distributed import mesh, processes
+from calojax.distributed.processes import ALONE, Group
 from calojax.geometry import DETECTORS
+from calojax.io import shards
 from calojax.presets import PRESETS
-from calojax.processes import ALONE, Group
+from calojax.sampling import generation
 from calojax.training import batches, step
 from calojax.training.batches import Dataset
 
@@ -97,7 +99,7 @@ def training_rate(subject: Subject, dataset: Dataset, b: Benchmark) -> float:
 def generated(subject: Subject, b: Benchmark) -> tuple[float, dict[int, str]]:
     """Showers/s on the host, until the last process has its share; and digests."""
     energies = np.asarray(subjects.incident(subject, b.num))
-    own = parts.share(parts.split(b.num, b.block), processes.index(), processes.count())
+    own = shards.share(shards.split(b.num, b.block), processes.index(), processes.count())
 
     def showers() -> list[np.ndarray]:
         ranges = [part.showers for part in own]

@@ -23,10 +23,10 @@ import subjects
 import tyro
 from environment import show
 
-from calojax import generation
 from calojax.cli.compilation import keep_programs
-from calojax.data import ShowerWriter
-from calojax.incident import energy_source
+from calojax.io import ShowerWriter
+from calojax.sampling import generation
+from calojax.sampling.incident_energies import energy_source
 
 # More than any machine makes in the time, and as many as have a number of their own.
 _ENDLESS = 2**32 - 1

@@ -11,13 +11,13 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from calojax import checkpoint, generation, models, rng
-from calojax.data import strata
+from calojax import checkpoint, models, rng
 from calojax.geometry import DETECTORS, Detector
 from calojax.models.base import Model, Variables
 from calojax.models.pointflow import PointFlowConfig
 from calojax.presets import PRESETS, ModelConfig
-from calojax.training import batches
+from calojax.sampling import generation
+from calojax.training import balanced_batches, batches
 from calojax.training.batches import Dataset
 
 
@@ -85,7 +85,7 @@ def simulated(detector: Detector, num: int) -> Dataset:
 
 def balanced(dataset: Dataset, size: int) -> Dataset:
     """A batch of showers of all sizes, as training takes it."""
-    cut = strata.cut(np.arange(len(dataset.energies)), batches.count_hits(dataset), size)
+    cut = balanced_batches.cut(np.arange(len(dataset.energies)), batches.count_hits(dataset), size)
     rows = batches.rows(cut, 0, "benchmark", 0)
     return Dataset(dataset.energies[rows], dataset.showers[rows])
 
@@ -108,6 +108,8 @@ def fitting(config: ModelConfig, dataset: Dataset) -> ModelConfig:
     if not isinstance(config, PointFlowConfig):
         return config
     group = config.points.group
-    bound = strata.bound(batches.count_hits(dataset), config.points.schedule.batch_size, group)
+    bound = balanced_batches.bound(
+        batches.count_hits(dataset), config.points.schedule.batch_size, group
+    )
     points = dataclasses.replace(config.points, points_per_shower=-(-bound // group))
     return dataclasses.replace(config, points=points)

@@ -12,7 +12,7 @@ from typing import Any
 
 import tyro
 
-from calojax.evaluate.suite import METRICS
+from calojax.evaluation.suite import METRICS
 
 
 def main(columns: tyro.conf.Positional[tuple[str, ...]]) -> None:

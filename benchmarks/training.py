@@ -26,7 +26,8 @@ from limits import Limits
 from stopwatch import Times
 from subjects import Subject
 
-from calojax import mesh, models
+from calojax import models
+from calojax.distributed import mesh
 from calojax.geometry import DETECTORS
 from calojax.models.base import Batch, Stage
 from calojax.presets import PRESETS

@@ -20,12 +20,12 @@ import numpy as np
 import tyro
 from environment import show
 
-from calojax import generation
-from calojax.data import open_showers
-from calojax.data.packing import FILTERS
-from calojax.data.writer import LayoutName, ShowerWriter, cores, rows_of_a_chunk
 from calojax.geometry import Detector, find_detector
-from calojax.incident import incident_energies
+from calojax.io import open_showers
+from calojax.io.packing import FILTERS
+from calojax.io.writer import LayoutName, ShowerWriter, cores, rows_of_a_chunk
+from calojax.sampling import generation
+from calojax.sampling.incident_energies import incident_energies
 
 
 @dataclasses.dataclass(frozen=True)

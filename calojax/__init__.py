@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from calojax.api import TrainedModel, generate, load, train
-    from calojax.data import ShowerArrays, ShowerSource, ShowerWriter, open_showers, write_showers
     from calojax.errors import CalojaxError
     from calojax.geometry import DETECTORS, Detector, find_detector
+    from calojax.io import ShowerArrays, ShowerSource, ShowerWriter, open_showers, write_showers
     from calojax.models import Family, register
     from calojax.presets import PRESETS, Preset
 
@@ -45,7 +45,7 @@ __all__ = [
 
 _MODULES = {
     "calojax.api": ("TrainedModel", "generate", "load", "train"),
-    "calojax.data": (
+    "calojax.io": (
         "ShowerArrays",
         "ShowerSource",
         "ShowerWriter",

@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calojax import checkpoint, generation, models
+from calojax import checkpoint, models
 from calojax.checkpoint import Progress
-from calojax.data import open_showers
-from calojax.data.cache import open_cached
 from calojax.geometry import Detector
+from calojax.io import open_showers
+from calojax.io.cache import open_cached
 from calojax.models.base import Model, Variables
 from calojax.presets import PRESETS, ModelConfig
+from calojax.sampling import generation
 from calojax.training import run
 from calojax.training.batches import Dataset
 
@@ -79,8 +80,8 @@ def generate(trained: TrainedModel, energies: Any, *, seed: int = 0, **options: 
       trained: model, from `load`.
       energies: incident energies in MeV, [n].
       seed: seed; shower i depends on the seed and on i, and on nothing else.
-      **options: further arguments of `calojax.generation.generate`, which yields the same showers
-        batch by batch.
+      **options: further arguments of `calojax.sampling.generation.generate`, which yields the
+        same showers batch by batch.
 
     Returns:
       Showers [n, v] in MeV, float32; ``reshape(-1, *trained.detector.grid)`` gives layer, alpha

@@ -29,7 +29,8 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 
 import calojax
-from calojax import files, models, processes, rng
+from calojax import files, models, rng
+from calojax.distributed import processes
 from calojax.errors import CalojaxError
 from calojax.models.base import Model, Variables
 
@@ -49,7 +50,7 @@ class Progress(NamedTuple):
       seed: root of all random numbers of the run.
       energy_range: lowest and highest incident energy that was trained on, in MeV.
       energies: the incident energies that were trained on, in MeV, if they were few.
-      trained_on: marks of some training showers (`calojax.data.marks`), as text.
+      trained_on: marks of some training showers (`calojax.io.marks`), as text.
     """
 
     total: int

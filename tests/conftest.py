@@ -20,7 +20,8 @@ import jax
 import numpy as np
 import pytest
 
-from calojax import generation, mesh, models
+from calojax import models
+from calojax.distributed import mesh
 from calojax.geometry import DETECTORS, Detector
 from calojax.models.base import Schedule
 from calojax.models.calovq import (
@@ -30,6 +31,7 @@ from calojax.models.calovq import (
     EnergiesConfig,
     PriorConfig,
 )
+from calojax.sampling import generation
 from calojax.training.batches import Dataset
 
 

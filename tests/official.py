@@ -4,8 +4,8 @@ import functools
 import json
 import pathlib
 
-from calojax.data.challenge import ShowerArrays, open_showers
 from calojax.geometry import detector
+from calojax.io.reader import ShowerArrays, open_showers
 
 FOLDER = pathlib.Path(__file__).parent / "data" / "official"
 DETECTORS = {

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import calojax
-from calojax import generation
+from calojax.sampling import generation
 
 
 @pytest.fixture(scope="module")

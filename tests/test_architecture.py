@@ -15,11 +15,11 @@ ROOT = pathlib.Path(calojax.__file__).parent
 LEVELS = (
     ("errors",),
     ("rng", "progress"),
-    ("files", "geometry", "mesh", "processes"),
-    ("data", "nn"),
-    ("models", "evaluate"),
+    ("files", "geometry", "distributed"),
+    ("io", "nn"),
+    ("models", "evaluation"),
     ("checkpoint", "plot"),
-    ("training", "generation", "incident", "report"),
+    ("training", "sampling", "report"),
     ("presets",),
     ("api",),
     ("cli",),
@@ -80,7 +80,7 @@ def families_in(source: str, package: str = "") -> set[str]:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_training_checkpoint_and_generation_know_no_family_of_models(path):
-    if part(path) in ("training", "generation", "checkpoint", "incident"):
+    if part(path) in ("training", "sampling", "checkpoint"):
         assert not families_in(path.read_text(), package_of(path))
 
 

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from calojax.data.challenge import ShowerArrays
-from calojax.evaluate import averages, response
+from calojax.evaluation import averages, response
 from calojax.geometry import Layer, detector
+from calojax.io.reader import ShowerArrays
 
 TINY = detector("tiny")
 

@@ -12,10 +12,10 @@ import h5py
 import numpy as np
 import pytest
 
-from calojax.data import ShowerArrays, cache, open_showers, write_showers
-from calojax.data.cache import open_cached
 from calojax.errors import CalojaxError
 from calojax.geometry import detector
+from calojax.io import ShowerArrays, cache, open_showers, write_showers
+from calojax.io.cache import open_cached
 
 TINY = detector("tiny")
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from calojax.evaluate import calibration
+from calojax.evaluation import calibration
 
 
 def _brute_force_auc(scores, labels):

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calojax import geometry, mesh, rng
+from calojax import geometry, rng
+from calojax.distributed import mesh
 from calojax.errors import CalojaxError
-from calojax.evaluate import calibration, classifiers, ensemble
+from calojax.evaluation import calibration, classifiers, ensemble
 from calojax.nn.classifier import DenseClassifier, ResNetClassifier, Stem
 
 TINY = geometry.detector("tiny")

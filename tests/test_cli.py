@@ -19,8 +19,8 @@ import calojax as package
 from calojax import checkpoint, files, report
 from calojax.cli import COMMANDS, main
 from calojax.cli import train as train_command
-from calojax.data import open_showers, write_showers
-from calojax.data.challenge import provenance_of
+from calojax.io import open_showers, write_showers
+from calojax.io.reader import provenance_of
 
 TRAIN = (
     "train calovq-tiny --out {out} --data {data} --cache {cache} "
@@ -222,7 +222,7 @@ def test_runs_are_evaluated_without_a_file_between(run, data, folder):
 
 
 def test_an_interrupted_evaluation_goes_on(sampled, data, folder, capsys, monkeypatch):
-    from calojax.evaluate import distances
+    from calojax.evaluation import distances
 
     out = folder / "again"
     # The reference in two files.

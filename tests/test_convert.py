@@ -6,7 +6,7 @@ import pytest
 from toys import TINY, toy
 
 from calojax.cli import main
-from calojax.data import open_showers, write_showers
+from calojax.io import open_showers, write_showers
 
 
 @pytest.mark.parametrize("there", ["dense", "sparse"])

@@ -4,9 +4,9 @@ import numpy as np
 import official
 import pytest
 
-from calojax.data.challenge import ShowerArrays
-from calojax.evaluate import correlations, features
+from calojax.evaluation import correlations, features
 from calojax.geometry import detector
+from calojax.io.reader import ShowerArrays
 
 
 def test_layer_correlations_differ_by_the_official_amount():

@@ -6,8 +6,8 @@ import official
 import pytest
 
 from calojax.errors import CalojaxError
-from calojax.evaluate import distances, features
-from calojax.evaluate.distances import Gaussian, Score
+from calojax.evaluation import distances, features
+from calojax.evaluation.distances import Gaussian, Score
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ import time
 import pytest
 
 import calojax
-from calojax.data import download as module
-from calojax.data.download import FILES, RemoteFile, download
 from calojax.errors import CalojaxError
+from calojax.io import download as module
+from calojax.io.download import FILES, RemoteFile, download
 
 CONTENT = bytes(range(256)) * 4000  # 1 MB
 Request = collections.namedtuple("Request", "path agent range")

@@ -5,8 +5,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from calojax import checkpoint, generation
-from calojax.data.challenge import open_showers
+from calojax import checkpoint
+from calojax.io.reader import open_showers
+from calojax.sampling import generation
 
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
 

@@ -12,8 +12,8 @@ import pytest
 
 from calojax import checkpoint
 from calojax.checkpoint import Checkpoints, Progress
-from calojax.data import write_showers
 from calojax.errors import CalojaxError
+from calojax.io import write_showers
 
 PROGRESS = Progress(5, "prior", 5, ("autoencoder", "energies", "prior"), 0, (1e3, 1e5))
 

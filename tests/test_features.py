@@ -6,9 +6,9 @@ import numpy as np
 import official
 import pytest
 
-from calojax.data.challenge import ShowerArrays
-from calojax.evaluate import features
+from calojax.evaluation import features
 from calojax.geometry import detector
+from calojax.io.reader import ShowerArrays
 
 COLUMNS = {"ds1-photons": 30, "ds1-pions": 46, "ds2": 362, "ds3": 362}
 

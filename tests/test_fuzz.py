@@ -14,14 +14,15 @@ import forks
 import numpy as np
 import pytest
 
-from calojax import checkpoint, cli, generation, models
+from calojax import checkpoint, cli, models
 from calojax.checkpoint import Checkpoint, Checkpoints, Progress
 from calojax.cli import train
-from calojax.data import write_showers
 from calojax.errors import CalojaxError
-from calojax.evaluate import suite
+from calojax.evaluation import suite
 from calojax.geometry import DETECTORS, binning
+from calojax.io import write_showers
 from calojax.presets import PRESETS
+from calojax.sampling import generation
 from calojax.training import metrics
 
 TINY, DS2 = DETECTORS["tiny"], DETECTORS["ds2"]

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calojax import generation, rng
-from calojax import mesh as meshes
-from calojax.data.challenge import ShowerArrays
+from calojax import rng
+from calojax.distributed import mesh as meshes
 from calojax.errors import CalojaxError
+from calojax.io.reader import ShowerArrays
 from calojax.models.calovq import CaloVQ
+from calojax.sampling import generation
 
 
 def collect(batches):

@@ -6,9 +6,9 @@ import numpy as np
 import official
 import pytest
 
-from calojax.data.challenge import ShowerArrays
-from calojax.evaluate import features, histograms
+from calojax.evaluation import features, histograms
 from calojax.geometry import detector
+from calojax.io.reader import ShowerArrays
 
 SCALED = {"e_total", "e_layer", "voxel"}
 

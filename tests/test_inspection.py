@@ -6,9 +6,9 @@ import h5py
 import numpy as np
 import pytest
 
-from calojax.data import ShowerArrays, inspection, write_showers
-from calojax.data.inspection import inspect
 from calojax.geometry import DETECTORS, detector
+from calojax.io import ShowerArrays, inspection, write_showers
+from calojax.io.inspection import inspect
 
 DS2 = detector("ds2")
 THRESHOLD = DS2.readout_threshold

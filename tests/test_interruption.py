@@ -15,8 +15,8 @@ import pytest
 from calojax import files
 from calojax.checkpoint import Checkpoint, Checkpoints
 from calojax.cli.interruption import stopped_by_signals
-from calojax.data import ShowerWriter
 from calojax.geometry import DETECTORS
+from calojax.io import ShowerWriter
 
 STOPS = 30
 # What may come of a SIGTERM: no harm, a checkpoint and a sentence, or the end at once.

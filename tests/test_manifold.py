@@ -4,10 +4,10 @@ import numpy as np
 import official
 import pytest
 
-from calojax.data.challenge import ShowerArrays
 from calojax.errors import CalojaxError
-from calojax.evaluate import manifold
-from calojax.evaluate.manifold import Prdc
+from calojax.evaluation import manifold
+from calojax.evaluation.manifold import Prdc
+from calojax.io.reader import ShowerArrays
 
 
 def brute_force(reference, generated, k) -> Prdc:

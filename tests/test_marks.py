@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from calojax.data import ShowerArrays, marks, open_showers, write_showers
-from calojax.evaluate import suite
+from calojax.evaluation import suite
+from calojax.io import ShowerArrays, marks, open_showers, write_showers
 from calojax.training import batches
 from calojax.training.run import _marks
 

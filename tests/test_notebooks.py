@@ -7,9 +7,10 @@ import pathlib
 import matplotlib
 import pytest
 
-from calojax import generation, mesh
-from calojax.data import open_showers, write_showers
+from calojax.distributed import mesh
+from calojax.io import open_showers, write_showers
 from calojax.models.calovq.presets import PRESETS
+from calojax.sampling import generation
 
 NOTEBOOKS = sorted((pathlib.Path(__file__).parents[1] / "docs" / "notebooks").glob("*.ipynb"))
 

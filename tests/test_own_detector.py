@@ -8,8 +8,8 @@ import pytest
 
 from calojax import cli
 from calojax.cli import train
-from calojax.data import open_showers
 from calojax.geometry import find_detector
+from calojax.io import open_showers
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "own_detector.md"
 

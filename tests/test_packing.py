@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from calojax.data.packing import FILTERS, Column, Conveyor, chunk_conveyor, packed
+from calojax.io.packing import FILTERS, Column, Conveyor, chunk_conveyor, packed
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8, np.uint16, np.uint64])

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from calojax import plot
-from calojax.data.challenge import ShowerArrays
-from calojax.evaluate import averages, response
-from calojax.evaluate.histograms import Histogram
-from calojax.evaluate.scoreboard import Row
+from calojax.evaluation import averages, response
+from calojax.evaluation.histograms import Histogram
+from calojax.evaluation.scoreboard import Row
 from calojax.geometry import Layer, detector
+from calojax.io.reader import ShowerArrays
 from calojax.plot.curves import _front, _series
 from calojax.plot.histograms import _readable
 

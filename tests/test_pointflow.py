@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calojax import generation, models, rng
+from calojax import models, rng
 from calojax.errors import CalojaxError
 from calojax.geometry import DETECTORS
 from calojax.models.base import Schedule
@@ -26,6 +26,7 @@ from calojax.models.pointflow import (
 )
 from calojax.nn import tiles
 from calojax.nn.flow import Summary
+from calojax.sampling import generation
 from calojax.training import batches, step
 
 SCHEDULE = Schedule(4, 64, warmup=1)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calojax import generation, models, rng
+from calojax import models, rng
 from calojax.geometry import DETECTORS
 from calojax.models.base import Model
 from calojax.models.calovq import CaloVQConfig
@@ -15,6 +15,7 @@ from calojax.models.calovq_released import ReleasedConfig
 from calojax.models.pointflow import GenerationConfig, PointFlowConfig
 from calojax.nn.flow import Summary
 from calojax.presets import PRESETS
+from calojax.sampling import generation
 from calojax.training.run import Options, train
 
 

@@ -13,12 +13,13 @@ import jax
 import numpy as np
 import pytest
 
-from calojax import checkpoint, cli, mesh, processes
+from calojax import checkpoint, cli
 from calojax.checkpoint import Checkpoint, Checkpoints
-from calojax.data.cache import open_cached
-from calojax.data.challenge import open_showers
+from calojax.distributed import mesh, processes
+from calojax.distributed.processes import Group, joined
 from calojax.errors import CalojaxError
-from calojax.processes import Group, joined
+from calojax.io.cache import open_cached
+from calojax.io.reader import open_showers
 from calojax.training import metrics, run, step
 from calojax.training.batches import Dataset
 from calojax.training.loop import Interrupted

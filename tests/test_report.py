@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 
 from calojax import plot, report
-from calojax.data.challenge import ShowerArrays
 from calojax.errors import CalojaxError
-from calojax.evaluate import (
+from calojax.evaluation import (
     correlations,
     features,
     histograms,
     quantity,
     scoreboard,
 )
-from calojax.evaluate.classifiers import ClassifierSettings, MulticlassScore
-from calojax.evaluate.suite import METRICS, Evaluation, Slice
+from calojax.evaluation.classifiers import ClassifierSettings, MulticlassScore
+from calojax.evaluation.suite import METRICS, Evaluation, Slice
 from calojax.geometry import detector
+from calojax.io.reader import ShowerArrays
 from calojax.report import page, writer
 from calojax.report.table import Table
 
@@ -312,7 +312,7 @@ def test_a_picture_that_fails_costs_no_other(tmp_path, evaluation, sources, monk
         raise ZeroDivisionError("no such picture")
 
     monkeypatch.setattr("calojax.plot.response", fail)
-    monkeypatch.setattr("calojax.evaluate.averages.average", fail)
+    monkeypatch.setattr("calojax.evaluation.averages.average", fail)
     small = dataclasses.replace(evaluation, histograms=evaluation.histograms[:1])
     said = []
     generated, reference = sources

@@ -6,8 +6,8 @@ import json
 import pytest
 
 from calojax.errors import CalojaxError
-from calojax.evaluate import scoreboard
-from calojax.evaluate.scoreboard import Row
+from calojax.evaluation import scoreboard
+from calojax.evaluation.scoreboard import Row
 from calojax.geometry import detector
 
 MODELS = {"ds1_photons": 16, "ds1_pions": 13, "ds2": 18, "ds3": 16}

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from toys import TINY, assert_one_sentence, toy
 
-from calojax.data import challenge, inspection, open_showers, write_showers, writer
-from calojax.data.sparse import Hits, hits_of, showers_of, voxel_type
 from calojax.errors import CalojaxError
 from calojax.geometry import detector
+from calojax.io import inspection, open_showers, reader, write_showers, writer
+from calojax.io.sparse import Hits, hits_of, showers_of, voxel_type
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_files_hold_what_the_layout_promises(path):
     with h5py.File(path) as file:
         assert set(file) == {"incident_energies", "hit_offsets", "hit_voxels", "hit_energies"}
         assert file["incident_energies"].shape == (203, 1)
-        assert challenge.provenance_of(file) == {
+        assert reader.provenance_of(file) == {
             "calojax_version": writer.calojax.__version__,
             "seed": 4,
             "geometry": "tiny",
@@ -69,7 +69,7 @@ def test_files_hold_what_the_layout_promises(path):
 
 @pytest.mark.parametrize("size", [1, 64, 500])
 def test_files_are_read_as_if_dense(size, path, monkeypatch):
-    monkeypatch.setattr(challenge, "_BLOCK_BYTES", 20 * 120 * 4)
+    monkeypatch.setattr(reader, "_BLOCK_BYTES", 20 * 120 * 4)
     energies, showers = toy(203)
     showers[[0, 50, 202]] = 0
     write_showers(path, TINY, energies, [showers], layout="sparse")

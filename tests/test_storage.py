@@ -11,8 +11,8 @@ import pytest
 from toys import GOOD_E, GOOD_S, assert_one_sentence, raw
 
 from calojax.cli import main
-from calojax.data import open_showers, storage
 from calojax.errors import CalojaxError
+from calojax.io import open_showers, storage
 
 HALF = GOOD_S[:3]
 EXTERNAL = "CALOJAX_EXTERNAL_DATA"

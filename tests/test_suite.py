@@ -6,11 +6,11 @@ import pathlib
 import numpy as np
 import pytest
 
-from calojax.data.challenge import ShowerArrays
 from calojax.errors import CalojaxError
-from calojax.evaluate import classifiers, distances, histograms, manifold, suite
-from calojax.evaluate.suite import METRICS, Options, Selection
+from calojax.evaluation import classifiers, distances, histograms, manifold, suite
+from calojax.evaluation.suite import METRICS, Options, Selection
 from calojax.geometry import detector
+from calojax.io.reader import ShowerArrays
 
 # FPD, with its hundreds of small eigenvalue problems, in a test of its own.
 SCORES = ("histograms", "kpd", "prdc", "correlations")

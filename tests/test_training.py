@@ -13,11 +13,10 @@ import pytest
 from conftest import with_autoencoder
 
 from calojax import checkpoint, files, models
-from calojax.data import strata
 from calojax.errors import CalojaxError
-from calojax.generation import generate
 from calojax.models.base import Outcome
-from calojax.training import batches, metrics, run, step
+from calojax.sampling.generation import generate
+from calojax.training import balanced_batches, batches, metrics, run, step
 from calojax.training.loop import Interrupted
 from calojax.training.run import METRICS_FILE, Options, train
 
@@ -373,7 +372,9 @@ def test_too_few_showers_are_refused(model, showers, tmp_path, one_device):
 
 
 def test_an_epoch_visits_every_shower_once():
-    cut = strata.cut(np.arange(100, 164), np.random.default_rng(0).integers(0, 99, 64), 16)
+    cut = balanced_batches.cut(
+        np.arange(100, 164), np.random.default_rng(0).integers(0, 99, 64), 16
+    )
     epoch = np.concatenate([batches.rows(cut, 0, "s", step) for step in range(4)])
     np.testing.assert_array_equal(np.sort(epoch), np.arange(100, 164))
     following = np.concatenate([batches.rows(cut, 0, "s", step) for step in range(4, 8)])
@@ -397,7 +398,7 @@ def test_batches_are_balanced_by_hits_on_any_number_of_devices(showers, one_devi
 
     one, eight = found(one_device), found(eight_devices)
     assert len(one) == 5 + 300 // 64
-    limit = strata.bound(hits[index], 64, 16)
+    limit = balanced_batches.bound(hits[index], 64, 16)
     for batch, same in zip(one, eight, strict=True):
         np.testing.assert_array_equal(batch, same)
         assert (np.count_nonzero(batch.reshape(4, -1), axis=1) <= limit).all()
@@ -432,7 +433,7 @@ def test_batches_come_ahead_but_in_order(showers, one_device):
     watched = batches.Dataset(showers.energies, showers.showers.view(Watched))
     sharding = jax.NamedSharding(one_device, jax.P("data"))
     hits = batches.count_hits(showers)
-    cut = strata.cut(np.arange(600), hits, 50)
+    cut = balanced_batches.cut(np.arange(600), hits, 50)
     stream = batches.stream(
         watched, np.arange(600), hits, sharding, batch_size=50, seed=0, stage="s", steps=range(3)
     )

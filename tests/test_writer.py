@@ -15,10 +15,10 @@ from toys import GOOD_E, GOOD_S, TINY, assert_one_sentence, spoilt, toy
 
 import calojax
 from calojax import files
-from calojax.data import ShowerWriter, open_showers, write_showers, writer
-from calojax.data.disk import Disk
 from calojax.errors import CalojaxError
 from calojax.geometry import detector
+from calojax.io import ShowerWriter, open_showers, write_showers, writer
+from calojax.io.disk import Disk
 
 
 @pytest.fixture
@@ -297,7 +297,7 @@ def test_hdf5_survives_a_disk_that_is_really_too_small(path):
     program = f"""
         import resource
         import numpy as np
-        from calojax.data import write_showers
+        from calojax.io import write_showers
         from calojax.errors import CalojaxError
         from calojax.geometry import detector
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import tyro
 
-from calojax.data import parts
-from calojax.data.inspection import inspect
 from calojax.errors import printable
 from calojax.geometry import chosen_detector
+from calojax.io import shards
+from calojax.io.inspection import inspect
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -33,7 +33,7 @@ def check(
     """
     detector = chosen_detector(geometry, particle)
     folder = os.path.isdir(file)
-    paths = parts.paths(file) if folder else [file]
+    paths = shards.paths(file) if folder else [file]
     showers, bad = 0, 0
     for path in paths:
         found = inspect(path, detector)

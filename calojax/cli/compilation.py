@@ -10,9 +10,9 @@ import pathlib
 import sys
 import tempfile
 
-from calojax.data.cache import default_folder
 from calojax.errors import CalojaxError, warn
 from calojax.files import private_folder, refusal
+from calojax.io.cache import default_folder
 
 _SWITCH = "CALOJAX_COMPILATION_CACHE"
 _FOLDER = "JAX_COMPILATION_CACHE_DIR"

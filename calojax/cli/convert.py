@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 import tyro
 
-from calojax.data import open_showers, sparse
-from calojax.data.writer import LayoutName, ShowerWriter
 from calojax.errors import printable, warn
 from calojax.files import check_output
 from calojax.geometry import chosen_detector
+from calojax.io import open_showers, sparse
+from calojax.io.writer import LayoutName, ShowerWriter
 from calojax.progress import progress_bar
 
 # Showers held at a time, by their voxels: 64 MiB.

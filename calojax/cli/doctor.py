@@ -21,9 +21,9 @@ import tyro
 
 import calojax
 from calojax.cli.compilation import kept_in
-from calojax.data.cache import default_folder
-from calojax.data.writer import cores
 from calojax.errors import CalojaxError, printable
+from calojax.io.cache import default_folder
+from calojax.io.writer import cores
 
 PLUGINS = ("jax-cuda12-plugin", "jax-cuda13-plugin", "libtpu")
 # The oldest NVIDIA driver for each CUDA (NVIDIA's CUDA compatibility guide, minor versions).

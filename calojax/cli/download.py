@@ -6,8 +6,8 @@ from typing import Literal
 
 import tyro
 
-from calojax.data import download as zenodo
 from calojax.errors import printable
+from calojax.io import download as zenodo
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -12,18 +12,19 @@ import numpy as np
 import tyro
 
 import calojax
-from calojax import checkpoint, files, generation, report
+from calojax import checkpoint, files, report
 from calojax.cli.sample import digest_of, warn_outside, write
-from calojax.data.challenge import ShowerFile, ShowerSource, open_showers
-from calojax.data.marks import TRAINED_ON
 from calojax.errors import CalojaxError, printable, warn
-from calojax.evaluate import classifiers, scoreboard, suite
-from calojax.evaluate.features import batch_size
-from calojax.evaluate.suite import CHOICES, Options
+from calojax.evaluation import classifiers, scoreboard, suite
+from calojax.evaluation.features import batch_size
+from calojax.evaluation.suite import CHOICES, Options
 from calojax.geometry import Detector, chosen_detector
-from calojax.incident import parse_energy
+from calojax.io.marks import TRAINED_ON
+from calojax.io.reader import ShowerFile, ShowerSource, open_showers
 from calojax.progress import progress_bar
 from calojax.rng import checked_seed
+from calojax.sampling import generation
+from calojax.sampling.incident_energies import parse_energy
 
 
 @dataclasses.dataclass(frozen=True)

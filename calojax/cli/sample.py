@@ -14,17 +14,19 @@ import tyro
 from tqdm import tqdm
 
 import calojax
-from calojax import checkpoint, generation, models, processes
-from calojax.data import parts
-from calojax.data.marks import TRAINED_ON
-from calojax.data.writer import LayoutName, ShowerWriter
+from calojax import checkpoint, models
+from calojax.distributed import processes
 from calojax.errors import CalojaxError, printable
 from calojax.files import check_output
-from calojax.generation import Batches, Precision
 from calojax.geometry import Detector
-from calojax.incident import energy_source
+from calojax.io import shards
+from calojax.io.marks import TRAINED_ON
+from calojax.io.writer import LayoutName, ShowerWriter
 from calojax.models.base import Variables
 from calojax.progress import progress_bar
+from calojax.sampling import generation
+from calojax.sampling.generation import Batches, Precision
+from calojax.sampling.incident_energies import energy_source
 
 Provenance = Mapping[str, str | int | float]
 """What a file's attributes say about its origin."""
@@ -123,7 +125,7 @@ def sample(
             )
             made = f"{len(wanted):,} showers"
         else:
-            plan = parts.split(len(wanted), part_size)
+            plan = shards.split(len(wanted), part_size)
             settings = provenance | {
                 "calojax_version": calojax.__version__,
                 "geometry": model.detector.name,
@@ -134,9 +136,9 @@ def sample(
                 "batch": batch,
                 "layout": layout,
             }
-            parts.begin(out, settings, plan)
-            own = parts.share(plan, index, count)
-            todo = parts.missing(out, own)
+            shards.begin(out, settings, plan)
+            own = shards.share(plan, index, count)
+            todo = shards.missing(out, own)
             batches = showers_of(batch_size=batch, parts=[part.showers for part in todo])
             write_parts(out, model.detector, todo, provenance, batches, layout=layout)
             made = f"{len(todo):,} parts of {len(plan):,}, {len(own) - len(todo):,} were there,"
@@ -165,7 +167,7 @@ def write(
 def write_parts(
     folder: pathlib.Path,
     detector: Detector,
-    todo: Sequence[parts.Part],
+    todo: Sequence[shards.Part],
     provenance: Provenance,
     batches: Batches,
     *,

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 import tyro
 
-from calojax import generation
 from calojax.cli.sample import write
-from calojax.data.writer import LayoutName
 from calojax.errors import printable
 from calojax.files import check_output
 from calojax.geometry import find_detector
-from calojax.incident import energy_source
+from calojax.io.writer import LayoutName
+from calojax.sampling import generation
+from calojax.sampling.incident_energies import energy_source
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -11,13 +11,14 @@ from typing import Annotated, Any
 
 import tyro
 
-from calojax import models, processes
+from calojax import models
 from calojax.cli.allocator import keep_freed_memory
-from calojax.data.cache import open_cached
-from calojax.data.challenge import ShowerSource, open_showers
-from calojax.data.inspection import unit_findings
+from calojax.distributed import processes
 from calojax.errors import CalojaxError, warn
 from calojax.geometry import find_detector
+from calojax.io.cache import open_cached
+from calojax.io.inspection import unit_findings
+from calojax.io.reader import ShowerSource, open_showers
 from calojax.presets import PRESETS, ModelConfig
 from calojax.training import metrics
 from calojax.training.batches import Dataset

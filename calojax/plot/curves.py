@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from calojax.evaluate.scoreboard import COLUMNS, Row, is_geant4
+from calojax.evaluation.scoreboard import COLUMNS, Row, is_geant4
 from calojax.plot.style import (
     ACCENT,
     GENERATED,

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter
 
-from calojax.evaluate.histograms import Histogram
-from calojax.evaluate.quantity import rounded
+from calojax.evaluation.histograms import Histogram
+from calojax.evaluation.quantity import rounded
 from calojax.plot.style import (
     GENERATED,
     REFERENCE,

@@ -6,9 +6,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from calojax.evaluate import quantity
-from calojax.evaluate.averages import Averages
-from calojax.evaluate.response import Response, resolution_terms
+from calojax.evaluation import quantity
+from calojax.evaluation.averages import Averages
+from calojax.evaluation.response import Response, resolution_terms
 from calojax.geometry import Detector
 from calojax.plot.style import (
     DIFFERENCE_MAP,

@@ -11,8 +11,8 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from calojax.evaluate import quantity
-from calojax.evaluate.averages import Averages, Pair
+from calojax.evaluation import quantity
+from calojax.evaluation.averages import Averages, Pair
 from calojax.geometry import Detector
 from calojax.plot.style import (
     DIFFERENCE_MAP,

@@ -7,12 +7,12 @@ from typing import NamedTuple
 import numpy as np
 
 from calojax import plot
-from calojax.evaluate import quantity, scoreboard
-from calojax.evaluate import response as responses
-from calojax.evaluate.averages import Averages, Pair
-from calojax.evaluate.correlations import SHOWER_QUANTITIES, Correlations
-from calojax.evaluate.features import Features
-from calojax.evaluate.histograms import Histogram
+from calojax.evaluation import quantity, scoreboard
+from calojax.evaluation import response as responses
+from calojax.evaluation.averages import Averages, Pair
+from calojax.evaluation.correlations import SHOWER_QUANTITIES, Correlations
+from calojax.evaluation.features import Features
+from calojax.evaluation.histograms import Histogram
 from calojax.geometry import Detector
 
 

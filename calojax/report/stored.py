@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from calojax.errors import CalojaxError
-from calojax.evaluate.classifiers import MulticlassScore
-from calojax.evaluate.suite import METRICS, Known
+from calojax.evaluation.classifiers import MulticlassScore
+from calojax.evaluation.suite import METRICS, Known
 
 # Of the names that `gallery` gives to pictures.
 _PICTURE = re.compile(

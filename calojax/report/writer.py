@@ -18,10 +18,10 @@ import numpy as np
 import calojax
 from calojax import files
 from calojax.errors import CalojaxError, printable
-from calojax.evaluate import averages, quantity, scoreboard
-from calojax.evaluate.classifiers import MulticlassScore
-from calojax.evaluate.features import ShowerSource
-from calojax.evaluate.suite import METRICS, Evaluation
+from calojax.evaluation import averages, quantity, scoreboard
+from calojax.evaluation.classifiers import MulticlassScore
+from calojax.evaluation.features import ShowerSource
+from calojax.evaluation.suite import METRICS, Evaluation
 from calojax.progress import progress_bar
 from calojax.report import page
 from calojax.report.page import Picture, Section, Tile

@@ -1,9 +1,9 @@
 """Batches as a pure function of (seed, stage, step), so that resuming is only a number.
 
-Every batch takes one shower of each stratum of the number of hits (see `calojax.data.strata`), for
-models that pack hits into buffers; for others it is as good as any random batch. Showers lie in a
-memory-mapped array; a thread gathers the next batch and sends it to the devices while the current
-one computes.
+Every batch takes one shower of each stratum of the number of hits (see
+`calojax.training.balanced_batches`), for models that pack hits into buffers; for others it is as
+good as any random batch. Showers lie in a memory-mapped array; a thread gathers the next batch and
+sends it to the devices while the current one computes.
 """
 
 import zlib
@@ -15,10 +15,10 @@ import jax
 import numpy as np
 
 from calojax import rng
-from calojax.data import strata
-from calojax.data.strata import Strata
 from calojax.errors import CalojaxError
 from calojax.models.base import Batch, Stage
+from calojax.training import balanced_batches
+from calojax.training.balanced_batches import Strata
 
 
 class Dataset(NamedTuple):
@@ -94,7 +94,7 @@ def check_packing(stage: Stage, hits: np.ndarray) -> None:
     packing, size = stage.packing, stage.schedule.batch_size
     if packing is None or size > len(hits):
         return
-    needed = -(-strata.bound(hits, size, packing.group) // packing.group)
+    needed = -(-balanced_batches.bound(hits, size, packing.group) // packing.group)
     if needed > packing.hits_per_shower:
         raise CalojaxError(
             f"A group of {packing.group} showers can have {needed} hits per shower, which its "
@@ -113,7 +113,7 @@ def rows(cut: Strata, seed: int, stage: str, step: int) -> np.ndarray:
     """The showers of a step [b]: in an epoch each at most once, in the next in another order."""
     epoch, position = divmod(step, cut.batches)
     generator = np.random.default_rng([seed, zlib.crc32(stage.encode()), epoch])
-    return strata.epoch(cut, generator)[position]
+    return balanced_batches.epoch(cut, generator)[position]
 
 
 def stream(
@@ -147,7 +147,7 @@ def stream(
             f"Stage {stage!r} takes {batch_size} showers a step but there are only {len(index)} "
             "to train on; give more data or a smaller batch."
         )
-    cut = strata.cut(index, hits[index], batch_size)
+    cut = balanced_batches.cut(index, hits[index], batch_size)
 
     def load(step: int) -> Batch:
         return put(dataset, rows(cut, seed, stage, step), sharding)
@@ -164,7 +164,7 @@ def in_order(
     batch_size: int,
 ) -> Iterator[Batch]:
     """The batches of ``index`` for validation, always the same; see `stream` for the arguments."""
-    cut = strata.cut(index, hits[index], batch_size)
+    cut = balanced_batches.cut(index, hits[index], batch_size)
 
     def load(step: int) -> Batch:
         return put(dataset, rows(cut, 0, "validation", step), sharding)

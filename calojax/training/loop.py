@@ -8,9 +8,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from calojax import mesh as meshes
-from calojax import processes
 from calojax.checkpoint import Checkpoints, Progress
+from calojax.distributed import mesh as meshes
+from calojax.distributed import processes
 from calojax.errors import CalojaxError
 from calojax.models.base import Model, Stage, Variables
 from calojax.progress import progress_bar

@@ -17,13 +17,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from calojax import files, models, processes, rng
-from calojax import mesh as meshes
+from calojax import files, models, rng
 from calojax.checkpoint import Checkpoints, Progress, check_shapes, shapes
-from calojax.data import marks, strata
+from calojax.distributed import mesh as meshes
+from calojax.distributed import processes
 from calojax.errors import CalojaxError
+from calojax.io import marks
 from calojax.models.base import Model, Variables
-from calojax.training import batches, metrics
+from calojax.training import balanced_batches, batches, metrics
 from calojax.training.batches import Dataset
 from calojax.training.loop import Cadence, Run, train_stage
 
@@ -114,7 +115,7 @@ def train(
             """Untrained variables; a codebook may start on these showers."""
             largest = max(stage.schedule.batch_size for stage in model.stages)
             size = batches.fitting(largest, len(split.training))
-            cut = strata.cut(split.training, hits[split.training], size)
+            cut = balanced_batches.cut(split.training, hits[split.training], size)
             batch = batches.put(
                 dataset, batches.rows(cut, options.seed, "init", 0), meshes.replicated(mesh)
             )

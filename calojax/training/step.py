@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from calojax import mesh as meshes
 from calojax import rng
+from calojax.distributed import mesh as meshes
 from calojax.models.base import Batch, Model, Stage, Variables
 from calojax.training import optimizer
 

@@ -2,8 +2,8 @@
 
 A shower of dataset 3 fills 3 % of its 40,500 voxels. So the g showers of a group share a buffer of
 a fixed number of points: the hits of one shower after the other, each with the number of the shower
-that owns it, then padding. `calojax.data.strata` bounds how many hits a group can have. Groups are
-independent, so a batch is a ``vmap`` over groups.
+that owns it, then padding. `calojax.training.balanced_batches` bounds how many hits a group can
+have. Groups are independent, so a batch is a ``vmap`` over groups.
 
 `place` puts points without an angle, as version II of CaloPointFlow draws them (talk at CERN,
 November 2023), on distinct voxels of their (layer, r) ring.

@@ -1,7 +1,8 @@
 """The one-dimensional device mesh: batches are sharded over ``data``, everything else replicated.
 
 All arrays are global: a jitted function over sharded batches computes what it would on one device,
-and XLA inserts the sums. The devices may belong to several processes (see `calojax.processes`).
+and XLA inserts the sums. The devices may belong to several processes
+(see `calojax.distributed.processes`).
 Axes are Auto because Flax's recurrent cells and embeddings do not accept the Explicit axes that
 `jax.make_mesh` makes by default.
 """

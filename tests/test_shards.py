@@ -8,41 +8,41 @@ import pytest
 from toys import TINY, toy
 
 from calojax import files
-from calojax.data import open_showers, parts, write_showers
 from calojax.errors import CalojaxError
+from calojax.io import open_showers, shards, write_showers
 
 SETTINGS = {"seed": 1, "temperature": 1.0, "energies": None, "layout": "dense"}
 
 
 @pytest.mark.parametrize(("num", "size"), [(10, 3), (9, 3), (2, 5), (1, 1)])
 def test_parts_cover_all_showers_once(num, size):
-    plan = parts.split(num, size)
+    plan = shards.split(num, size)
     assert [part.number for part in plan] == list(range(len(plan)))
     assert [i for part in plan for i in part.showers] == list(range(num))
     assert max(len(part.showers) for part in plan) <= size
 
 
 def test_names_stay_in_order():
-    names = [part.name for part in parts.split(120, 1)]
+    names = [part.name for part in shards.split(120, 1)]
     assert names == sorted(names)
     assert names[:2] == ["part-00000.hdf5", "part-00001.hdf5"]
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 20])
 def test_processes_share_without_gap_or_overlap(count):
-    plan = parts.split(17, 2)
-    shares = [parts.share(plan, index, count) for index in range(count)]
+    plan = shards.split(17, 2)
+    shares = [shards.share(plan, index, count) for index in range(count)]
     assert sorted(part.number for share in shares for part in share) == list(range(9))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_a_folder_is_begun_once_and_gone_on_with(tmp_path):
-    folder, plan = tmp_path / "deep" / "folder", parts.split(25, 10)
-    parts.begin(folder, SETTINGS, plan)
-    before = (folder / parts.MANIFEST).read_bytes()
-    parts.begin(folder, SETTINGS, plan)
-    assert (folder / parts.MANIFEST).read_bytes() == before
-    assert [path.name for path in folder.iterdir()] == [parts.MANIFEST]
+    folder, plan = tmp_path / "deep" / "folder", shards.split(25, 10)
+    shards.begin(folder, SETTINGS, plan)
+    before = (folder / shards.MANIFEST).read_bytes()
+    shards.begin(folder, SETTINGS, plan)
+    assert (folder / shards.MANIFEST).read_bytes() == before
+    assert [path.name for path in folder.iterdir()] == [shards.MANIFEST]
     assert json.loads(before) == {
         "settings": SETTINGS,
         "parts": [
@@ -62,15 +62,15 @@ def test_a_folder_is_begun_once_and_gone_on_with(tmp_path):
     ],
 )
 def test_other_settings_are_refused(changed, message, tmp_path):
-    parts.begin(tmp_path, SETTINGS, parts.split(5, 2))
+    shards.begin(tmp_path, SETTINGS, shards.split(5, 2))
     with pytest.raises(CalojaxError, match=message):
-        parts.begin(tmp_path, SETTINGS | changed, parts.split(5, 2))
+        shards.begin(tmp_path, SETTINGS | changed, shards.split(5, 2))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"settings": {}, "parts": 3}', "\xff"])
 def test_damaged_manifests_are_refused(text, tmp_path):
-    (tmp_path / parts.MANIFEST).write_bytes(text.encode("latin-1"))
-    for use in (lambda: parts.begin(tmp_path, SETTINGS, ()), lambda: open_showers(tmp_path)):
+    (tmp_path / shards.MANIFEST).write_bytes(text.encode("latin-1"))
+    for use in (lambda: shards.begin(tmp_path, SETTINGS, ()), lambda: open_showers(tmp_path)):
         with pytest.raises(CalojaxError, match="damaged or not a manifest"):
             use()
 
@@ -102,7 +102,7 @@ UNTRUSTED = {
 
 @pytest.mark.parametrize("kind", UNTRUSTED)
 def test_untrusted_manifests_are_refused(kind, tmp_path):
-    (tmp_path / parts.MANIFEST).write_bytes(UNTRUSTED[kind])
+    (tmp_path / shards.MANIFEST).write_bytes(UNTRUSTED[kind])
     with pytest.raises(CalojaxError, match="damaged or not a manifest") as error:
         open_showers(tmp_path)
     assert str(error.value).isprintable()
@@ -110,7 +110,7 @@ def test_untrusted_manifests_are_refused(kind, tmp_path):
 
 
 def test_parts_and_manifests_that_are_no_regular_files(tmp_path):
-    path = tmp_path / "folder" / parts.MANIFEST
+    path = tmp_path / "folder" / shards.MANIFEST
     path.parent.mkdir()
     os.mkfifo(path)
     with pytest.raises(CalojaxError, match=r"manifest\.json: is a pipe"):
@@ -132,25 +132,25 @@ def test_folders_that_will_not_do(tmp_path):
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "folder"):
         with pytest.raises(CalojaxError, match="cannot be written"):
-            parts.begin(folder, SETTINGS, ())
+            shards.begin(folder, SETTINGS, ())
     (tmp_path / "part-00001.hdf5").touch()
     with pytest.raises(CalojaxError, match=r"has part files but no manifest\.json"):
-        parts.begin(tmp_path, SETTINGS, parts.split(5, 2))
+        shards.begin(tmp_path, SETTINGS, shards.split(5, 2))
     with pytest.raises(CalojaxError, match="--part-size must be at least 1, got 0"):
-        parts.split(5, 0)
+        shards.split(5, 0)
 
 
 def test_a_folder_is_read_like_a_file_when_it_is_complete(tmp_path):
     energies, showers = toy(25)
-    plan = parts.split(25, 10)
-    parts.begin(tmp_path, SETTINGS, plan)
+    plan = shards.split(25, 10)
+    shards.begin(tmp_path, SETTINGS, plan)
     for part in plan:
         with pytest.raises(CalojaxError, match="of 3 parts are not made yet"):
             open_showers(tmp_path)
         rows = slice(part.showers.start, part.showers.stop)
         about = {"seed": 1, "part": part.number}
         write_showers(tmp_path / part.name, TINY, energies[rows], [showers[rows]], about)
-        assert parts.missing(tmp_path, plan) == plan[part.number + 1 :]
+        assert shards.missing(tmp_path, plan) == plan[part.number + 1 :]
     source = open_showers(tmp_path)
     assert (source.read() == showers).all()
     assert source.attributes.keys() == {"seed", "geometry", "calojax_version"}
@@ -163,17 +163,17 @@ def test_a_manifest_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch)
     for name in ("link", "replace"):
         monkeypatch.setattr(files.os, name, full)
     with pytest.raises(CalojaxError, match=r"cannot be written \(No space left on device\)"):
-        parts.begin(tmp_path, SETTINGS, parts.split(5, 2))
+        shards.begin(tmp_path, SETTINGS, shards.split(5, 2))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_of_two_that_begin_a_folder_at_once_one_is_refused(tmp_path, monkeypatch):
     def slow(settings, plan):
         monkeypatch.undo()
-        parts.begin(tmp_path, SETTINGS | {"seed": 2}, plan)
-        return parts._text(settings, plan)
+        shards.begin(tmp_path, SETTINGS | {"seed": 2}, plan)
+        return shards._text(settings, plan)
 
-    monkeypatch.setattr(parts, "_text", slow)
+    monkeypatch.setattr(shards, "_text", slow)
     with pytest.raises(CalojaxError, match="begun with seed 2, but is to go on with 1"):
-        parts.begin(tmp_path, SETTINGS, parts.split(5, 2))
-    assert [path.name for path in tmp_path.iterdir()] == [parts.MANIFEST]
+        shards.begin(tmp_path, SETTINGS, shards.split(5, 2))
+    assert [path.name for path in tmp_path.iterdir()] == [shards.MANIFEST]

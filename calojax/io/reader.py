@@ -3,7 +3,7 @@
 A file holds ``incident_energies`` [n, 1] and ``showers`` [n, v], both in MeV, with the voxels of a
 shower in the order r fastest, then alpha, then layer (CaloChallenge, arXiv:2410.21611, section 2).
 calojax adds attributes that say where the showers come from. Files in the layout of
-`calojax.data.sparse` are read as if they were of this one.
+`calojax.io.sparse` are read as if they were of this one.
 
 Keys, shapes and incident energies are checked when a file is opened; voxel values as they are read.
 """
@@ -20,11 +20,11 @@ import h5py
 import msgspec
 import numpy as np
 
-from calojax.data import parts
-from calojax.data.sparse import SparseShowers, is_sparse
-from calojax.data.storage import find, opened, other_attributes, provenance_of
 from calojax.errors import CalojaxError, warn
 from calojax.geometry import DETECTORS, Detector
+from calojax.io import shards
+from calojax.io.sparse import SparseShowers, is_sparse
+from calojax.io.storage import find, opened, other_attributes, provenance_of
 
 ENERGIES = "incident_energies"
 SHOWERS = "showers"
@@ -74,7 +74,7 @@ def open_showers(
     """The showers of one file, or of several joined in the given order.
 
     Args:
-      paths: one path or several; a folder of parts (`calojax.data.parts`) stands for its files.
+      paths: one path or several; a folder of parts (`calojax.io.shards`) stands for its files.
       detector: their geometry; without it the first file tells (see `ShowerFile`).
       repair: whether bad showers are mended or dropped (see `ShowerFile`).
 
@@ -95,7 +95,7 @@ def open_showers(
 def _files_of(path: str | os.PathLike) -> list[pathlib.Path]:
     """The file, or those of a folder of parts."""
     path = pathlib.Path(path)
-    return parts.paths(path) if os.path.exists(path / parts.MANIFEST) else [path]
+    return shards.paths(path) if os.path.exists(path / shards.MANIFEST) else [path]
 
 
 def guess_detector(n_voxels: int) -> Detector | None:

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from toys import GOOD_E, GOOD_S, TINY, assert_one_sentence, raw, spoilt, toy
 
-from calojax.data import (
+from calojax.errors import CalojaxError
+from calojax.geometry import Layer, detector
+from calojax.io import (
     ShowerArrays,
     ShowerFile,
-    challenge,
     open_showers,
+    reader,
     sparse,
     write_showers,
 )
-from calojax.errors import CalojaxError
-from calojax.geometry import Layer, detector
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def path(tmp_path):
 @pytest.mark.parametrize("size", [1, 3, 64, 500])
 @pytest.mark.parametrize("chunk", [None, (10, 120), (7, 13), (203, 120)])
 def test_batches_cover_everything_in_order(size, chunk, path, monkeypatch):
-    monkeypatch.setattr(challenge, "_BLOCK_BYTES", 20 * 120 * 4)
+    monkeypatch.setattr(reader, "_BLOCK_BYTES", 20 * 120 * 4)
     energies, showers = toy(203)
     with h5py.File(path, "w") as file:
         file["incident_energies"] = energies
@@ -82,7 +82,7 @@ def test_files_of_different_geometries_are_not_joined(path):
     with pytest.raises(CalojaxError, match=r"2\.hdf5: .*368 voxels.*tiny has 120.*ds1-photons"):
         open_showers(files)
     with pytest.raises(CalojaxError, match=r"2\.hdf5: is of geometry ds1-photons, but .*1\.hdf5"):
-        challenge.ShowerFiles([ShowerFile(file) for file in files])
+        reader.ShowerFiles([ShowerFile(file) for file in files])
     with pytest.raises(CalojaxError, match="No shower file"):
         open_showers([])
 
@@ -100,7 +100,7 @@ def test_geometry_attribute_and_argument(path, capsys):
     assert open_showers(path).detector == own
     assert open_showers(path, own).detector == own
     with h5py.File(path, "r+") as file:  # As versions before this one wrote it.
-        del file[challenge.GEOMETRY]
+        del file[reader.GEOMETRY]
     bigger = dataclasses.replace(own, layers=(*own.layers, Layer(10, (0.0, 1.0), 1, 1.0)))
     with pytest.raises(CalojaxError, match=r"120 voxels, but geometry own has 121; .*like.*tiny"):
         open_showers(path, bigger)
@@ -127,9 +127,9 @@ def test_files_keep_a_geometry_that_is_not_built_in(path, layout, capsys):
     assert open_showers(path, chosen).detector == chosen
     write_showers(path.with_name("2.hdf5"), detector("ds2"), energies, [showers])
     with h5py.File(path.with_name("2.hdf5")) as file:
-        assert challenge.GEOMETRY not in file
+        assert reader.GEOMETRY not in file
     with pytest.raises(CalojaxError, match="only files of one geometry can be joined"):
-        challenge.ShowerFiles([ShowerFile(path), ShowerFile(path.with_name("2.hdf5"))])
+        reader.ShowerFiles([ShowerFile(path), ShowerFile(path.with_name("2.hdf5"))])
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_files_keep_a_geometry_that_is_not_built_in(path, layout, capsys):
 )
 def test_damaged_geometries_are_refused(path, text):
     text = np.bytes_(text) if isinstance(text, bytes) else text
-    raw(path, incident_energies=GOOD_E, showers=GOOD_S, **{challenge.GEOMETRY: text})
+    raw(path, incident_energies=GOOD_E, showers=GOOD_S, **{reader.GEOMETRY: text})
     with pytest.raises(CalojaxError, match="its 'calojax_geometry' is damaged"):
         open_showers(path)
 
@@ -296,13 +296,13 @@ def test_hopeless_files_are_not_repaired(path):
 
 @pytest.mark.parametrize("chunk", [(1000, 1), (1000, 120), (999, 7)])
 def test_memory_is_bounded_whatever_the_chunks(chunk, path, monkeypatch):
-    monkeypatch.setattr(challenge, "_BLOCK_BYTES", 20 * 120 * 8)
-    monkeypatch.setattr(challenge, "_MOST_BYTES", 100 * 120 * 8)
+    monkeypatch.setattr(reader, "_BLOCK_BYTES", 20 * 120 * 8)
+    monkeypatch.setattr(reader, "_MOST_BYTES", 100 * 120 * 8)
     energies, showers = toy(1000)
     with h5py.File(path, "w") as file:
         file["incident_energies"] = energies
         file.create_dataset("showers", data=showers.astype(np.float64), chunks=chunk)
-        blocks = [block for _, block in challenge.blocks_of(file["showers"])]
+        blocks = [block for _, block in reader.blocks_of(file["showers"])]
     assert max(map(len, blocks)) <= 100
     np.testing.assert_array_equal(np.concatenate(blocks), showers)
 
@@ -429,7 +429,7 @@ def test_arrays_are_read_only_and_checked():
 
 def test_importing_data_does_not_import_jax():
     program = (
-        "import sys, calojax.data.inspection, calojax.data.cache, calojax.data.download;"
+        "import sys, calojax.io.inspection, calojax.io.cache, calojax.io.download;"
         "sys.exit('jax' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from calojax import rng
-from calojax.data import parts, simulation
-from calojax.data.challenge import ENERGIES, PAR04_ENERGIES, checked_energies
-from calojax.data.storage import find, opened
 from calojax.errors import CalojaxError
 from calojax.geometry import DETECTORS, Detector
+from calojax.io import shards
+from calojax.io.reader import ENERGIES, PAR04_ENERGIES, checked_energies
+from calojax.io.storage import find, opened
+from calojax.sampling import gflash
 
 _UNITS = {"kev": 1e-3, "mev": 1.0, "gev": 1e3, "tev": 1e6}
 # Energies drawn at a time, about a quarter of a megabyte.
@@ -152,7 +153,7 @@ def energy_source(
     if text is None:
         spectrum, name = _spectrum(detector, trained, seen)
         num = _given(num)
-        return Drawn(name, lambda keys: simulation.draw_energies(keys, spectrum), num, seed=seed)
+        return Drawn(name, lambda keys: gflash.draw_energies(keys, spectrum), num, seed=seed)
     law, *bounds = text.split(":")
     if law.lower() in _LAWS:
         if len(bounds) != 2:
@@ -196,7 +197,7 @@ def read_energies(path: pathlib.Path) -> np.ndarray:
     Raises:
       CalojaxError: if a file is missing or damaged, or its energies are not positive numbers.
     """
-    files = parts.paths(path) if (path / parts.MANIFEST).exists() else [path]
+    files = shards.paths(path) if (path / shards.MANIFEST).exists() else [path]
     return np.concatenate([_energies_in(file) for file in files])
 
 
@@ -220,7 +221,7 @@ def _spectrum(
     detector: Detector, trained: tuple[float, float] | None, seen: Sequence[float]
 ) -> tuple[Detector, str]:
     """The detector with the spectrum of the training, and the name of that spectrum."""
-    low, high = trained or simulation.energy_range(detector)
+    low, high = trained or gflash.energy_range(detector)
     name = f"spectrum from {low:g} to {high:g} MeV"
     if trained is None:
         return detector, name

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from calojax.evaluate.features import Features
+from calojax.evaluation.features import Features
 from calojax.geometry import Detector
 
 SHOWER_QUANTITIES = (

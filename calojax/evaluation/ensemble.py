@@ -18,8 +18,8 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from calojax import mesh as meshes
 from calojax import rng
+from calojax.distributed import mesh as meshes
 
 Array = jax.Array | np.ndarray
 

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from calojax import files
-from calojax.data import storage
 from calojax.errors import CalojaxError
+from calojax.io import storage
 
 MANIFEST = "manifest.json"
 _MOST_BYTES = 2**26  # A million parts need about as much.

@@ -14,8 +14,12 @@ import numpy as np
 
 import calojax
 from calojax import files
-from calojax.data import sparse
-from calojax.data.challenge import (
+from calojax.errors import CalojaxError, printable, warn
+from calojax.geometry import DETECTORS, Detector
+from calojax.io import sparse
+from calojax.io.disk import Disk
+from calojax.io.packing import FILTERS, Column, Conveyor, chunk_conveyor
+from calojax.io.reader import (
     ENERGIES,
     GEOMETRY,
     SHOWERS,
@@ -23,13 +27,9 @@ from calojax.data.challenge import (
     checked_shapes,
     checked_showers,
 )
-from calojax.data.disk import Disk
-from calojax.data.packing import FILTERS, Column, Conveyor, chunk_conveyor
-from calojax.errors import CalojaxError, printable, warn
-from calojax.geometry import DETECTORS, Detector
 
 LayoutName = Literal["dense", "sparse"]
-"""``dense``: the CaloChallenge's; ``sparse``: hits only (`calojax.data.sparse`)."""
+"""``dense``: the CaloChallenge's; ``sparse``: hits only (`calojax.io.sparse`)."""
 
 _CHUNK_BYTES = 2**20
 # Bytes of an attribute. HDF5 2.0 writes files that it cannot read from 65,500 on.
@@ -310,7 +310,7 @@ class _Dense:
 
 
 class _Sparse:
-    """The layout of `calojax.data.sparse`: hits."""
+    """The layout of `calojax.io.sparse`: hits."""
 
     def __init__(self, file: h5py.File, chunks: Conveyor, detector: Detector, count: int):
         file.attrs[sparse.LAYOUT] = np.bytes_(sparse.SPARSE)

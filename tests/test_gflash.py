@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from calojax import rng
-from calojax.data import simulation
 from calojax.errors import CalojaxError
 from calojax.geometry import DETECTORS
+from calojax.sampling import gflash
 
 DS2 = DETECTORS["ds2"]
 TINY = DETECTORS["tiny"]
@@ -25,7 +25,7 @@ def keys(number: int, seed: int = 0) -> jax.Array:
 
 def showers_at(energy: float, detector=DS2, number: int = 400) -> np.ndarray:
     energies = np.full(number, energy, np.float32)
-    return np.asarray(simulation.simulate(keys(number), energies, detector))
+    return np.asarray(gflash.simulate(keys(number), energies, detector))
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def depth_of_maximum(showers: np.ndarray) -> float:
 @pytest.mark.parametrize("tau", [0.0, 0.4, 1.0, 3.0])
 @pytest.mark.parametrize("energy", [1e3, 1e5])
 def test_ring_fractions_are_the_integral_of_the_profile(tau, energy):
-    profile = simulation.radial(jnp.full((1, 1), tau), jnp.array([energy]), DS2.medium)
+    profile = gflash.radial(jnp.full((1, 1), tau), jnp.array([energy]), DS2.medium)
     core, tail, share = (np.asarray(part, np.float64).item() for part in profile)
     assert 0 <= share <= 1
     assert 0 < core < tail
@@ -65,17 +65,17 @@ def test_ring_fractions_are_the_integral_of_the_profile(tau, energy):
         for low, high in itertools.pairwise(edges)
     ]
     expected = [density(r).mean() * w for r, w in zip(middle, np.diff(edges), strict=True)]
-    found = simulation.ring_fractions(profile, jnp.asarray(edges[None], jnp.float32))
+    found = gflash.ring_fractions(profile, jnp.asarray(edges[None], jnp.float32))
     np.testing.assert_allclose(found[0, 0], expected, rtol=1e-4, atol=1e-6)
 
 
 def test_slice_fractions_are_the_gamma_distribution():
     # For whole alpha = 3 the distribution function is 1 - exp(-x) (1 + x + x^2 / 2).
-    profile = simulation.Profile(jnp.array([0.0, 10.0]), jnp.full(2, 3.0), jnp.full(2, 0.1))
+    profile = gflash.Profile(jnp.array([0.0, 10.0]), jnp.full(2, 3.0), jnp.full(2, 0.1))
     edges = np.linspace(0, 300, 31)
     x = 0.1 * np.maximum(edges - np.array([[0.0], [10.0]]), 0)
     below = 1 - np.exp(-x) * (1 + x + x**2 / 2)
-    fractions = simulation.slice_fractions(profile, jnp.asarray(edges, jnp.float32))
+    fractions = gflash.slice_fractions(profile, jnp.asarray(edges, jnp.float32))
     np.testing.assert_allclose(fractions, np.diff(below), atol=1e-6)
     np.testing.assert_allclose(np.cumsum(fractions, 1)[:, -1], below[:, -1], atol=1e-5)
     np.testing.assert_allclose(profile.maximum, 20.0)
@@ -84,7 +84,7 @@ def test_slice_fractions_are_the_gamma_distribution():
 def test_profiles_fluctuate_with_the_published_widths_and_correlation():
     number, energy = 20_000, 10e3
     normals = jax.random.normal(rng.root(3), (number, 2))
-    profile = simulation.longitudinal(jnp.full(number, energy), normals, DS2.medium)
+    profile = gflash.longitudinal(jnp.full(number, energy), normals, DS2.medium)
     ln_y = math.log(energy / DS2.medium.critical_energy)
     ln_t = np.log(np.asarray(profile.maximum) / DS2.medium.radiation_length)
     ln_alpha = np.log(np.asarray(profile.alpha) + 0.476 / 2.5)
@@ -98,7 +98,7 @@ def test_profiles_fluctuate_with_the_published_widths_and_correlation():
 def test_poisson_has_its_moments(mean):
     number = 200_000
     uniform = 1 - jax.random.uniform(rng.root(5), (number,))
-    counts = np.asarray(simulation.poisson(uniform, jnp.full(number, mean)), np.float64)
+    counts = np.asarray(gflash.poisson(uniform, jnp.full(number, mean)), np.float64)
     assert np.array_equal(counts, np.round(counts))
     assert counts.mean() == pytest.approx(mean, abs=5 * math.sqrt(mean / number))
     assert counts.var() == pytest.approx(mean, rel=0.02 + 5 / math.sqrt(number * mean))
@@ -109,20 +109,18 @@ def test_poisson_has_its_moments(mean):
 def test_poisson_tails_hold_no_spurious_counts():
     smallest, largest = jnp.float32(2**-23), jnp.float32(1)
     means = jnp.array([0.0, 1e-9, 1e-3, 1.0, 9.9, 10.1, 1e5])
-    often = np.asarray(simulation.poisson(jnp.full(7, smallest), means))
+    often = np.asarray(gflash.poisson(jnp.full(7, smallest), means))
     np.testing.assert_array_equal(often[:4], [0, 0, 2, 9])
     assert often[4] == pytest.approx(31, abs=2)
     assert often[5] == pytest.approx(31, abs=2)
-    assert np.all(np.asarray(simulation.poisson(jnp.full(7, largest), means))[:4] == 0)
+    assert np.all(np.asarray(gflash.poisson(jnp.full(7, largest), means))[:4] == 0)
 
 
 def test_deposits_keep_mean_and_variance():
     mean, quantum = 20.0, 5.0
-    drawn = np.asarray(simulation.deposits(rng.root(1), jnp.full(200_000, mean), quantum))
+    drawn = np.asarray(gflash.deposits(rng.root(1), jnp.full(200_000, mean), quantum))
     assert drawn.mean() == pytest.approx(mean, rel=0.005)
-    assert drawn.var() == pytest.approx(
-        mean * quantum * (1 + simulation.QUANTUM_VARIANCE), rel=0.03
-    )
+    assert drawn.var() == pytest.approx(mean * quantum * (1 + gflash.QUANTUM_VARIANCE), rel=0.03)
 
 
 # Physics of electrons in dataset 2
@@ -143,7 +141,7 @@ def test_maximum_moves_one_radiation_length_per_e_fold(by_energy):
 
 
 def test_resolution_falls_as_one_over_root_energy(by_energy):
-    energies = np.array(list(by_energy)) / simulation.GEV
+    energies = np.array(list(by_energy)) / gflash.GEV
     widths = np.array(
         [s.sum((1, 2, 3)).std() / s.sum((1, 2, 3)).mean() for s in by_energy.values()]
     )
@@ -198,8 +196,8 @@ def test_threshold_is_applied():
 @pytest.mark.parametrize("name", DETECTORS)
 def test_every_geometry(name):
     detector = DETECTORS[name]
-    energies = np.asarray(simulation.draw_energies(keys(40), detector))
-    showers = np.asarray(simulation.simulate(keys(40), energies, detector))
+    energies = np.asarray(gflash.draw_energies(keys(40), detector))
+    showers = np.asarray(gflash.simulate(keys(40), energies, detector))
     assert showers.shape == (40, detector.n_voxels)
     assert showers.dtype == energies.dtype == np.float32
     assert np.all(np.isfinite(showers))
@@ -218,16 +216,16 @@ def test_what_leaks_out_of_a_thin_stack_is_lost():
     layers = tuple(dataclasses.replace(layer, thickness=thickness) for layer in TINY.layers)
     thin = dataclasses.replace(TINY, name="thin", layers=layers, energy_range=None)
     energies = np.geomspace(1e3, 1e6, 400).astype(np.float32)
-    response = np.asarray(simulation.simulate(keys(400), energies, thin)).sum(1) / energies
+    response = np.asarray(gflash.simulate(keys(400), energies, thin)).sum(1) / energies
     quarters = response.reshape(4, 100).mean(1)
     assert np.all(np.diff(quarters) < 0)
     assert 0.2 < quarters[0] < 0.6
     assert 0.01 < quarters[3] < 0.04
     assert response.max() < 1.2
     # A response that the stack can have is what it is given.
-    assert simulation.visible_fraction(thin) == 1
+    assert gflash.visible_fraction(thin) == 1
     low = dataclasses.replace(thin.medium, response=0.01)
-    low = simulation.visible_fraction(dataclasses.replace(thin, medium=low))
+    low = gflash.visible_fraction(dataclasses.replace(thin, medium=low))
     assert 0.1 < low < 0.2
 
 
@@ -235,30 +233,30 @@ def test_what_cannot_be_simulated_is_refused():
     with pytest.raises(CalojaxError, match="no generator of showers for muons"):
         showers_at(1e4, dataclasses.replace(TINY, particle="muon"))
     with pytest.raises(CalojaxError, match=r"'tiny' has no energy range; choose .* --energies"):
-        simulation.draw_energies(keys(4), dataclasses.replace(TINY, energy_range=None))
+        gflash.draw_energies(keys(4), dataclasses.replace(TINY, energy_range=None))
 
 
 def test_thick_layers_are_cut_into_few_slices():
     block = dataclasses.replace(TINY.layers[0], thickness=1e9)
     thick = dataclasses.replace(TINY, layers=(block,))
-    assert len(simulation._grid(thick).slice_edges) == 65
+    assert len(gflash._grid(thick).slice_edges) == 65
 
 
 def test_a_shower_does_not_depend_on_its_batch():
     energies = np.geomspace(1e3, 1e5, 400).astype(np.float32)
-    together = simulation.simulate(keys(400), energies, DS2)
+    together = gflash.simulate(keys(400), energies, DS2)
     for i in (0, 177, 399):
-        alone = simulation.simulate(keys(400)[i : i + 1], energies[i : i + 1], DS2)
+        alone = gflash.simulate(keys(400)[i : i + 1], energies[i : i + 1], DS2)
         np.testing.assert_allclose(alone[0], together[i], rtol=1e-4, atol=1e-3)
 
 
 def test_float32_with_x64_enabled():
     energies = np.full(40, 1e4, np.float32)
-    expected = simulation.simulate(keys(40), energies, TINY)
+    expected = gflash.simulate(keys(40), energies, TINY)
     with jax.enable_x64(True):
-        found = simulation.simulate(keys(40), energies, TINY)
+        found = gflash.simulate(keys(40), energies, TINY)
         assert found.dtype == jnp.float32
-        assert simulation.draw_energies(keys(40), TINY).dtype == jnp.float32
+        assert gflash.draw_energies(keys(40), TINY).dtype == jnp.float32
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
 
 
@@ -266,7 +264,7 @@ def test_float32_with_x64_enabled():
 
 
 def test_log_uniform_energies():
-    energies = np.asarray(simulation.draw_energies(keys(4000), DS2))
+    energies = np.asarray(gflash.draw_energies(keys(4000), DS2))
     low, high = DS2.energy_range
     assert energies.min() >= low
     assert energies.max() <= high
@@ -280,7 +278,7 @@ def test_discrete_energies_have_the_frequencies_of_dataset_1(name, at_262):
     detector = DETECTORS[name]
     numbers = np.array([10_000] * 10 + [at_262, 5000, 3000, 2000, 1000])
     assert numbers.sum() == {"ds1-photons": 121_000, "ds1-pions": 120_800}[name]
-    energies = np.asarray(simulation.draw_energies(keys(20_000), detector))
+    energies = np.asarray(gflash.draw_energies(keys(20_000), detector))
     found = np.array([(energies == energy).sum() for energy in detector.energies])
     expected = 20_000 * numbers / numbers.sum()
     assert found.sum() == 20_000

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calojax.data.challenge import ShowerSource
 from calojax.geometry import Detector, Layer
+from calojax.io.reader import ShowerSource
 
 # The official code's guards against empty layers: in ratios (MeV) and in logarithms (MeV).
 _EMPTY = 1e-16

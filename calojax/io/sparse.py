@@ -12,8 +12,8 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
-from calojax.data.storage import find, provenance_of
 from calojax.errors import CalojaxError
+from calojax.io.storage import find, provenance_of
 
 LAYOUT = "layout"
 SPARSE = "sparse"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from calojax.data import strata
+from calojax.training import balanced_batches
 
 
 def realistic_hits(num=20_000, seed=0):
@@ -14,7 +14,7 @@ def realistic_hits(num=20_000, seed=0):
 
 
 def epochs(cut, num, seed=0):
-    return [strata.epoch(cut, np.random.default_rng([seed, i])) for i in range(num)]
+    return [balanced_batches.epoch(cut, np.random.default_rng([seed, i])) for i in range(num)]
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ def epochs(cut, num, seed=0):
 )
 def test_an_epoch_has_each_shower_at_most_once_and_whole_batches(num, size):
     rows = np.random.default_rng(1).permutation(10 * num)[:num]
-    cut = strata.cut(rows, realistic_hits(num), size)
+    cut = balanced_batches.cut(rows, realistic_hits(num), size)
     assert cut.batches == num // size
     for epoch in epochs(cut, 3):
         assert epoch.shape == (num // size, size)
@@ -32,14 +32,14 @@ def test_an_epoch_has_each_shower_at_most_once_and_whole_batches(num, size):
 
 def test_every_batch_has_one_shower_of_each_stratum():
     # Eighty showers with as many hits as their row says: stratum s holds rows 5 s .. 5 s + 4.
-    cut = strata.cut(np.arange(80)[::-1], np.arange(80)[::-1], 16)
+    cut = balanced_batches.cut(np.arange(80)[::-1], np.arange(80)[::-1], 16)
     for epoch in epochs(cut, 4):
         np.testing.assert_array_equal(np.sort(epoch // 5, axis=1), np.tile(np.arange(16), (5, 1)))
-        np.testing.assert_array_equal(epoch // 5, np.tile(strata.spread(16), (5, 1)))
+        np.testing.assert_array_equal(epoch // 5, np.tile(balanced_batches.spread(16), (5, 1)))
 
 
 def test_no_shower_is_left_out_for_good():
-    cut = strata.cut(np.arange(79), realistic_hits(79), 16)
+    cut = balanced_batches.cut(np.arange(79), realistic_hits(79), 16)
     seen = np.bincount(np.concatenate([e.reshape(-1) for e in epochs(cut, 400)]), minlength=79)
     # In strata of five showers four of them are taken, in the one of four all.
     assert np.sum(seen == 400) == 4
@@ -49,7 +49,7 @@ def test_no_shower_is_left_out_for_good():
 
 
 def test_epochs_differ_and_come_again():
-    cut = strata.cut(np.arange(640), realistic_hits(640), 64)
+    cut = balanced_batches.cut(np.arange(640), realistic_hits(640), 64)
     first, second = epochs(cut, 2)
     assert not np.array_equal(first, second)
     np.testing.assert_array_equal(first, epochs(cut, 1)[0])
@@ -57,7 +57,7 @@ def test_epochs_differ_and_come_again():
 
 @pytest.mark.parametrize("size", [1, 2, 3, 16, 64, 96, 100, 256])
 def test_runs_spread_over_all_strata(size):
-    order = strata.spread(size)
+    order = balanced_batches.spread(size)
     np.testing.assert_array_equal(np.sort(order), np.arange(size))
     for run in (2**k for k in range(1, 9)):
         if size & (size - 1) or size % run:
@@ -69,7 +69,7 @@ def test_runs_spread_over_all_strata(size):
 
 @pytest.mark.parametrize("run", [4, 8, 32])
 def test_what_grows_evenly_has_equal_sums(run):
-    sums = strata.spread(256).reshape(-1, run).sum(1)
+    sums = balanced_batches.spread(256).reshape(-1, run).sum(1)
     assert (sums == run * 255 / 2).all()
 
 
@@ -77,8 +77,8 @@ def test_what_grows_evenly_has_equal_sums(run):
 @pytest.mark.parametrize(("size", "group"), [(256, 32), (96, 8), (64, 64), (4, 1)])
 def test_the_bound_is_hard_and_reached(num, size, group):
     hits = realistic_hits(num)
-    cut = strata.cut(np.arange(num), hits, size)
-    limit = strata.bound(hits, size, group)
+    cut = balanced_batches.cut(np.arange(num), hits, size)
+    limit = balanced_batches.bound(hits, size, group)
     for epoch in epochs(cut, 20):
         assert hits[epoch].reshape(len(epoch), -1, group).sum(-1).max() <= limit
     highest = np.where(cut.larger[:, None], hits[cut.rows], hits[cut.rows[:, :-1]].max(1)[:, None])
@@ -90,7 +90,7 @@ def test_the_bound_is_hard_and_reached(num, size, group):
 )
 def test_padding_is_small_on_a_realistic_distribution(size, group, most):
     hits = realistic_hits()
-    padding = 1 - hits.mean() * group / strata.bound(hits, size, group)
+    padding = 1 - hits.mean() * group / balanced_batches.bound(hits, size, group)
     assert 0 < padding < most
     # Batches drawn at random need much more, even for the largest of a hundred only.
     generator = np.random.default_rng(0)
@@ -100,6 +100,6 @@ def test_padding_is_small_on_a_realistic_distribution(size, group, most):
 
 @pytest.mark.parametrize("hits", [np.zeros(100, int), np.full(100, 7), np.r_[np.zeros(99, int), 5]])
 def test_showers_that_are_alike_are_no_special_case(hits):
-    cut = strata.cut(np.arange(100), hits, 32)
+    cut = balanced_batches.cut(np.arange(100), hits, 32)
     assert len(np.unique(epochs(cut, 1)[0])) == 96
-    assert strata.bound(hits, 32, 8) == {0: 0, 700: 56, 5: 5}[hits.sum()]
+    assert balanced_batches.bound(hits, 32, 8) == {0: 0, 700: 56, 5: 5}[hits.sum()]

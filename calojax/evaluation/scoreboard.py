@@ -214,7 +214,7 @@ def is_geant4(row: Row) -> bool:
 
 @functools.cache
 def _published() -> dict[str, tuple[Row, ...]]:
-    file = importlib.resources.files("calojax.evaluate") / "calochallenge_results.json"
+    file = importlib.resources.files("calojax.evaluation") / "calochallenge_results.json"
     return _parsed(json.loads(file.read_text(encoding="utf-8")))
 
 

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from toys import raw
 
-from calojax import incident
-from calojax.data import parts
-from calojax.data.writer import write_showers
 from calojax.errors import CalojaxError
 from calojax.geometry import DETECTORS
-from calojax.incident import energy_source, parse_energy
+from calojax.io import shards
+from calojax.io.writer import write_showers
+from calojax.sampling import incident_energies as incident
+from calojax.sampling.incident_energies import energy_source, parse_energy
 
 
-def incident_energies(*arguments, **keywords) -> np.ndarray:
+def energies_of(*arguments, **keywords) -> np.ndarray:
     return energy_source(*arguments, **keywords)[:]
 
 
@@ -34,17 +34,17 @@ def test_energies_without_unit_or_sense(text):
 
 
 def test_a_list_is_taken_in_turn(tiny):
-    found = incident_energies("50GeV,2GeV", tiny, num=5, seed=0)
+    found = energies_of("50GeV,2GeV", tiny, num=5, seed=0)
     np.testing.assert_array_equal(found, [5e4, 2e3, 5e4, 2e3, 5e4])
 
 
 def test_a_law_fills_its_range_and_does_not_depend_on_the_number(tiny):
-    found = incident_energies("log-uniform:2GeV:50GeV", tiny, num=2000, seed=1)
+    found = energies_of("log-uniform:2GeV:50GeV", tiny, num=2000, seed=1)
     assert 2e3 <= found.min() < 2.1e3
     assert 4.8e4 < found.max() <= 5e4
     # Uniform in log E: half of it below the geometric mean.
     assert np.mean(found < 1e4) == pytest.approx(0.5, abs=0.05)
-    few = incident_energies("log-uniform:2GeV:50GeV", tiny, num=10, seed=1)
+    few = energies_of("log-uniform:2GeV:50GeV", tiny, num=10, seed=1)
     np.testing.assert_array_equal(few, found[:10])
 
 
@@ -74,12 +74,10 @@ def test_names_differ_where_energies_do(tmp_path, tiny, showers):
 
 
 def test_the_detectors_spectrum_stays_in_the_trained_range():
-    found = incident_energies(None, DETECTORS["ds2"], num=500, seed=0, trained=(2e3, 5e3))
+    found = energies_of(None, DETECTORS["ds2"], num=500, seed=0, trained=(2e3, 5e3))
     assert found.min() >= 2e3
     assert found.max() <= 5e3
-    discrete = incident_energies(
-        None, DETECTORS["ds1-photons"], num=500, seed=0, trained=(256.0, 2048.0)
-    )
+    discrete = energies_of(None, DETECTORS["ds1-photons"], num=500, seed=0, trained=(256.0, 2048.0))
     assert set(discrete.tolist()) == {256.0, 512.0, 1024.0, 2048.0}
 
 
@@ -108,7 +106,7 @@ def test_what_was_trained_on_can_be_drawn(name, trained, seen):
 
 def test_the_range_of_an_own_geometry_refuses_nothing(tiny):
     own = dataclasses.replace(tiny, name="own")
-    np.testing.assert_allclose(incident_energies("500GeV", own, num=1, seed=0), 5e5)
+    np.testing.assert_allclose(energies_of("500GeV", own, num=1, seed=0), 5e5)
 
 
 @pytest.mark.parametrize(
@@ -116,28 +114,28 @@ def test_the_range_of_an_own_geometry_refuses_nothing(tiny):
     [("uniform:2GeV:50GeV", 2e3, 5e4), ("UNIFORM:2gev:50GEV", 2e3, 5e4)],
 )
 def test_a_uniform_law(text, low, high, tiny):
-    found = incident_energies(text, tiny, num=2000, seed=1)
+    found = energies_of(text, tiny, num=2000, seed=1)
     assert low <= found.min() < found.max() <= high
     assert found.mean() == pytest.approx((low + high) / 2, rel=0.05)
 
 
 @pytest.mark.parametrize(("text", "mev"), [("50gev", [5e4]), ("50gev, 2GEV,3GeV", [5e4, 2e3, 3e3])])
 def test_a_list_without_a_number_is_taken_once(text, mev, tiny):
-    np.testing.assert_allclose(incident_energies(text, tiny, num=None, seed=0), mev)
+    np.testing.assert_allclose(energies_of(text, tiny, num=None, seed=0), mev)
 
 
 def test_a_file_gives_its_energies(tmp_path, tiny, showers):
     path = tmp_path / "showers.hdf5"
     batch = (showers.energies[:7], showers.showers[:7])
     write_showers(path, tiny, showers.energies[:7], [batch[1]], {})
-    found = incident_energies(str(path), tiny, num=None, seed=0)
+    found = energies_of(str(path), tiny, num=None, seed=0)
     np.testing.assert_array_equal(found, showers.energies[:7])
-    assert len(incident_energies(str(path), tiny, num=3, seed=0)) == 3
+    assert len(energies_of(str(path), tiny, num=3, seed=0)) == 3
     # Blocks of showers are whole: beyond those asked for the file goes on.
     source = energy_source(str(path), tiny, num=3, seed=0)
     np.testing.assert_array_equal(source.block(0, 7), showers.energies[:7])
     with pytest.raises(CalojaxError, match="holds 7 incident energies but --num asks for 8"):
-        incident_energies(str(path), tiny, num=8, seed=0)
+        energies_of(str(path), tiny, num=8, seed=0)
 
 
 @pytest.mark.parametrize("key", ["incident_energies", "incident_energy", "energy"])
@@ -145,17 +143,17 @@ def test_a_file_gives_its_energies(tmp_path, tiny, showers):
 @pytest.mark.parametrize("name", ["e.hdf5", "E.HDF5", "e.h5", "energies"])
 def test_a_file_needs_no_showers(key, shape, name, tiny, tmp_path):
     raw(tmp_path / name, **{key: np.array([2e3, 3e3, 4e3, 5e3]).reshape(shape)})
-    found = incident_energies(str(tmp_path / name), tiny, num=None, seed=0)
+    found = energies_of(str(tmp_path / name), tiny, num=None, seed=0)
     np.testing.assert_array_equal(found, [2e3, 3e3, 4e3, 5e3])
 
 
 def test_a_folder_of_parts_and_showers_of_any_geometry_give_energies(tmp_path, tiny):
-    plan = parts.split(5, 3)
-    parts.begin(tmp_path, {}, plan)
+    plan = shards.split(5, 3)
+    shards.begin(tmp_path, {}, plan)
     for part in plan:
         energies = 2e3 + np.arange(5.0)[part.showers.start : part.showers.stop]
         raw(tmp_path / part.name, incident_energies=energies, showers=np.ones((len(energies), 7)))
-    found = incident_energies(str(tmp_path), tiny, num=None, seed=0)
+    found = energies_of(str(tmp_path), tiny, num=None, seed=0)
     np.testing.assert_array_equal(found, 2e3 + np.arange(5))
 
 
@@ -166,7 +164,7 @@ def test_a_folder_of_parts_and_showers_of_any_geometry_give_energies(tmp_path, t
 def test_a_file_without_energies_is_refused(data, tiny, tmp_path):
     path = raw(tmp_path / "e.hdf5", **data)
     with pytest.raises(CalojaxError, match=re.escape(str(path))):
-        incident_energies(str(path), tiny, num=None, seed=0)
+        energies_of(str(path), tiny, num=None, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -186,15 +184,13 @@ def test_a_file_without_energies_is_refused(data, tiny, tmp_path):
 )
 def test_what_is_refused(text, num, message, tiny):
     with pytest.raises(CalojaxError, match=message):
-        incident_energies(text, tiny, num=num, seed=0)
+        energies_of(text, tiny, num=num, seed=0)
 
 
 def test_a_geometry_without_a_range_refuses_no_energy():
     own = dataclasses.replace(DETECTORS["tiny"], name="own", energy_range=None)
-    np.testing.assert_allclose(incident_energies("1keV,9TeV", own, num=2, seed=0), [1e-3, 9e6])
+    np.testing.assert_allclose(energies_of("1keV,9TeV", own, num=2, seed=0), [1e-3, 9e6])
     with pytest.raises(CalojaxError, match="'own' has no energy range; choose the energies"):
-        incident_energies(None, own, num=2, seed=0)
-    found = incident_energies(
-        None, dataclasses.replace(own, energy_range=(5.0, 6.0)), num=9, seed=0
-    )
+        energies_of(None, own, num=2, seed=0)
+    found = energies_of(None, dataclasses.replace(own, energy_range=(5.0, 6.0)), num=9, seed=0)
     assert ((found >= 5) & (found <= 6)).all()

@@ -17,10 +17,10 @@ from typing import Literal
 
 import numpy as np
 
-from calojax.data.challenge import ShowerSource
-from calojax.evaluate import scoreboard
-from calojax.evaluate.features import Features, alpha_layers
+from calojax.evaluation import scoreboard
+from calojax.evaluation.features import Features, alpha_layers
 from calojax.geometry import Detector, Layer
+from calojax.io.reader import ShowerSource
 
 # The official guard of empty bins in the denominator.
 _EMPTY_BIN = 1e-16

@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calojax import mesh as meshes
 from calojax import rng
-from calojax.data.challenge import ShowerSource
+from calojax.distributed import mesh as meshes
 from calojax.errors import CalojaxError
-from calojax.evaluate import calibration, ensemble, features
+from calojax.evaluation import calibration, ensemble, features
 from calojax.geometry import Detector
+from calojax.io.reader import ShowerSource
 from calojax.nn.classifier import DenseClassifier, ResNetClassifier
 from calojax.progress import progress_bar
 

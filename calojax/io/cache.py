@@ -18,8 +18,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from calojax import files
-from calojax.data.challenge import ShowerArrays, ShowerSource
 from calojax.errors import CalojaxError
+from calojax.io.reader import ShowerArrays, ShowerSource
 from calojax.progress import progress_bar
 
 _SHOWERS = "showers.npy"

@@ -14,15 +14,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.stats
 
-from calojax.data import inspection
-from calojax.data.challenge import ShowerSource
-from calojax.data.marks import TRAINED_ON, from_text
-from calojax.data.marks import marks as marks_of
 from calojax.errors import CalojaxError
-from calojax.evaluate import classifiers, correlations, distances, features, histograms, manifold
-from calojax.evaluate.features import Features
-from calojax.evaluate.histograms import Histogram, Spectrum
+from calojax.evaluation import classifiers, correlations, distances, features, histograms, manifold
+from calojax.evaluation.features import Features
+from calojax.evaluation.histograms import Histogram, Spectrum
 from calojax.geometry import Detector
+from calojax.io import inspection
+from calojax.io.marks import TRAINED_ON, from_text
+from calojax.io.marks import marks as marks_of
+from calojax.io.reader import ShowerSource
 from calojax.rng import checked_seed
 
 

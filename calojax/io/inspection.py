@@ -11,14 +11,14 @@ from typing import Literal
 import h5py
 import numpy as np
 
-from calojax.data import challenge
-from calojax.data.challenge import ShowerSource
-from calojax.data.marks import marks
-from calojax.data.sparse import SparseShowers, is_sparse
-from calojax.data.storage import find, opened, provenance_of
 from calojax.errors import CalojaxError, printable
 from calojax.geometry import DETECTORS, Detector
 from calojax.geometry.builtin import SAMPLING_FRACTION
+from calojax.io import reader
+from calojax.io.marks import marks
+from calojax.io.reader import ShowerSource
+from calojax.io.sparse import SparseShowers, is_sparse
+from calojax.io.storage import find, opened, provenance_of
 from calojax.progress import progress_bar
 
 Severity = Literal["error", "warning"]
@@ -150,7 +150,7 @@ def inspect(path: str | os.PathLike, detector: Detector | None = None) -> Inspec
         return Finding("error", str(error).removeprefix(f"{path}: "))
 
     try:
-        detector = challenge.ShowerFile(path, detector).detector
+        detector = reader.ShowerFile(path, detector).detector
     except CalojaxError as error:
         findings.append(refused(error))
     try:
@@ -160,7 +160,7 @@ def inspect(path: str | os.PathLike, detector: Detector | None = None) -> Inspec
             if showers is not None and showers.ndim >= 2 and showers.size:
                 voxels = math.prod(showers.shape[1:])
                 if detector is None or detector.n_voxels != voxels:
-                    detector = challenge.guess_detector(voxels)
+                    detector = reader.guess_detector(voxels)
                 energies = _energies(path, file, len(showers))
                 scan = _scan(showers, detector, f"checking {path.name}")
                 summary = _summary(scan, energies, detector)
@@ -212,12 +212,12 @@ def _numbers(path: pathlib.Path, file: h5py.File, *keys: str) -> h5py.Dataset | 
 
 def _showers(path: pathlib.Path, file: h5py.File) -> h5py.Dataset | SparseShowers | None:
     """Showers in either layout; None if there are none to be read."""
-    return SparseShowers(path, file) if is_sparse(file) else _numbers(path, file, challenge.SHOWERS)
+    return SparseShowers(path, file) if is_sparse(file) else _numbers(path, file, reader.SHOWERS)
 
 
 def _energies(path: pathlib.Path, file: h5py.File, count: int) -> np.ndarray | None:
     """Incident energies in MeV, float64 [n] and NaN where unusable; None if there are none."""
-    dataset = _numbers(path, file, challenge.ENERGIES, challenge.PAR04_ENERGIES)
+    dataset = _numbers(path, file, reader.ENERGIES, reader.PAR04_ENERGIES)
     if dataset is None or dataset.size != count:
         return None
     energies = dataset[...].reshape(-1).astype(np.float64)
@@ -235,7 +235,7 @@ def _scan(showers: h5py.Dataset | SparseShowers, detector: Detector | None, titl
     seen: dict[int, int] = {}
     repeated = []
     with progress_bar(title, count, delay=2, leave=False) as bar:
-        for first, block in challenge.blocks_of(showers):
+        for first, block in reader.blocks_of(showers):
             sample.append(block[index[(index >= first) & (index < first + len(block))] - first])
             with np.errstate(invalid="ignore"):
                 sums.append(block.sum(axis=1, dtype=np.float64))

@@ -1,13 +1,13 @@
 """Showers on disk and in memory. NumPy and h5py only, so that importing it is quick."""
 
-from calojax.data.challenge import (
+from calojax.io.reader import (
     ShowerArrays,
     ShowerFile,
     ShowerFiles,
     ShowerSource,
     open_showers,
 )
-from calojax.data.writer import ShowerWriter, write_showers
+from calojax.io.writer import ShowerWriter, write_showers
 
 __all__ = [
     "ShowerArrays",

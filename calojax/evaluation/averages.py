@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from calojax.evaluate.features import ShowerSource, apply_threshold
+from calojax.evaluation.features import ShowerSource, apply_threshold
 from calojax.geometry import Detector
 
 

@@ -22,13 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from calojax import mesh as meshes
 from calojax import rng
-from calojax.data import simulation
-from calojax.data.challenge import ShowerSource, checked_energies
+from calojax.distributed import mesh as meshes
 from calojax.errors import CalojaxError
 from calojax.geometry import Detector
+from calojax.io.reader import ShowerSource, checked_energies
 from calojax.models.base import Model, Variables
+from calojax.sampling import gflash
 
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]
 """(incident energies [b], showers [b, v]), both in MeV, float32."""
@@ -250,7 +250,7 @@ class _Simulate:
     detector: Detector
 
     def __call__(self, variables: Variables, keys: jax.Array, energies: jax.Array) -> jax.Array:
-        return simulation.simulate(keys, energies, self.detector)
+        return gflash.simulate(keys, energies, self.detector)
 
 
 def _run(

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calojax.data.challenge import ShowerSource
 from calojax.errors import CalojaxError
-from calojax.evaluate.features import apply_threshold
+from calojax.evaluation.features import apply_threshold
+from calojax.io.reader import ShowerSource
 
 # The official code's stand-in for the energy of empty voxels in MeV.
 EMPTY_VOXEL = 0.1

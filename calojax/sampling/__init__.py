@@ -1,0 +1,1 @@
+"""Showers for given incident energies: from a trained model or from the parametric generator."""
