@@ -30,9 +30,7 @@ import tyro
 from environment import environment
 from subjects import Subject
 
-from calojax import models
-from calojax.distributed import mesh, processes
-from calojax.distributed.processes import ALONE, Group
+from calojax import distributed, models
 from calojax.geometry import DETECTORS
 from calojax.io import shards
 from calojax.presets import PRESETS
@@ -82,11 +80,11 @@ class Found(NamedTuple):
 
 def training_rate(subject: Subject, dataset: Dataset, b: Benchmark) -> float:
     """Showers/s of steps of the first stage on a batch that is on the devices."""
-    everything = mesh.make()
+    everything = distributed.make_mesh()
     stage = subject.model.stages[0]
     train = step.make(subject.model, stage, 0, everything)
-    state = mesh.place(step.start(subject.variables, stage), everything)
-    batch = batches.put(dataset, np.arange(b.batch), mesh.sharded(everything))
+    state = distributed.replicate(step.start(subject.variables, stage), everything)
+    batch = batches.put(dataset, np.arange(b.batch), distributed.sharded(everything))
 
     def call() -> dict[str, jax.Array]:
         nonlocal state
@@ -99,7 +97,7 @@ def training_rate(subject: Subject, dataset: Dataset, b: Benchmark) -> float:
 def generated(subject: Subject, b: Benchmark) -> tuple[float, dict[int, str]]:
     """Showers/s on the host, until the last process has its share; and digests."""
     energies = np.asarray(subjects.incident(subject, b.num))
-    own = shards.share(shards.split(b.num, b.block), processes.index(), processes.count())
+    own = shards.share(shards.split(b.num, b.block), jax.process_index(), jax.process_count())
 
     def showers() -> list[np.ndarray]:
         ranges = [part.showers for part in own]
@@ -111,10 +109,10 @@ def generated(subject: Subject, b: Benchmark) -> tuple[float, dict[int, str]]:
     blocks = showers()
     times = []
     for _ in range(b.repeats):
-        processes.barrier("begin")
+        distributed.barrier("begin")
         start = time.perf_counter()
         showers()
-        processes.barrier("end")
+        distributed.barrier("end")
         times.append(time.perf_counter() - start)
     digests = {
         part.number: hashlib.sha256(block.tobytes()).hexdigest()
@@ -123,11 +121,11 @@ def generated(subject: Subject, b: Benchmark) -> tuple[float, dict[int, str]]:
     return b.num / float(np.median(times)), digests
 
 
-def measure(b: Benchmark, group: Group, devices: int, link: Connection) -> None:
+def measure(b: Benchmark, group: distributed.Group, devices: int, link: Connection) -> None:
     """Sends what this process of a group has found; None if there are not as many devices."""
     # The library that connects CPUs talks on standard output, where rows go.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    with processes.joined(group):
+    with distributed.joined(group):
         if jax.device_count() < devices:
             link.send(None)
             return
@@ -138,7 +136,7 @@ def measure(b: Benchmark, group: Group, devices: int, link: Connection) -> None:
             "model": models.name_of(subject.model),
             "subject": b.preset,
             "geometry": detector.name,
-            "processes": processes.count(),
+            "processes": jax.process_count(),
         }
         rate, digests = generated(subject, b)
         rates = {"generation": rate, "training": training_rate(subject, dataset, b)}
@@ -155,7 +153,8 @@ def run(b: Benchmark, devices: int, num: int) -> Found | None:
     context = multiprocessing.get_context("spawn")
     started = []
     for process in range(num):
-        group = ALONE if num == 1 else Group(f"localhost:{port}", num, process)
+        several = distributed.Group(f"localhost:{port}", num, process)
+        group = distributed.ALONE if num == 1 else several
         own = ",".join(visible[process * each : (process + 1) * each])
         os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={each}"
         os.environ["CUDA_VISIBLE_DEVICES"] = own

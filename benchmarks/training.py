@@ -26,8 +26,7 @@ from limits import Limits
 from stopwatch import Times
 from subjects import Subject
 
-from calojax import models
-from calojax.distributed import mesh
+from calojax import distributed, models
 from calojax.geometry import DETECTORS
 from calojax.models.base import Batch, Stage
 from calojax.presets import PRESETS
@@ -58,9 +57,9 @@ class Trainer:
     """A stage in training on one device; holds the state, whose memory every step takes over."""
 
     def __init__(self, subject: Subject, stage: Stage):
-        self._mesh = mesh.make(jax.devices()[:1])
+        self._mesh = distributed.make_mesh(jax.devices()[:1])
         start = step.start(jax.tree.map(jnp.copy, subject.variables), stage)
-        self._state = jax.device_put(start, mesh.replicated(self._mesh))
+        self._state = jax.device_put(start, distributed.replicated(self._mesh))
         self._step = step.make(subject.model, stage, 0, self._mesh)
 
     def train(self, batch: Batch) -> Any:
@@ -70,7 +69,7 @@ class Trainer:
 
     def put(self, dataset: Dataset) -> Batch:
         """A batch on the device."""
-        return jax.device_put(dataset._asdict(), mesh.sharded(self._mesh))
+        return jax.device_put(dataset._asdict(), distributed.sharded(self._mesh))
 
     def program(self, batch: Batch) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """The step as a function with its arguments."""
@@ -94,7 +93,7 @@ def time_with_batches(subject: Subject, stage: Stage, dataset: Dataset, b: Bench
         dataset,
         everything,
         batches.count_hits(dataset),
-        mesh.sharded(mesh.make(jax.devices()[:1])),
+        distributed.sharded(distributed.make_mesh(jax.devices()[:1])),
         batch_size=stage.schedule.batch_size,
         seed=0,
         stage=stage.name,

@@ -29,8 +29,7 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 
 import calojax
-from calojax import files, models, rng
-from calojax.distributed import processes
+from calojax import distributed, files, models, rng
 from calojax.errors import CalojaxError
 from calojax.models.base import Model, Variables
 
@@ -94,7 +93,7 @@ class Checkpoints:
             files.make_folder(self.folder)
         # Every process has all arrays, so Orbax is told that each of them is alone.
         alone = ocp.options.MultiprocessingOptions(
-            primary_host=processes.index(), active_processes={processes.index()}
+            primary_host=jax.process_index(), active_processes={jax.process_index()}
         )
         try:
             self._manager = ocp.CheckpointManager(
@@ -136,7 +135,7 @@ class Checkpoints:
                 "checkpoint is kept: lower the learning rate of the stage or look at the data with "
                 "calojax check."
             )
-        if not processes.is_first() or self.latest == progress.total:
+        if not distributed.is_first() or self.latest == progress.total:
             return
         description = {
             "calojax_version": calojax.__version__,
@@ -219,7 +218,7 @@ class Checkpoints:
         """
         with self._reported():
             self._manager.wait_until_finished()
-        processes.barrier("checkpoint")
+        distributed.barrier("checkpoint")
 
     def _newest(self) -> tuple[pathlib.Path, int]:
         if self.latest is None:

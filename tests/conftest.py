@@ -20,8 +20,7 @@ import jax
 import numpy as np
 import pytest
 
-from calojax import models
-from calojax.distributed import mesh
+from calojax import distributed, models
 from calojax.geometry import DETECTORS, Detector
 from calojax.models.base import Schedule
 from calojax.models.calovq import (
@@ -44,12 +43,12 @@ def strict_ranks():
 
 @pytest.fixture(scope="session")
 def one_device() -> jax.sharding.Mesh:
-    return mesh.make(jax.devices()[:1])
+    return distributed.make_mesh(jax.devices()[:1])
 
 
 @pytest.fixture(scope="session")
 def eight_devices() -> jax.sharding.Mesh:
-    return mesh.make(jax.devices()[:8])
+    return distributed.make_mesh(jax.devices()[:8])
 
 
 @pytest.fixture(scope="session")

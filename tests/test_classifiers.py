@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calojax import geometry, rng
-from calojax.distributed import mesh
+from calojax import distributed, geometry, rng
 from calojax.errors import CalojaxError
 from calojax.evaluation import calibration, classifiers, ensemble
 from calojax.nn.classifier import DenseClassifier, ResNetClassifier, Stem
@@ -52,7 +51,7 @@ RECIPE = ensemble.Ensemble(
     learning_rate=2e-3,
     batch=200,
     epochs=6,
-    mesh=mesh.make(jax.devices()[:1]),
+    mesh=distributed.make_mesh(jax.devices()[:1]),
 )
 CLASS_SIZE = 2500
 KEYS = rng.per_item(rng.root(0), np.arange(2))
@@ -106,7 +105,7 @@ def test_rows_on_the_device_train_as_those_on_the_host():
     on_host, split, variables = _fit(x, labels)
     assert isinstance(on_host.inputs, np.ndarray)
     expected = RECIPE.logits(variables, on_host, split.validation)
-    on_device = jax.device_put(on_host, mesh.replicated(RECIPE.mesh))
+    on_device = jax.device_put(on_host, distributed.replicated(RECIPE.mesh))
     variables = RECIPE.fit(on_device, split, KEYS, lambda accuracy: None)
     actual = RECIPE.logits(variables, on_device, split.validation)
     np.testing.assert_allclose(actual, expected, atol=1e-4)

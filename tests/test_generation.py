@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calojax import rng
-from calojax.distributed import mesh as meshes
+from calojax import distributed, rng
 from calojax.errors import CalojaxError
 from calojax.io.reader import ShowerArrays
 from calojax.models.calovq import CaloVQ
@@ -27,7 +26,7 @@ def energies():
 
 @pytest.fixture(scope="module")
 def two_devices():
-    return meshes.make(jax.devices()[:2])
+    return distributed.make_mesh(jax.devices()[:2])
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pathlib
 import matplotlib
 import pytest
 
-from calojax.distributed import mesh
+from calojax import distributed
 from calojax.io import open_showers, write_showers
 from calojax.models.calovq.presets import PRESETS
 from calojax.sampling import generation
@@ -36,7 +36,7 @@ def test_notebook_runs(path, tmp_path, monkeypatch, one_device):
     monkeypatch.setenv("CALOJAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(generation, "default_batch_size", lambda: 16)
     # One device: eight forced ones on two busy cores may miss XLA's deadline for a sum.
-    monkeypatch.setattr(mesh, "make", lambda: one_device)
+    monkeypatch.setattr(distributed, "make_mesh", lambda: one_device)
     # The notebooks find the examples of the repository two folders up; here few of the showers.
     (tmp_path / "docs" / "notebooks").mkdir(parents=True)
     (tmp_path / "examples").mkdir()

@@ -1,22 +1,17 @@
 """Several processes: the same numbers as one, stopped together, lost, resumed by another number."""
 
-import contextlib
 import pathlib
 import signal
 import socket
-import threading
-import time
-from collections.abc import Callable
 
 import forks
 import jax
 import numpy as np
 import pytest
 
-from calojax import checkpoint, cli
+from calojax import checkpoint, cli, distributed
 from calojax.checkpoint import Checkpoint, Checkpoints
-from calojax.distributed import mesh, processes
-from calojax.distributed.processes import Group, joined
+from calojax.distributed import Group, joined
 from calojax.errors import CalojaxError
 from calojax.io.cache import open_cached
 from calojax.io.reader import open_showers
@@ -133,7 +128,7 @@ def dataset(companions, folder, data, tiny) -> Dataset:
 @pytest.fixture(scope="module")
 def alone(left, dataset, folder):
     """Variables of one process with as many devices that nothing interrupted."""
-    devices = mesh.make(jax.devices()[:2])
+    devices = distributed.make_mesh(jax.devices()[:2])
     return jax.device_get(train(left.model, dataset, folder / "alone", OPTIONS, mesh=devices))
 
 
@@ -158,7 +153,7 @@ def test_a_lost_process_stops_the_other(companions):
     (status, text), (killed, _) = companions
     assert killed == -signal.SIGKILL
     assert status == 1
-    assert text.splitlines()[-1].startswith("error: Process 0 of 2 has lost another one")
+    assert text.splitlines()[-1].startswith("error: Process 0 of 2 has lost another process")
 
 
 def test_two_processes_learn_what_one_does(left, alone):
@@ -169,7 +164,7 @@ def test_two_processes_learn_what_one_does(left, alone):
 
 
 def test_another_number_of_processes_and_devices_resumes(left, alone, dataset, folder):
-    devices = mesh.make(jax.devices()[:4])
+    devices = distributed.make_mesh(jax.devices()[:4])
     train(left.model, dataset, folder / "run", OPTIONS, resume=True, mesh=devices)
     found = checkpoint.load(folder / "run")
     assert_close(found.variables["params"], alone["params"])
@@ -197,11 +192,11 @@ def test_processes_share_parts_without_a_coordinator(left, folder, capsys):
         (Group(processes=2), "--processes and --process need --coordinator"),
         (Group("localhost:1", processes=2), "needs both --processes"),
         (Group("localhost:1", process=0), "needs both --processes"),
-        (Group("localhost:1", 2, 2), "--process 2 is none of 2 processes"),
-        (Group("localhost:1", 2, -1), "--process -1 is none of 2 processes"),
-        (Group("localhost:1", 0, 0), "--processes 0 is none"),
-        (Group("localhost", 2, 0), "'localhost' is not HOST:PORT"),
-        (Group("localhost:http", 2, 0), "is not HOST:PORT"),
+        (Group("localhost:1", 2, 2), "from 0 to 1 with --processes 2, got 2"),
+        (Group("localhost:1", 2, -1), "--processes 2, got -1"),
+        (Group("localhost:1", 0, 0), "--processes must be at least 1, got 0"),
+        (Group("localhost", 2, 0), "'localhost' is neither HOST:PORT"),
+        (Group("localhost:http", 2, 0), "is neither HOST:PORT"),
         (Group("auto", 2, 0), "leave out --processes"),
     ],
 )
@@ -212,73 +207,30 @@ def test_wrong_arguments(group, words):
 
 def test_no_arguments_join_nothing():
     with joined(Group()):
-        assert (processes.index(), processes.count(), processes.is_first()) == (0, 1, True)
+        assert (jax.process_index(), jax.process_count(), distributed.is_first()) == (0, 1, True)
         asked = lambda: True  # noqa: E731
-        assert processes.agreed(asked) is asked
+        assert distributed.agreed(asked) is asked
 
 
-def outcomes(*calls: Callable[[], object]) -> list[str]:
-    """What calls at the same time raise, as text; empty for what returns."""
-    found = [""] * len(calls)
-
-    def run(number: int) -> None:
-        try:
-            calls[number]()
-        except CalojaxError as error:
-            found[number] = str(error)
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(len(calls))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return found
-
-
-def test_the_roll_is_called_and_strangers_are_ignored():
-    port = free_port()
-
-    def stranger():
-        # Process 0 waits for the others when this one comes.
-        while True:
-            with (
-                contextlib.suppress(ConnectionRefusedError),
-                socket.create_connection(("localhost", port), timeout=5) as connection,
-            ):
-                connection.sendall(b"GET / HTTP/1.1\n")
-                break
-            time.sleep(0.01)
-        processes._answer("localhost", port, 1, 3)
-
-    calls = [
-        lambda: processes._call_roll(port, 3),
-        stranger,
-        lambda: processes._answer("localhost", port, 2, 3),
-    ]
-    assert outcomes(*calls) == ["", "", ""]
-
-
-def test_processes_that_contradict_each_other():
-    port = free_port()
-    found = outcomes(
-        lambda: processes._call_roll(port, 3),
-        lambda: processes._answer("localhost", port, 1, 2),
+def lonely(port: int, output: pathlib.Path) -> None:
+    """Process 1 of two, where process 0 does not start."""
+    distributed._PATIENCE = 0.5
+    forks.calojax(
+        f"sample run --out x --coordinator localhost:{port} --processes 2 --process 1".split(),
+        output,
     )
-    assert found[0] == found[1]
-    assert "Process 1 was started with --processes 2 and process 0 with --processes 3" in found[0]
-    port = free_port()
-    twice = lambda: processes._answer("localhost", port, 1, 3)  # noqa: E731
-    found = outcomes(lambda: processes._call_roll(port, 3), twice, twice)
-    assert found[0] == found[1] == found[2]
-    assert "Two processes were started with --process 1" in found[0]
 
 
-def test_those_who_do_not_come(monkeypatch):
-    monkeypatch.setattr(processes, "_PATIENCE", 0.2)
-    port = free_port()
-    with pytest.raises(CalojaxError, match="Of 3 processes, 1, 2 did not come"):
-        processes._call_roll(port, 3)
-    with pytest.raises(CalojaxError, match=f"localhost:{port} does not answer"):
-        processes._answer("localhost", port, 1, 2)
-    with socket.create_server(("", port)) as _, pytest.raises(CalojaxError, match="cannot listen"):
-        processes._call_roll(port, 2)
+def test_a_process_alone_ends_with_one_sentence(tmp_path):
+    child = forks.start(lonely, free_port(), tmp_path / "printed")
+    child.join(SECONDS)
+    assert child.exitcode == 1
+    (line,) = (tmp_path / "printed").read_text().splitlines()
+    assert "not all processes connected within" in line
+
+
+def test_a_port_in_use_is_reported():
+    with socket.create_server(("", free_port())) as server:
+        group = Group(f"localhost:{server.getsockname()[1]}", 2, 0)
+        with pytest.raises(CalojaxError, match="cannot listen on port"), joined(group):
+            raise AssertionError("joined")

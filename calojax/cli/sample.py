@@ -14,8 +14,7 @@ import tyro
 from tqdm import tqdm
 
 import calojax
-from calojax import checkpoint, models
-from calojax.distributed import processes
+from calojax import checkpoint, distributed, models
 from calojax.errors import CalojaxError, printable
 from calojax.files import check_output
 from calojax.geometry import Detector
@@ -52,7 +51,7 @@ def sample(
     layout: LayoutName = "dense",
     part_size: int | None = None,
     force: bool = False,
-    group: Annotated[processes.Group, tyro.conf.arg(name="")] = processes.ALONE,
+    group: Annotated[distributed.Group, tyro.conf.arg(name="")] = distributed.ALONE,
 ) -> None:
     """Writes showers of a trained model to HDF5 (MeV).
 
@@ -78,7 +77,7 @@ def sample(
       group: processes that share the parts, each on its own devices; without --coordinator none of
         them waits for the others, as suits the tasks of an array job.
     """
-    with processes.sharing(group) as (index, count):
+    with distributed.sharing(group) as (index, count):
         if count > 1 and part_size is None:
             raise CalojaxError(
                 f"{count} processes cannot write one file; add --part-size, and --out is a folder."

@@ -11,9 +11,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from calojax import models
+from calojax import distributed, models
 from calojax.cli.allocator import keep_freed_memory
-from calojax.distributed import processes
 from calojax.errors import CalojaxError, warn
 from calojax.geometry import find_detector
 from calojax.io.cache import open_cached
@@ -54,7 +53,7 @@ class Train:
     any_units: bool = False
     cache: pathlib.Path | None = None
     options: Annotated[Options, tyro.conf.arg(name="")] = Options()
-    group: Annotated[processes.Group, tyro.conf.arg(name="")] = processes.ALONE
+    group: Annotated[distributed.Group, tyro.conf.arg(name="")] = distributed.ALONE
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -69,7 +68,7 @@ def main(arguments: Sequence[str]) -> None:
     }
     asked = tyro.extras.overridable_config_cli(presets, prog="calojax train", args=arguments)
     keep_freed_memory()
-    with processes.joined(asked.group):
+    with distributed.joined(asked.group):
         _train(asked, arguments)
 
 
@@ -124,7 +123,7 @@ def _train(asked: Train, arguments: Sequence[str]) -> None:
         again=asked.stages,
         origin=_origin(arguments),
     )
-    if not processes.is_first():
+    if not distributed.is_first():
         return
     print(f"trained in {time.perf_counter() - start:.0f} s")
     _draw_losses(asked.out)
@@ -140,7 +139,7 @@ def _check_units(source: ShowerSource, asked: Train) -> None:
         raise CalojaxError(
             f"{asked.data[0]}: {' '.join(found['error'])} If the file is right, add --any-units."
         )
-    if processes.is_first():
+    if distributed.is_first():
         for sentence in found["warning"]:
             warn(f"{asked.data[0]}: {sentence}")
 

@@ -16,8 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calojax import rng
-from calojax.distributed import mesh as meshes
+from calojax import distributed, rng
 from calojax.errors import CalojaxError
 from calojax.evaluation import calibration, ensemble, features
 from calojax.geometry import Detector
@@ -346,7 +345,7 @@ def _train(
     """
     detector, n = _check(kind, (*samples, *others), settings.split)
     labels = np.repeat([*range(len(samples)), *[0] * len(others)], n)
-    mesh = meshes.make()
+    mesh = distributed.make_mesh()
     rows = ensemble.place(inputs(kind, (*samples, *others)), labels, mesh)
     outputs = 1 if len(samples) == 2 else len(samples)
     recipe = ensemble.Ensemble(

@@ -18,8 +18,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from calojax import rng
-from calojax.distributed import mesh as meshes
+from calojax import distributed, rng
 
 Array = jax.Array | np.ndarray
 
@@ -74,7 +73,7 @@ def place(inputs: np.ndarray, labels: np.ndarray, mesh: Mesh) -> Rows:
     is_cpu = mesh.devices.flat[0].platform == "cpu"
     if is_cpu or inputs.nbytes > RESIDENT_FRACTION * device_memory(mesh):
         return rows
-    return jax.device_put(rows, meshes.replicated(mesh))
+    return jax.device_put(rows, distributed.replicated(mesh))
 
 
 def device_memory(mesh: Mesh) -> int:
@@ -149,7 +148,7 @@ class Ensemble:
         Returns:
           The variables of each member's best epoch, [s, ...].
         """
-        split, key = jax.device_put((split, key), meshes.replicated(self.mesh))
+        split, key = jax.device_put((split, key), distributed.replicated(self.mesh))
         state = self.start(key, rows.inputs.shape[1])
         for epoch in range(self.epochs):
             if isinstance(rows.inputs, jax.Array):
@@ -204,7 +203,7 @@ class Ensemble:
     def _batch(self, n: int) -> int:
         """Rows a step, so that as few equal steps as possible cover n rows on all devices."""
         steps = -(-n // self.batch)
-        return meshes.round_up(-(-n // steps), self.mesh)
+        return distributed.round_up(-(-n // steps), self.mesh)
 
     @functools.partial(jax.jit, static_argnums=0)
     def _order(self, train: jax.Array, key: jax.Array, epoch: jax.Array) -> jax.Array:
@@ -286,7 +285,7 @@ class Ensemble:
     @property
     def _sharding(self) -> NamedSharding:
         """The rows of a batch [s, b, ...] divided over the devices."""
-        return NamedSharding(self.mesh, PartitionSpec(None, meshes.AXIS))
+        return NamedSharding(self.mesh, PartitionSpec(None, distributed.AXIS))
 
     def _divided(self, batch: jax.Array) -> jax.Array:
         return jax.lax.with_sharding_constraint(batch, self._sharding)

@@ -22,8 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from calojax import rng
-from calojax.distributed import mesh as meshes
+from calojax import distributed, rng
 from calojax.errors import CalojaxError
 from calojax.geometry import Detector
 from calojax.io.reader import ShowerSource, checked_energies
@@ -272,7 +271,7 @@ def _run(
     advice = f"--batch {size} is too large for it" + (
         f"; take a smaller one, such as {size // 2}" if size > 1 else ""
     )
-    with meshes.full_memory_reported(advice):
+    with distributed.full_memory_reported(advice):
         constants = [jax.device_put((variables, root), device) for device in devices]
         under_way: collections.deque[_UnderWay] = collections.deque()
         for number, (first, wanted) in enumerate(blocks(parts, size)):

@@ -8,9 +8,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from calojax import distributed
 from calojax.checkpoint import Checkpoints, Progress
-from calojax.distributed import mesh as meshes
-from calojax.distributed import processes
 from calojax.errors import CalojaxError
 from calojax.models.base import Model, Stage, Variables
 from calojax.progress import progress_bar
@@ -75,14 +74,14 @@ def train_stage(
     if progress.step > 0:
         optimizer = run.checkpoints.load_optimizer(state.optimizer)
         state = step.State(np.int32(progress.step), variables, optimizer)
-    state = meshes.place(state, run.mesh)
+    state = distributed.replicate(state, run.mesh)
     train_step = step.make(run.model, stage, run.seed, run.mesh)
     validate = step.make_validation(run.model, stage, run.seed, run.mesh)
     showers = batches.stream(
         run.dataset,
         run.split.training,
         run.hits,
-        meshes.sharded(run.mesh),
+        distributed.sharded(run.mesh),
         batch_size=schedule.batch_size,
         seed=run.seed,
         stage=stage.name,
@@ -100,7 +99,7 @@ def train_stage(
         f"{schedule.batch_size} showers a step are too many for it; take a smaller "
         f"--{stage.name}.schedule.batch-size"
     )
-    with meshes.full_memory_reported(advice), _Recorder(run, stage, progress.step) as recorder:
+    with distributed.full_memory_reported(advice), _Recorder(run, stage, progress.step) as recorder:
         for count in range(progress.step + 1, schedule.steps + 1):
             state, values = train_step(state, next(showers))
             recorder.add(values)
@@ -136,7 +135,7 @@ class _Recorder:
             stage.name,
             stage.schedule.steps * size,
             done=done * size,
-            disable=not processes.is_first(),
+            disable=not distributed.is_first(),
         )
         self._bar.set_postfix_str(_COMPILING)
 
@@ -195,7 +194,7 @@ def _validate(run: Run, stage: Stage, validate, variables: Variables) -> dict[st
     if size == 0:
         return {}
     stream = batches.in_order(
-        run.dataset, run.split.validation, run.hits, meshes.sharded(run.mesh), batch_size=size
+        run.dataset, run.split.validation, run.hits, distributed.sharded(run.mesh), batch_size=size
     )
     values = [
         jax.device_get(validate(variables, batch, np.uint32(number)))

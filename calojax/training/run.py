@@ -17,10 +17,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from calojax import files, models, rng
+from calojax import distributed, files, models, rng
 from calojax.checkpoint import Checkpoints, Progress, check_shapes, shapes
-from calojax.distributed import mesh as meshes
-from calojax.distributed import processes
 from calojax.errors import CalojaxError
 from calojax.io import marks
 from calojax.models.base import Model, Variables
@@ -85,7 +83,7 @@ def train(
         have nothing to learn, or if a loss or an array is not finite.
       Interrupted: on a signal of `StopFlag`, after a checkpoint was written.
     """
-    mesh = meshes.make() if mesh is None else mesh
+    mesh = distributed.make_mesh() if mesh is None else mesh
     _check_options(options)
     if resume and again:
         raise CalojaxError("Give either --resume or --stages: a run is continued or done again.")
@@ -100,7 +98,7 @@ def train(
             batches.check_packing(stage, hits[split.training])
     cadence = Cadence(options.log_every, options.validate_every, options.checkpoint_every)
     with _folder(out), Checkpoints(out) as checkpoints, StopFlag() as stop:
-        processes.check_same(
+        distributed.check_same(
             settings=(models.to_json(model), options, resume, again),
             data=(dataset.showers.shape, zlib.crc32(np.ascontiguousarray(dataset.energies))),
             the_checkpoint_in_the_run=checkpoints.latest,
@@ -117,10 +115,10 @@ def train(
             size = batches.fitting(largest, len(split.training))
             cut = balanced_batches.cut(split.training, hits[split.training], size)
             batch = batches.put(
-                dataset, batches.rows(cut, options.seed, "init", 0), meshes.replicated(mesh)
+                dataset, batches.rows(cut, options.seed, "init", 0), distributed.replicated(mesh)
             )
             key = rng.stream(rng.root(options.seed), "init", total)
-            init = jax.jit(model.init, out_shardings=meshes.replicated(mesh))
+            init = jax.jit(model.init, out_shardings=distributed.replicated(mesh))
             return init(key, transforms, batch)
 
         if checkpoints.latest is None:
@@ -128,7 +126,7 @@ def train(
                 raise CalojaxError(f"{out}: holds no run of which a stage could be done again.")
             energies = dataset.energies[split.training]
             distinct = np.unique(energies)
-            if origin and processes.is_first():
+            if origin and distributed.is_first():
                 with files.replacing(out / ORIGIN) as partial:
                     partial.write_text(json.dumps(origin, indent=2) + "\n")
             fitted = model.fit(batches.chunks(dataset, split.training))
@@ -163,7 +161,7 @@ def train(
                     "--resume --out alone, which takes those that it was started with."
                 )
         log = _open_log(out / METRICS_FILE, progress)
-        stop = processes.agreed(stop)
+        stop = distributed.agreed(stop)
         run = Run(model, dataset, split, hits, options.seed, cadence, mesh, checkpoints, log, stop)
         try:
             for stage in model.stages:
@@ -179,7 +177,7 @@ def train(
 
 def _open_log(path: pathlib.Path, progress: Progress) -> metrics.MetricsFile | metrics.Nowhere:
     """The metrics file, without the lines of steps that will be done again."""
-    if not processes.is_first():
+    if not distributed.is_first():
         return metrics.Nowhere()
     records = [
         record
@@ -200,7 +198,7 @@ def _marks(dataset: Dataset, index: np.ndarray, *, count: int = 32) -> str:
 @contextlib.contextmanager
 def _folder(out: pathlib.Path) -> Iterator[None]:
     """The folder of a run, locked by this process; removed if it is new and nothing came of it."""
-    if not processes.is_first():
+    if not distributed.is_first():
         yield
         return
     new = not out.exists()

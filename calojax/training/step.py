@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from calojax import rng
-from calojax.distributed import mesh as meshes
+from calojax import distributed, rng
 from calojax.models.base import Batch, Model, Stage, Variables
 from calojax.training import optimizer
 
@@ -62,7 +61,7 @@ def make(
         metrics = outcome.metrics | {"gradient_norm": optax.tree.norm(gradient)}
         return State(state.step + 1, variables, optimizer_state), metrics
 
-    whole, parts = meshes.replicated(mesh), meshes.sharded(mesh)
+    whole, parts = distributed.replicated(mesh), distributed.sharded(mesh)
     return jax.jit(
         step, donate_argnums=0, in_shardings=(whole, parts), out_shardings=(whole, whole)
     )
@@ -79,5 +78,5 @@ def make_validation(
         _, outcome = model.loss(stage.name, variables, step_key, batch, training=False)
         return outcome.metrics
 
-    whole, parts = meshes.replicated(mesh), meshes.sharded(mesh)
+    whole, parts = distributed.replicated(mesh), distributed.sharded(mesh)
     return jax.jit(metrics, in_shardings=(whole, parts, whole), out_shardings=whole)
