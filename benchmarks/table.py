@@ -12,7 +12,7 @@ from typing import Any
 
 import tyro
 
-from calojax.evaluation.suite import METRICS
+from calojax.evaluation.suite import SCORES
 
 
 def main(columns: tyro.conf.Positional[tuple[str, ...]]) -> None:
@@ -25,7 +25,7 @@ def main(columns: tyro.conf.Positional[tuple[str, ...]]) -> None:
     found = {name: read(pathlib.Path(folder)) for name, folder in named.items()}
     print("| score |" + "".join(f" {name} |" for name in found))
     print("|---" * (1 + len(found)) + "|")
-    for key, metric in METRICS.items():
+    for key, metric in SCORES.items():
         if any(key in scores for scores in found.values()):
             cells = [cell(scores, key, metric.scale) for scores in found.values()]
             print(f"| {metric.name} |" + "".join(f" {text} |" for text in cells))

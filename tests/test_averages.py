@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from calojax.evaluation import averages, response
+from calojax.evaluation import averages, resolution
 from calojax.geometry import Layer, detector
 from calojax.io.reader import ShowerArrays
 
@@ -71,12 +71,12 @@ def test_pairs_are_chosen_by_energy_alone():
 
 def test_bins_hold_all_energies():
     energies = np.geomspace(1.3e3, 6.4e4, 100)
-    edges = response.bins(energies)
+    edges = resolution.bins(energies)
     assert np.histogram(energies, edges)[0].sum() == 100
     assert len(edges) == 4  # 30 showers a bin are wanted
-    assert len(response.bins(np.repeat(energies, 100))) == 12  # six bins a decade at most
+    assert len(resolution.bins(np.repeat(energies, 100))) == 12  # six bins a decade at most
     discrete = detector("ds1-photons").energies
-    edges = response.bins(np.array(discrete), discrete)
+    edges = resolution.bins(np.array(discrete), discrete)
     np.testing.assert_array_equal(np.histogram(discrete, edges)[0], 1)
 
 
@@ -85,20 +85,20 @@ def test_response_of_known_showers():
     energies = np.repeat([1e3, 1e4, 1e5], 20_000)
     sigma = np.hypot(0.10 / np.sqrt(energies / 1e3), 0.01)
     total = 0.9 * energies * (1 + sigma * rng.normal(size=len(energies)))
-    found = response.response(energies, total, response.bins(energies, (1e3, 1e4, 1e5)))
+    found = resolution.measure(energies, total, resolution.bins(energies, (1e3, 1e4, 1e5)))
     np.testing.assert_allclose(found.energy, [1e3, 1e4, 1e5])
     np.testing.assert_allclose(found.linearity, 0.9, atol=4 * found.linearity_error.max())
     expected = np.hypot(0.10 / np.sqrt([1, 10, 100]), 0.01)
     assert (np.abs(found.resolution - expected) < 4 * found.resolution_error).all()
-    a, c = response.resolution_terms(found)
+    a, c = resolution.terms(found)
     assert a == pytest.approx(0.10, rel=0.03)
     assert c == pytest.approx(0.01, rel=0.05)
 
 
 def test_bins_with_few_showers_are_left_out():
     energies = np.array([1e3] * 20 + [1e5] * 3)
-    found = response.response(energies, energies * 0.9, np.array([500, 5e3, 5e5]))
+    found = resolution.measure(energies, energies * 0.9, np.array([500, 5e3, 5e5]))
     assert len(found.energy) == 1
     assert found.resolution[0] == pytest.approx(0.0, abs=1e-12)
     with pytest.raises(ValueError, match="two bins"):
-        response.resolution_terms(found)
+        resolution.terms(found)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from calojax import plot
-from calojax.evaluation import averages, response
+from calojax.evaluation import averages, resolution
 from calojax.evaluation.histograms import Histogram
 from calojax.evaluation.scoreboard import Row
 from calojax.geometry import Layer, detector
@@ -130,16 +130,16 @@ def test_sheet_of_histograms_some_of_them_empty():
 def test_response_and_correlations():
     rng = np.random.default_rng(0)
     energies = np.geomspace(1e3, 1e5, 900)
-    edges = response.bins(energies)
+    edges = resolution.bins(energies)
     measured = [
-        response.response(
+        resolution.measure(
             energies, energies * (1 + rng.normal(size=900) / np.sqrt(energies)), edges
         )
         for _ in range(2)
     ]
     drawn(plot.response(*measured))
     # One sample has fewer bins, the other none of the same.
-    drawn(plot.response(measured[0], response.Response(*(v[:3] for v in measured[1]))))
+    drawn(plot.response(measured[0], resolution.Resolution(*(v[:3] for v in measured[1]))))
     matrix = np.corrcoef(rng.normal(size=(3, 50)))
     drawn(plot.correlations(matrix, matrix * 0.9, ["0", "1", "12"]))
 

@@ -19,7 +19,7 @@ from calojax.evaluation import (
     scoreboard,
 )
 from calojax.evaluation.classifiers import ClassifierSettings, MulticlassScore
-from calojax.evaluation.suite import METRICS, Evaluation, Slice
+from calojax.evaluation.suite import SCORES, Evaluation, Slice
 from calojax.geometry import detector
 from calojax.io.reader import ShowerArrays
 from calojax.report import page, writer
@@ -206,10 +206,10 @@ def test_samples_are_ranked_by_how_much_geant4_looks_like_them(evaluation, conte
 
 
 def test_every_key_of_metrics_is_a_published_name_once():
-    names = [metric.name for metric in METRICS.values()]
+    names = [metric.name for metric in SCORES.values()]
     assert len(set(names)) == len(names)
-    assert set(writer._TILES) <= set(METRICS)
-    assert set(writer._ORDERS) <= set(METRICS) & set(scoreboard.COLUMNS)
+    assert set(writer._TILES) <= set(SCORES)
+    assert set(writer._ORDERS) <= set(SCORES) & set(scoreboard.COLUMNS)
     # The scoreboard finds our scores by these names.
     ours = {column for attribute, column in scoreboard.COLUMNS.items() if "_ms_" not in attribute}
     assert ours - set(names) == {"Parameters generation"}

@@ -8,7 +8,7 @@ import pytest
 
 from calojax.errors import CalojaxError
 from calojax.evaluation import classifiers, distances, histograms, manifold, suite
-from calojax.evaluation.suite import METRICS, Options, Selection
+from calojax.evaluation.suite import SCORES, Options, Selection
 from calojax.geometry import detector
 from calojax.io.reader import ShowerArrays
 
@@ -33,14 +33,14 @@ def evaluation(samples) -> suite.Evaluation:
 
 def test_every_score_has_a_meaning_and_published_names_are_unique(evaluation):
     keys = {key.removesuffix("_error").removesuffix("_chance") for key in evaluation.scores}
-    assert keys <= set(METRICS)
+    assert keys <= set(SCORES)
     assert keys == {
         *(f"separation_{f}" for f in ("e_total", "e_layer", "voxel", "ec_eta", "ec_phi", "ec_r")),
         *(f"separation_{family}" for family in ("width_eta", "width_phi", "width_r", "sparsity")),
         *("kpd", "precision", "recall", "density", "coverage", "correlation_layers"),
         *("correlation_layers_max", "correlation_neighbours", "correlation_showers"),
     }
-    assert len({metric.name for metric in METRICS.values()}) == len(METRICS)
+    assert len({metric.name for metric in SCORES.values()}) == len(SCORES)
     assert np.isfinite(list(evaluation.scores.values())).all()
 
 
@@ -52,7 +52,7 @@ def test_published_column_names():
         *("sep EC phi std", "sep EC r std", "sep sparsity", "PCC Layer Energies"),
         *("binary cls low", "binary cls high", "binary cls cnn"),
     }
-    assert columns <= {metric.name for metric in METRICS.values()}
+    assert columns <= {metric.name for metric in SCORES.values()}
 
 
 def test_means_over_layers_are_those_of_the_histograms(evaluation, tiny):
@@ -64,7 +64,7 @@ def test_means_over_layers_are_those_of_the_histograms(evaluation, tiny):
 def test_the_chance_level_is_what_equal_samples_have_on_average(evaluation):
     scores = evaluation.scores
     families = {key for key in scores if f"{key}_chance" in scores}
-    assert families == {key for key in METRICS if key in scores and key.startswith("separation")}
+    assert families == {key for key in SCORES if key in scores and key.startswith("separation")}
     for key in families:
         assert scores[key] == pytest.approx(scores[f"{key}_chance"], abs=5 * scores[f"{key}_error"])
     of_layers = [h.floor for h in evaluation.histograms if h.family == histograms.E_LAYER]
@@ -370,7 +370,7 @@ def test_every_key_is_documented():
     text = (pathlib.Path(__file__).parents[1] / "docs" / "evaluation.md").read_text()
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
     documented = {row[0].strip("| `"): row[1].strip() for row in rows}
-    assert documented == {key: metric.name for key, metric in suite.METRICS.items()}
+    assert documented == {key: metric.name for key, metric in suite.SCORES.items()}
 
 
 def test_samples_in_other_units_are_warned_of(samples):

@@ -30,7 +30,7 @@ _CHANCE = 5.0
 # Without thresholds, energies of six decades below the reference's largest are in a histogram.
 _DECADES = 1e-6
 
-# Names of the families of histograms, one per published separation power (`METRICS` in `suite`).
+# Names of the families of histograms, one per published separation power (`SCORES` in `suite`).
 E_TOTAL, E_LAYER, VOXEL, SPARSITY = "e_total", "e_layer", "voxel", "sparsity"
 EC_ETA, EC_PHI, EC_R = "ec_eta", "ec_phi", "ec_r"
 WIDTH_ETA, WIDTH_PHI, WIDTH_R = "width_eta", "width_phi", "width_r"

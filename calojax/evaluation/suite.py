@@ -1,6 +1,6 @@
 """The whole evaluation of generated against reference showers: which scores, in which order.
 
-Every score stands in one flat table under a stable key; `METRICS` says what each key means and
+Every score stands in one flat table under a stable key; `SCORES` says what each key means and
 under which name the CaloChallenge publishes it.
 """
 
@@ -26,7 +26,7 @@ from calojax.io.reader import ShowerSource
 from calojax.rng import checked_seed
 
 
-class Metric(NamedTuple):
+class Score(NamedTuple):
     """What a score is.
 
     Attributes:
@@ -42,11 +42,11 @@ class Metric(NamedTuple):
     description: str
 
 
-def _separation(name: str, what: str) -> Metric:
-    return Metric(name, 1.0, False, f"separation power of {what}")
+def _separation(name: str, what: str) -> Score:
+    return Score(name, 1.0, False, f"separation power of {what}")
 
 
-METRICS: Mapping[str, Metric] = {
+SCORES: Mapping[str, Score] = {
     "separation_e_total": _separation("sep E total", "E_tot / E_inc"),
     "separation_e_total_at_energy": _separation(
         "sep E total per energy", "E_tot / E_inc at each incident energy, mean"
@@ -60,34 +60,34 @@ METRICS: Mapping[str, Metric] = {
     "separation_width_phi": _separation("sep EC phi std", "widths in phi, mean over layers"),
     "separation_width_r": _separation("sep EC r std", "widths in r, mean over layers"),
     "separation_sparsity": _separation("sep sparsity", "empty voxels, mean over layers"),
-    "fpd": Metric("FPD * 1e3", 1e3, False, "Frechet physics distance of the features"),
-    "kpd": Metric("KPD * 1e3", 1e3, False, "kernel physics distance of the features"),
-    "precision": Metric("precision", 1.0, True, "generated showers on the reference's manifold"),
-    "recall": Metric("recall", 1.0, True, "reference showers on the generated manifold"),
-    "density": Metric("density", 1.0, True, "reference neighbourhoods around a generated shower"),
-    "coverage": Metric("coverage", 1.0, True, "reference neighbourhoods with a generated shower"),
-    "correlation_layers": Metric(
+    "fpd": Score("FPD * 1e3", 1e3, False, "Frechet physics distance of the features"),
+    "kpd": Score("KPD * 1e3", 1e3, False, "kernel physics distance of the features"),
+    "precision": Score("precision", 1.0, True, "generated showers on the reference's manifold"),
+    "recall": Score("recall", 1.0, True, "reference showers on the generated manifold"),
+    "density": Score("density", 1.0, True, "reference neighbourhoods around a generated shower"),
+    "coverage": Score("coverage", 1.0, True, "reference neighbourhoods with a generated shower"),
+    "correlation_layers": Score(
         "PCC Layer Energies", 1.0, False, "mean |difference| of layer-energy correlations"
     ),
-    "correlation_layers_max": Metric(
+    "correlation_layers_max": Score(
         "PCC Layer Energies max", 1.0, False, "largest |difference| of layer-energy correlations"
     ),
-    "correlation_neighbours": Metric(
+    "correlation_neighbours": Score(
         "PCC neighbours", 1.0, False, "|difference| of the mean correlation of adjacent layers"
     ),
-    "correlation_showers": Metric(
+    "correlation_showers": Score(
         "PCC shower", 1.0, False, "mean |difference| of centre, width, hit and energy correlations"
     ),
-    "auc_low": Metric("binary cls low", 1.0, False, "AUC of the classifier on voxels"),
-    "auc_low_normed": Metric(
+    "auc_low": Score("binary cls low", 1.0, False, "AUC of the classifier on voxels"),
+    "auc_low_normed": Score(
         "binary cls low-normed", 1.0, False, "AUC of the classifier on voxels over layer energies"
     ),
-    "auc_high": Metric("binary cls high", 1.0, False, "AUC of the classifier on features"),
-    "auc_cnn": Metric("binary cls cnn", 1.0, False, "AUC of the 3-D ResNet-18 on voxels"),
-    "jsd_low": Metric("JSD low", 1.0, False, "Jensen-Shannon divergence by the voxel classifier"),
-    "jsd_low_normed": Metric("JSD low-normed", 1.0, False, "the same by the layer-normed one"),
-    "jsd_high": Metric("JSD high", 1.0, False, "the same by the classifier on features"),
-    "jsd_cnn": Metric("JSD cnn", 1.0, False, "the same by the ResNet"),
+    "auc_high": Score("binary cls high", 1.0, False, "AUC of the classifier on features"),
+    "auc_cnn": Score("binary cls cnn", 1.0, False, "AUC of the 3-D ResNet-18 on voxels"),
+    "jsd_low": Score("JSD low", 1.0, False, "Jensen-Shannon divergence by the voxel classifier"),
+    "jsd_low_normed": Score("JSD low-normed", 1.0, False, "the same by the layer-normed one"),
+    "jsd_high": Score("JSD high", 1.0, False, "the same by the classifier on features"),
+    "jsd_cnn": Score("JSD cnn", 1.0, False, "the same by the ResNet"),
 }
 """Every key of `Evaluation.scores`.
 
@@ -183,7 +183,7 @@ class Evaluation:
       histograms: all histograms, if they were asked for.
       layer_correlations: of the layer energies, likewise.
       shower_correlations: of centres, widths, hits and energy, likewise.
-      scores: values by keys of `METRICS`, errors by ``<key>_error`` and chance levels of
+      scores: values by keys of `SCORES`, errors by ``<key>_error`` and chance levels of
         separation powers by ``<key>_chance``.
       slices: the same in slices of incident energy.
       floor: scores of one half of the reference against the other.

@@ -6,9 +6,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from calojax.evaluation import quantity
+from calojax.evaluation import quantity, resolution
 from calojax.evaluation.averages import Averages
-from calojax.evaluation.response import Response, resolution_terms
+from calojax.evaluation.resolution import Resolution
 from calojax.geometry import Detector
 from calojax.plot.style import (
     DIFFERENCE_MAP,
@@ -59,7 +59,7 @@ def radial(
 
 
 @styled
-def response(reference: Response, generated: Response, *, name: str = "Generated") -> Figure:
+def response(reference: Resolution, generated: Resolution, *, name: str = "Generated") -> Figure:
     """Linearity (mean of E_tot/E_inc) and resolution against incident energy, with ratios.
 
     The curve through the resolution is a/sqrt(E) and c added in quadrature, fitted to each.
@@ -77,7 +77,7 @@ def response(reference: Response, generated: Response, *, name: str = "Generated
         ):
             x, y, e = points.energy / 1e3, getattr(points, value), getattr(points, error)
             text = who
-            a, c = resolution_terms(points) if np.count_nonzero(y > 0) > 1 else (0.0, 0.0)
+            a, c = resolution.terms(points) if np.count_nonzero(y > 0) > 1 else (0.0, 0.0)
             # A fit without a stochastic term describes no calorimeter.
             if value == "resolution" and a >= 5e-4:
                 line = np.geomspace(x.min(), x.max(), 100)

@@ -7,8 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from calojax import plot
-from calojax.evaluation import quantity, scoreboard
-from calojax.evaluation import response as responses
+from calojax.evaluation import quantity, resolution, scoreboard
 from calojax.evaluation.averages import Averages, Pair
 from calojax.evaluation.correlations import SHOWER_QUANTITIES, Correlations
 from calojax.evaluation.features import Features
@@ -90,8 +89,8 @@ def response(
     name: str = "Generated",
 ) -> Iterator[Drawing]:
     """Linearity and resolution against incident energy, if any bin has enough showers."""
-    edges = responses.bins(reference.energy, detector.energies)
-    measured = [responses.response(s.energy, s.total, edges) for s in (reference, generated)]
+    edges = resolution.bins(reference.energy, detector.energies)
+    measured = [resolution.measure(s.energy, s.total, edges) for s in (reference, generated)]
     if all(len(item.energy) for item in measured):
         yield Drawing(
             "response", functools.partial(plot.response, *measured, name=name),

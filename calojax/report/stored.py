@@ -11,7 +11,7 @@ import msgspec
 
 from calojax.errors import CalojaxError
 from calojax.evaluation.classifiers import MulticlassScore
-from calojax.evaluation.suite import METRICS, Known
+from calojax.evaluation.suite import SCORES, Known
 
 # Of the names that `gallery` gives to pictures.
 _PICTURE = re.compile(
@@ -96,7 +96,7 @@ def _numbers(scores: Mapping[str, float | None]) -> dict[str, float]:
     return {
         key: float("nan") if value is None else float(value)
         for key, value in scores.items()
-        if re.sub("_(error|chance)$", "", key) in METRICS
+        if re.sub("_(error|chance)$", "", key) in SCORES
     }
 
 

@@ -21,7 +21,7 @@ from calojax.errors import CalojaxError, printable
 from calojax.evaluation import averages, quantity, scoreboard
 from calojax.evaluation.classifiers import MulticlassScore
 from calojax.evaluation.features import ShowerSource
-from calojax.evaluation.suite import METRICS, Evaluation
+from calojax.evaluation.suite import SCORES, Evaluation
 from calojax.progress import progress_bar
 from calojax.report import page
 from calojax.report.page import Picture, Section, Tile
@@ -77,7 +77,7 @@ class Context:
 def metrics(evaluation: Evaluation, context: Context = Context()) -> dict[str, Any]:
     """What metrics.json holds: numbers under stable keys, and where they come from.
 
-    ``scores`` has a value and an error ``<key>_error`` for each key of `suite.METRICS`;
+    ``scores`` has a value and an error ``<key>_error`` for each key of `suite.SCORES`;
     ``published_names`` gives the column of the CaloChallenge's tables that each belongs to.
     """
     return _finite({
@@ -97,7 +97,7 @@ def metrics(evaluation: Evaluation, context: Context = Context()) -> dict[str, A
             }
             for part in evaluation.slices
         ],
-        "published_names": {key: METRICS[key].name for key in METRICS if key in evaluation.scores},
+        "published_names": {key: SCORES[key].name for key in SCORES if key in evaluation.scores},
         "warnings": [*context.warnings, *evaluation.warnings],
         "histograms": {
             item.name: {
@@ -289,7 +289,7 @@ def _drawings(
 
 def _score_table(evaluation: Evaluation, context: Context) -> Table:
     scores, floor = evaluation.scores, evaluation.floor
-    shown = [(key, metric) for key, metric in METRICS.items() if key in scores]
+    shown = [(key, metric) for key, metric in SCORES.items() if key in scores]
     columns = {context.name: [_cell(scores, key) for key, _ in shown]}
     caption = (
         f"Scores of {context.name} against Geant4, value ± error, under their names in the "
@@ -318,13 +318,13 @@ def _score_table(evaluation: Evaluation, context: Context) -> Table:
 
 def _slice_table(evaluation: Evaluation) -> Table:
     slices = evaluation.slices
-    keys = [key for key in METRICS if any(key in part.scores for part in slices)]
+    keys = [key for key in SCORES if any(key in part.scores for part in slices)]
     rows = [
         ("showers, generated", *(f"{part.generated:,}" for part in slices)),
         ("showers, Geant4", *(f"{part.reference:,}" for part in slices)),
     ]
     for key in keys:
-        rows.append((METRICS[key].name, *(_cell(part.scores, key) for part in slices)))
+        rows.append((SCORES[key].name, *(_cell(part.scores, key) for part in slices)))
         chances = [_chance(part.scores, key) for part in slices]
         if any(chances):
             rows.append(("  by chance", *chances))
@@ -338,7 +338,7 @@ def _slice_table(evaluation: Evaluation) -> Table:
 def _board(evaluation: Evaluation, context: Context) -> list[scoreboard.Row]:
     values = {
         metric.name: evaluation.scores[key] * metric.scale
-        for key, metric in METRICS.items()
+        for key, metric in SCORES.items()
         if key in evaluation.scores
     }
     scores = {**values, **context.times}
@@ -358,7 +358,7 @@ def _board_table(evaluation: Evaluation, context: Context) -> Table:
     columns = [c for c in _BOARD if any(getattr(row, c) is not None for row in rows)]
     return Table(
         f"{context.name} (marked) among the CaloChallenge's models, sorted by "
-        f"'{METRICS[_order(evaluation)].name}', best first; times in ms per shower. "
+        f"'{SCORES[_order(evaluation)].name}', best first; times in ms per shower. "
         f"{scoreboard.CAVEAT}",
         ("Model", *(scoreboard.COLUMNS[column] for column in columns)),
         tuple((row.model, *(_plain(getattr(row, column)) for column in columns)) for row in rows),
@@ -423,7 +423,7 @@ def _tiles(evaluation: Evaluation) -> list[Tile]:
             notes.append(f"by chance {chance}")
         if evaluation.floor is not None and key in evaluation.floor:
             notes.append(f"floor {_cell(evaluation.floor, key).partition(' ± ')[0]}")
-        found.append(Tile(METRICS[key].name, value, ", ".join(notes)))
+        found.append(Tile(SCORES[key].name, value, ", ".join(notes)))
     return found
 
 
@@ -462,7 +462,7 @@ def _settings(evaluation: Evaluation, context: Context) -> dict[str, Any]:
 def _cell(scores: Mapping[str, float], key: str) -> str:
     if key not in scores:
         return "–"
-    scale, error = METRICS[key].scale, scores.get(f"{key}_error")
+    scale, error = SCORES[key].scale, scores.get(f"{key}_error")
     return quantity.rounded(scores[key] * scale, None if error is None else error * scale)
 
 

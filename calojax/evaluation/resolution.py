@@ -1,0 +1,87 @@
+"""Linearity and energy resolution of the calorimeter against incident energy."""
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.optimize
+
+
+class Resolution(NamedTuple):
+    """Mean and relative width of the visible energy in b bins of incident energy.
+
+    Attributes:
+      energy: geometric mean of the incident energies of a bin in MeV, [b].
+      linearity: mean of E_tot / E_inc, [b].
+      linearity_error: standard error of the linearity, [b].
+      resolution: standard deviation of E_tot / E_inc over its mean, [b].
+      resolution_error: standard error of the resolution, sigma / sqrt(2 (n - 1)) as for a normal
+        distribution, [b].
+    """
+
+    energy: np.ndarray
+    linearity: np.ndarray
+    linearity_error: np.ndarray
+    resolution: np.ndarray
+    resolution_error: np.ndarray
+
+
+def bins(
+    energies: np.ndarray, discrete: tuple[float, ...] = (), *, per_decade: int = 6
+) -> np.ndarray:
+    """Edges in MeV: around each of the ``discrete`` energies, else even in log E, [b + 1]."""
+    if discrete:
+        levels = np.log(discrete)
+        half = np.diff(levels).min() / 2 if len(levels) > 1 else 0.5
+        middles = (levels[1:] + levels[:-1]) / 2
+        return np.exp(np.concatenate([[levels[0] - half], middles, [levels[-1] + half]]))
+    low, high = np.log10(np.min(energies)), np.log10(np.max(energies))
+    # The estimate of a width needs about thirty showers.
+    count = max(1, min(int(np.ceil((high - low) * per_decade)), len(energies) // 30))
+    # Rounding must not put the outermost energies outside.
+    return 10.0 ** np.linspace(low - 1e-6, high + 1e-6, count + 1)
+
+
+def measure(
+    energies: np.ndarray, total: np.ndarray, edges: np.ndarray, *, least: int = 10
+) -> Resolution:
+    """Linearity and resolution of showers in bins of incident energy.
+
+    Args:
+      energies: incident energies in MeV, [n].
+      total: visible energies in MeV, [n].
+      edges: bin edges in MeV, [b + 1].
+      least: number of showers below which a bin is left out.
+    """
+    energies, total = np.ravel(energies).astype(float), np.ravel(total).astype(float)
+    which = np.searchsorted(edges, energies, side="right") - 1
+    rows = []
+    for index in range(len(edges) - 1):
+        inside = which == index
+        n = np.count_nonzero(inside)
+        if n < max(least, 2):
+            continue
+        ratio = total[inside] / energies[inside]
+        mean, spread = ratio.mean(), ratio.std(ddof=1)
+        relative = spread / mean if mean > 0 else 0.0
+        energy = np.exp(np.log(energies[inside]).mean())
+        rows.append((energy, mean, spread / n**0.5, relative, relative / (2 * (n - 1)) ** 0.5))
+    return Resolution(*np.array(rows).reshape(-1, 5).T)
+
+
+def terms(measured: Resolution) -> tuple[float, float]:
+    """Stochastic and constant term (a, c) of sigma/E = a / sqrt(E/GeV) + c, added in quadrature.
+
+    The square of the curve is linear in 1/E: a weighted least-squares fit with a^2, c^2 >= 0.
+
+    Raises:
+      ValueError: if fewer than two bins have a width.
+    """
+    use = measured.resolution > 0
+    if use.sum() < 2:
+        raise ValueError("the fit of a resolution curve needs two bins of energy")
+    y = measured.resolution[use]
+    weight = 1.0 / (2 * y * measured.resolution_error[use])
+    design = np.stack([1e3 / measured.energy[use], np.ones_like(y)], axis=1) * weight[:, None]
+    squares, _ = scipy.optimize.nnls(design, y**2 * weight)
+    a, c = np.sqrt(squares).tolist()
+    return a, c
