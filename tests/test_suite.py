@@ -13,7 +13,7 @@ from calojax.geometry import detector
 from calojax.io.reader import ShowerArrays
 
 # FPD, with its hundreds of small eigenvalue problems, in a test of its own.
-SCORES = ("histograms", "kpd", "prdc", "correlations")
+CHEAP = ("histograms", "kpd", "prdc", "correlations")
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def samples(showers, tiny) -> tuple[ShowerArrays, ShowerArrays]:
 @pytest.fixture(scope="module")
 def evaluation(samples) -> suite.Evaluation:
     edges = (1e3, 1e4, 1.1e5)
-    return suite.evaluate(*samples, Options(metrics=SCORES, slices=edges, floor=True, quick=True))
+    return suite.evaluate(*samples, Options(metrics=CHEAP, slices=edges, floor=True, quick=True))
 
 
 def test_every_score_has_a_meaning_and_published_names_are_unique(evaluation):
@@ -114,7 +114,7 @@ def test_slices_are_scored_as_their_showers_alone(evaluation, samples):
     assert [(part.low, part.high) for part in evaluation.slices] == [(1e3, 1e4), (1e4, 1.1e5)]
     assert sum(part.generated for part in evaluation.slices) == len(samples[0])
     part = evaluation.slices[1]
-    window = Options(metrics=SCORES, slices=(), quick=True, energy_range=(1e4, 1.1e5))
+    window = Options(metrics=CHEAP, slices=(), quick=True, energy_range=(1e4, 1.1e5))
     alone = suite.evaluate(*samples, window)
     assert part.scores == pytest.approx(dict(alone.scores))
 
