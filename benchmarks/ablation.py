@@ -103,7 +103,7 @@ def scores(batches: Iterable[tuple[np.ndarray, np.ndarray]], reference, name: st
     energies, showers = (np.concatenate(part) for part in zip(*batches, strict=True))
     options = suite.Options(metrics=("histograms", "fpd", "correlations"), slices=())
     sample = ShowerArrays(reference.detector, energies, showers)
-    found = suite.score(sample, reference, options).scores
+    found = suite.evaluate(sample, reference, options).scores
     return {f"{name}/{key}": float(value) for key, value in found.items()}
 
 

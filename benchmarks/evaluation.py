@@ -31,7 +31,7 @@ import tyro
 from environment import environment
 
 from calojax.evaluation import classifiers, correlations, distances, features, histograms, manifold
-from calojax.evaluation.suite import Selection
+from calojax.evaluation.samples import Selection
 from calojax.geometry import Detector, detector
 from calojax.io.reader import ShowerArrays, open_showers
 
@@ -142,13 +142,11 @@ def classifier_parity(options: Classifiers) -> int:
     status = 0
     for kind in options.kinds:
         start = time.perf_counter()
-        found = classifiers.train_and_score(
-            kind,
-            *samples,
-            seeds=options.seeds,
-            seed=options.seed,
-            settings=classifiers.ClassifierSettings(width=512),
+        settings = classifiers.ClassifierSettings(width=512)
+        predictions = classifiers.predict(
+            kind, *samples, settings, seeds=options.seeds, seed=options.seed
         )
+        found = classifiers.score(predictions)
         official = statistics.mean(_OFFICIAL_AUC[kind])
         row = {
             "benchmark": "classifier parity",
@@ -195,9 +193,8 @@ def _rows(pair: str, numbers: dict[str, Any], options: Parity) -> Iterator[Row]:
     compared = histograms.compare(*samples, geometry)
     maximum = max(float(showers.max()) for _, showers in sources[1].batches(500))
     edges = histograms.voxel_edges(geometry, maximum)
-    compared.append(
-        histograms.compare_voxels(*(histograms.spectrum(source, edges) for source in sources))
-    )
+    entries = [histograms.voxel_entries(source, [edges])[0] for source in sources]
+    compared.append(histograms.compare_voxels(edges, *entries))
     ours = {item.name: item.separation for item in compared}
     expected = numbers["separation_power"]
     if set(ours) != set(expected):
@@ -300,8 +297,8 @@ def speed(options: Speed) -> int:
     def both() -> list[histograms.Histogram]:
         found = only_features()
         edges = histograms.voxel_edges(geometry, float(samples[1].showers.max()))
-        spectra = (histograms.spectrum(sample, edges, batch=batch) for sample in samples)
-        return [*histograms.compare(*found, geometry), histograms.compare_voxels(*spectra)]
+        entries = [histograms.voxel_entries(s, [edges], batch=batch)[0] for s in samples]
+        return [*histograms.compare(*found, geometry), histograms.compare_voxels(edges, *entries)]
 
     report("features", only_features)
     ours = report("features and histograms", both)

@@ -103,7 +103,7 @@ def main() -> None:
     for name, mantissa in MANTISSA.items():
         sample = showers_of(asked.run, reference, mantissa, asked.seed)
         exact = sample if exact is None else exact
-        found = suite.score(sample, reference, suite.Options(metrics=asked.metrics, slices=()))
+        found = suite.evaluate(sample, reference, suite.Options(metrics=asked.metrics, slices=()))
         row = {"benchmark": "precision", "model": models.name_of(model), "run": asked.run.name}
         row |= {"precision": name, "showers": num}
         row["changed"] = float(np.mean(sample.showers != exact.showers))

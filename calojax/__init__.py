@@ -6,6 +6,7 @@ Example::
 
   trained = calojax.load("calovq-ds2")                           # a shipped model, or a run folder
   showers = calojax.generate(trained, [5e3, 2e4, 5e4], seed=1)   # MeV -> [3, voxels], MeV
+  scores = calojax.evaluate("showers.hdf5", "geant4.hdf5").scores
 
 Names are imported when they are first used, so that ``import calojax`` itself is quick.
 """
@@ -14,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from calojax.api import TrainedModel, generate, load, train
+    from calojax.api import TrainedModel, evaluate, generate, load, train
     from calojax.errors import CalojaxError
     from calojax.geometry import DETECTORS, Detector, find_detector
     from calojax.io import ShowerArrays, ShowerSource, ShowerWriter, open_showers, write_showers
@@ -34,6 +35,7 @@ __all__ = [
     "ShowerSource",
     "ShowerWriter",
     "TrainedModel",
+    "evaluate",
     "find_detector",
     "generate",
     "load",
@@ -44,7 +46,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "calojax.api": ("TrainedModel", "generate", "load", "train"),
+    "calojax.api": ("TrainedModel", "evaluate", "generate", "load", "train"),
     "calojax.io": (
         "ShowerArrays",
         "ShowerSource",

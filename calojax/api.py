@@ -1,10 +1,10 @@
-"""The public interface for Python programs: train, load a trained model, generate."""
+"""The public interface for Python programs: train, load a trained model, generate, evaluate."""
 
 import dataclasses
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +12,23 @@ import numpy as np
 
 from calojax import checkpoint, models
 from calojax.checkpoint import Progress
+from calojax.errors import CalojaxError
 from calojax.geometry import Detector
-from calojax.io import open_showers
+from calojax.io import ShowerArrays, ShowerSource, open_showers
 from calojax.io.cache import open_cached
+from calojax.io.reader import guess_detector
 from calojax.models.base import Model, Variables
 from calojax.presets import PRESETS, ModelConfig
 from calojax.sampling import generation
 from calojax.training import run
 from calojax.training.batches import Dataset
+
+if TYPE_CHECKING:
+    from calojax.evaluation.suite import Evaluation
+
+Paths = str | os.PathLike | Sequence[str | os.PathLike]
+Showers = Paths | ShowerSource | tuple[np.ndarray, np.ndarray]
+"""Paths of shower files, a source of showers, or arrays (incident energies [n], showers [n, v])."""
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -92,6 +101,68 @@ def generate(trained: TrainedModel, energies: Any, *, seed: int = 0, **options: 
     """
     batches = generation.generate(trained.model, trained.variables, energies, seed=seed, **options)
     return np.concatenate([showers for _, showers in batches])
+
+
+def evaluate(
+    generated: Showers | np.ndarray,
+    reference: Showers,
+    *,
+    metrics: Sequence[str] = ("histograms", "fpd", "kpd", "prdc", "correlations"),
+    slices: Sequence[float] | None = None,
+    detector: Detector | None = None,
+    **options: Any,
+) -> "Evaluation":
+    """Scores generated showers against reference showers by the CaloChallenge's metrics.
+
+    Args:
+      generated: showers to judge; an array [n, v] in MeV has the reference's incident energies, as
+        from ``generate(trained, reference.energies)``.
+      reference: as many showers of the full simulation, of the same incident energies.
+      metrics: names in `calojax.evaluation.suite.METRICS`; or "all", which leaves out what cannot
+        be computed. ``low``, ``low-normed``, ``high`` and ``cnn`` train classifiers, which takes a
+        GPU or ``quick=True``.
+      slices: boundaries in MeV of slices of incident energy; by default decades with enough
+        showers, and none if empty.
+      detector: geometry of files that do not name theirs, and of arrays.
+      **options: further fields of `calojax.evaluation.suite.Options`, such as ``truncate=True``
+        for samples that differ in number, and ``floor=True``.
+
+    Returns:
+      The evaluation. ``scores`` has the values by the keys of `calojax.evaluation.suite.SCORES`,
+      their errors by ``<key>_error`` and chance levels by ``<key>_chance``; ``histograms``,
+      ``slices``, ``floor`` and ``warnings`` are further attributes.
+
+    Raises:
+      CalojaxError: if the samples cannot be compared, or an option is not valid.
+    """
+    from calojax.evaluation import suite
+
+    judge = _source(reference, detector)
+    if isinstance(generated, np.ndarray | jax.Array):
+        generated = judge.energies, np.asarray(generated)
+    sample = _source(generated, judge.detector)
+    chosen = suite.Options(
+        metrics=tuple([metrics] if isinstance(metrics, str) else metrics),
+        slices=None if slices is None else tuple(slices),
+        **options,
+    )
+    return suite.evaluate(sample, judge, chosen)
+
+
+def _source(showers: Showers, detector: Detector | None) -> ShowerSource:
+    match showers:
+        case (energies, np.ndarray() | jax.Array() as voxels):
+            detector = detector or guess_detector(voxels.shape[-1])
+            if detector is None:
+                raise CalojaxError(
+                    f"No built-in geometry has {voxels.shape[-1]} voxels; give the showers' "
+                    "detector."
+                )
+            return ShowerArrays(detector, np.asarray(energies), np.asarray(voxels))
+        case str() | os.PathLike() | [*_]:
+            return open_showers(showers, detector)
+        case _:
+            return showers
 
 
 def train(

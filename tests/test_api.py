@@ -56,6 +56,30 @@ def test_unknown_models_name_the_known_ones():
         calojax.load("calovq-ds9")
 
 
+def test_showers_are_evaluated_from_files_sources_or_arrays(tmp_path, tiny, showers):
+    ours, theirs = (
+        (showers.energies[rows], showers.showers[rows]) for rows in (slice(0, 90), slice(90, 180))
+    )
+    paths = [tmp_path / "ours.hdf5", tmp_path / "theirs.hdf5"]
+    for path, (energies, voxels) in zip(paths, (ours, theirs), strict=True):
+        calojax.write_showers(path, tiny, energies, [voxels])
+    sources = [calojax.open_showers(path) for path in paths]
+    found = [
+        calojax.evaluate(*pair, metrics=["correlations"], slices=())
+        for pair in (paths, sources, (ours, theirs), ([paths[0]], theirs))
+    ]
+    assert "correlation_layers" in found[0].scores
+    assert all(one.scores == found[0].scores for one in found)
+    assert repr(found[0]) == (
+        "<Evaluation of 90 against 90 showers of tiny: 4 scores, 0 slices, 1 warnings>"
+    )
+    # An array of showers has the reference's incident energies.
+    same = calojax.evaluate(ours[1], ours, metrics="correlations", slices=())
+    assert same.scores["correlation_showers"] == 0
+    with pytest.raises(calojax.CalojaxError, match="No built-in geometry has 7 voxels"):
+        calojax.evaluate((np.ones(3), np.ones((3, 7))), (np.ones(3), np.ones((3, 7))))
+
+
 def test_the_example_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     text = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
     monkeypatch.chdir(tmp_path)

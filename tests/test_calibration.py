@@ -38,10 +38,10 @@ def test_auc_of_many_showers_does_not_overflow():
 def test_isotonic_pools_ties_interpolates_and_clips():
     scores = np.array([0.2, 0.2, 0.4, 0.8, 0.6])
     labels = np.array([1, 0, 0, 1, 1])
-    calibrate = calibration.isotonic(scores, labels)
+    others = np.array([0.0, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0])
     # The tie has mean 1/2 and violates the 0 after it: together 1/3.
     np.testing.assert_allclose(
-        calibrate(np.array([0.0, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0])),
+        calibration.calibrate(scores, labels, others),
         [1 / 3, 1 / 3, 1 / 3, (1 / 3 + 1 - 1e-6) / 2, *[1 - 1e-6] * 3],
         rtol=1e-12,
     )
@@ -51,7 +51,7 @@ def test_isotonic_recovers_a_distorted_probability():
     generator = np.random.default_rng(1)
     truth = generator.uniform(size=40_000)
     labels = (generator.uniform(size=truth.size) < truth).astype(int)
-    calibrated = calibration.isotonic(truth**3, labels)(truth**3)
+    calibrated = calibration.calibrate(truth**3, labels, truth**3)
     assert np.sqrt(np.mean((calibrated - truth) ** 2)) < 0.03
     assert np.all(np.diff(calibrated[np.argsort(truth)]) >= 0)
 

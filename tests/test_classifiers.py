@@ -1,4 +1,3 @@
-import dataclasses
 import functools
 import math
 
@@ -9,7 +8,9 @@ import pytest
 
 from calojax import distributed, geometry, rng
 from calojax.errors import CalojaxError
-from calojax.evaluation import calibration, classifiers, ensemble
+from calojax.evaluation import calibration, classifiers
+from calojax.evaluation import classifier_training as training
+from calojax.io.reader import ShowerArrays
 from calojax.nn.classifier import DenseClassifier, ResNetClassifier, Stem
 
 TINY = geometry.detector("tiny")
@@ -18,35 +19,22 @@ SMALL = classifiers.ClassifierSettings(
 )
 
 
-@dataclasses.dataclass
-class Sample:
-    """Showers in memory, with what the classifiers ask of a source."""
-
-    detector: geometry.Detector
-    energies: np.ndarray
-    showers: np.ndarray
-
-    def __len__(self):
-        return len(self.energies)
-
-    def read(self, start, stop):
-        return self.energies[start:stop], self.showers[start:stop]
-
-    def batches(self, size):
-        for start in range(0, len(self), size):
-            yield self.read(start, start + size)
-
-
 def _sample(n, seed, *, scale=1.0, detector=TINY):
     generator = np.random.default_rng(seed)
     energies = 10 ** generator.uniform(3, 5, n)
     showers = generator.gamma(0.5, 1, (n, detector.n_voxels)) * energies[:, None]
     showers *= scale / detector.n_voxels
-    return Sample(detector, energies.astype(np.float32), showers.astype(np.float32))
+    return ShowerArrays(detector, energies.astype(np.float32), showers.astype(np.float32))
+
+
+def _score(kind, generated, reference, *, seeds=2, settings=SMALL, seed=0):
+    return classifiers.score(
+        classifiers.predict(kind, generated, reference, settings, seeds=seeds, seed=seed)
+    )
 
 
 # One recipe and one shape of data for most tests, so that they share what is compiled.
-RECIPE = ensemble.Ensemble(
+RECIPE = training.Trainer(
     DenseClassifier(16, 1),
     learning_rate=2e-3,
     batch=200,
@@ -65,8 +53,8 @@ def _gaussians(shift):
 
 
 def _fit(x, labels, keys=KEYS, report=lambda accuracy: None):
-    rows = ensemble.place(x, labels, RECIPE.mesh)
-    split = ensemble.split_rows(keys, CLASS_SIZE, 2, (60, 20, 20))
+    rows = training.place(x, labels, RECIPE.mesh)
+    split = training.split_rows(keys, CLASS_SIZE, 2, (60, 20, 20))
     return rows, split, RECIPE.fit(rows, split, keys, report)
 
 
@@ -123,7 +111,7 @@ def test_best_epoch_is_returned():
 
 def test_split_parts_are_disjoint_and_balanced():
     keys = rng.per_item(rng.root(0), np.arange(4))
-    split = ensemble.split_rows(keys, 121, 3, (800, 200, 210))
+    split = training.split_rows(keys, 121, 3, (800, 200, 210))
     for part, size in zip(split, (80, 20, 21), strict=True):
         assert part.shape == (4, 3 * size)
         np.testing.assert_array_equal(np.asarray(part) // 121, [np.repeat([0, 1, 2], size)] * 4)
@@ -211,7 +199,7 @@ def test_resnet_halves_axes_as_the_official_padding_does():
 def test_low_inputs():
     showers = np.zeros((1, TINY.n_voxels), np.float32)
     showers[0, :3] = 1.0, TINY.evaluation_threshold * 0.99, 40.0
-    sample = Sample(TINY, np.array([2000.0], np.float32), showers)
+    sample = ShowerArrays(TINY, np.array([2000.0], np.float32), showers)
     low = classifiers.inputs("low", [sample])
     assert low.dtype == np.float32
     np.testing.assert_allclose(low[0, :4], [math.log10(2000), 1 / 2000, 0, 40 / 2000], rtol=1e-6)
@@ -229,7 +217,7 @@ def test_low_inputs():
 def test_low_inputs_larger_than_memory_go_to_a_file(monkeypatch):
     sample = _sample(50, 0)
     expected = classifiers.inputs("low", [sample, sample])
-    monkeypatch.setattr(classifiers.os, "sysconf", lambda name: 100)
+    monkeypatch.setattr(classifiers, "host_memory", lambda: 10**4)
     mapped = classifiers.inputs("low", [sample, sample])
     assert isinstance(mapped, np.memmap)
     np.testing.assert_array_equal(mapped, expected)
@@ -237,14 +225,11 @@ def test_low_inputs_larger_than_memory_go_to_a_file(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["low", "high", "cnn"])
 def test_equal_samples_cannot_be_told_apart(kind, monkeypatch):
-    # One thin stage sees to it that the test does not wait for a compiler.
+    # One thin stage, so that the test does not wait for a compiler.
     monkeypatch.setattr(
         classifiers, "ResNetClassifier", functools.partial(ResNetClassifier, planes=(4,))
     )
-    result = classifiers.train_and_score(
-        kind, _sample(400, 0), _sample(400, 1), seeds=2, settings=SMALL
-    )
-    assert result.kind == kind
+    result = _score(kind, _sample(400, 0), _sample(400, 1))
     assert len(result.auc_per_seed) == 2
     assert result.auc == pytest.approx(np.mean(result.auc_per_seed))
     # 80 against 80: a standard deviation of sqrt((2 * 80 + 1) / 12) / 80 = 0.046 each.
@@ -253,31 +238,26 @@ def test_equal_samples_cannot_be_told_apart(kind, monkeypatch):
 
 
 def test_scaled_showers_are_told_apart():
-    result = classifiers.train_and_score(
-        "low", _sample(400, 0, scale=2.0), _sample(400, 1), seeds=2, settings=SMALL
-    )
+    result = _score("low", _sample(400, 0, scale=2.0), _sample(400, 1))
     assert result.auc > 0.9
     assert 0.5 < result.jsd < 1
 
 
 def test_score_does_not_depend_on_how_many_seeds_fit(monkeypatch):
     samples = _sample(400, 0, scale=1.3), _sample(400, 1)
-    together = classifiers.train_and_score("low", *samples, seeds=2, settings=SMALL)
-    monkeypatch.setattr(ensemble.Ensemble, "members_at_once", lambda self, rows: 1)
-    apart = classifiers.train_and_score("low", *samples, seeds=2, settings=SMALL)
+    together = _score("low", *samples)
+    monkeypatch.setattr(training.Trainer, "members_at_once", lambda self, rows: 1)
+    apart = _score("low", *samples)
     np.testing.assert_allclose(together.auc_per_seed, apart.auc_per_seed, atol=2e-3)
-    again = classifiers.train_and_score("low", *samples, seeds=2, settings=SMALL, seed=1)
+    again = _score("low", *samples, seed=1)
     assert not set(again.auc_per_seed) & set(apart.auc_per_seed)
 
 
-def test_result_says_quick_and_split(monkeypatch):
-    assert classifiers.QUICK.quick
-    assert not classifiers.OFFICIAL.quick
-    monkeypatch.setattr(classifiers, "QUICK", dataclasses.replace(SMALL, quick=True))
-    result = classifiers.train_and_score(
-        "low", _sample(400, 0), _sample(400, 1), seeds=2, quick=True
+def test_quick_settings_say_so():
+    assert classifiers.settings_for(TINY, quick=True).quick
+    assert classifiers.settings_for(TINY, quick=False) == classifiers.ClassifierSettings(
+        split=(60, 20, 20)
     )
-    assert result.settings == dataclasses.replace(SMALL, split=(60, 20, 20), quick=True)
 
 
 @pytest.mark.parametrize(
@@ -289,8 +269,8 @@ def test_result_says_quick_and_split(monkeypatch):
     ],
 )
 def test_split_is_the_official_one(name, split):
-    settings = classifiers.resolve(classifiers.OFFICIAL, geometry.detector(name))
-    sizes = jax.eval_shape(lambda: ensemble.split_rows(KEYS, sum(split), 2, settings.split))
+    parts = classifiers.official_split(geometry.detector(name))
+    sizes = jax.eval_shape(lambda: training.split_rows(KEYS, sum(split), 2, parts))
     assert tuple(part.shape[1] // 2 for part in sizes) == split
 
 
@@ -302,10 +282,10 @@ def test_slices_of_energy_hold_all_showers():
     parts = [whole.within(1e3, 1e4), whole.within(1e4, 1e5)]
     assert sum(len(part.labels) for part in parts) == 160
     assert parts[0].energies.max() < 1e4 <= parts[1].energies.min()
-    low = classifiers.score("low", [p.within(1e3, 1e4) for p in predictions], SMALL)
+    low = classifiers.score([p.within(1e3, 1e4) for p in predictions])
     assert 0 < low.auc < 1
-    assert low.auc != classifiers.score("low", predictions, SMALL).auc
-    assert math.isnan(classifiers.score("low", predictions[:1], SMALL).auc_error)
+    assert low.auc != classifiers.score(predictions).auc
+    assert math.isnan(classifiers.score(predictions[:1]).auc_error)
 
 
 def test_multiclass_prefers_the_sample_that_is_right():
@@ -323,35 +303,21 @@ def test_multiclass_prefers_the_sample_that_is_right():
     np.testing.assert_array_equal(cross_check.argmax(axis=1), [0, 1, 2])
 
 
-def _nan_sample():
-    sample = _sample(20, 0)
-    sample.showers[3, 5] = np.nan
-    return sample
+def test_samples_of_different_size_are_cut_to_the_smaller_one():
+    (predictions,) = classifiers.predict("low", _sample(421, 0), _sample(400, 1), SMALL, seeds=1)
+    assert np.bincount(predictions.labels).tolist() == [80, 80]
 
 
 @pytest.mark.parametrize(
-    ("kind", "generated", "message"),
-    [
-        ("low", _sample(21, 0), r"equal size, got 20 and 21"),
-        ("low", _nan_sample(), "not finite"),
-        ("medium", _sample(20, 0), "no classifier 'medium'"),
-        ("low", _sample(20, 0, detector=geometry.detector("ds1-photons")), "one detector"),
-    ],
+    ("kind", "showers", "detector", "sentence"),
+    [("cnn", 10, "ds1-photons", "layers that are all alike"), ("low", 3, "tiny", "5 showers or")],
 )
-def test_bad_samples_get_a_sentence(kind, generated, message):
-    with pytest.raises(CalojaxError, match=message):
-        classifiers.train_and_score(kind, generated, _sample(20, 1), seeds=1, quick=True)
+def test_what_cannot_be_trained_gets_a_sentence(kind, showers, detector, sentence):
+    sample = _sample(showers, 0, detector=geometry.detector(detector))
+    with pytest.raises(CalojaxError, match=sentence):
+        classifiers.predict(kind, sample, sample, classifiers.QUICK, seeds=1)
 
 
-def test_cnn_needs_a_regular_grid():
-    samples = [_sample(10, seed, detector=geometry.detector("ds1-photons")) for seed in (0, 1)]
-    with pytest.raises(CalojaxError, match="layers that are all alike"):
-        classifiers.train_and_score("cnn", *samples, seeds=1, quick=True)
-
-
-def test_too_few_showers_or_samples():
-    few = _sample(3, 0)
-    with pytest.raises(CalojaxError, match="5 showers or more"):
-        classifiers.train_and_score("low", few, few, seeds=1)
+def test_a_multiclass_score_needs_two_samples():
     with pytest.raises(CalojaxError, match="two or more generated samples"):
-        classifiers.multiclass({"one": few}, few)
+        classifiers.multiclass({"one": _sample(10, 0)}, _sample(10, 1))

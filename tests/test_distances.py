@@ -1,5 +1,7 @@
 """FPD and KPD: official numbers, closed forms, extrapolation."""
 
+import types
+
 import jax
 import numpy as np
 import official
@@ -7,7 +9,7 @@ import pytest
 
 from calojax.errors import CalojaxError
 from calojax.evaluation import distances, features
-from calojax.evaluation.distances import Gaussian, Score
+from calojax.evaluation.distances import Distance, Gaussian
 
 
 @pytest.fixture(scope="module")
@@ -105,16 +107,16 @@ def test_intercept_error_is_that_of_least_squares():
     x, noise = np.linspace(0.01, 0.1, 10), np.resize([0.01, -0.01], 10)
     found = distances._intercept(x, 0.3 + 2 * x + noise)
     coefficients, covariance = np.polyfit(x, 0.3 + 2 * x + noise, 1, cov=True)
-    assert found == pytest.approx(Score(coefficients[1], np.sqrt(covariance[1, 1])))
+    assert found == pytest.approx(Distance(coefficients[1], np.sqrt(covariance[1, 1])))
 
 
 @pytest.mark.parametrize(
-    ("n", "expected"), [(100_000, (10_000, 50_000, 10_000)), (3000, (1000, 3000, 1000))]
+    ("size", "expected"), [(100_000, (10_000, 50_000, 10_000)), (3000, (1000, 3000, 1000))]
 )
-def test_settings_are_official_where_showers_suffice(n, expected):
-    settings = distances.settings_for(n)
-    found = (settings.min_samples, settings.max_samples, settings.kernel_samples)
-    assert found == expected
+def test_settings_are_official_where_showers_suffice(size, expected):
+    samples = types.SimpleNamespace(size=size)
+    settings = distances.Fpd().settings(samples, None) | distances.Kpd().settings(samples, None)
+    assert tuple(settings.values()) == expected
 
 
 @pytest.mark.parametrize("metric", [distances.fpd, distances.kpd])

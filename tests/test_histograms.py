@@ -27,8 +27,13 @@ def everything(generated, reference, **options) -> list[histograms.Histogram]:
     both = features.stream(generated), features.stream(reference)
     geometry = reference.detector
     edges = histograms.voxel_edges(geometry, reference.showers.max())
-    spectra = [histograms.spectrum(source, edges, **options) for source in (generated, reference)]
-    return [*histograms.compare(*both, geometry), histograms.compare_voxels(*spectra)]
+    spectra = [entries(source, edges, **options) for source in (generated, reference)]
+    return [*histograms.compare(*both, geometry), histograms.compare_voxels(edges, *spectra)]
+
+
+def entries(source, edges, mask=None, **options) -> histograms.Entries:
+    (found,) = histograms.voxel_entries(source, [edges], [mask], **options)
+    return found
 
 
 def by_name(items) -> dict[str, histograms.Histogram]:
@@ -228,41 +233,39 @@ def test_a_geometry_without_a_threshold_has_finite_bins(showers, tiny):
     assert 0.01 < means["voxel"][0] < 1
 
 
-def test_spectrum_counts_as_numpy_does_in_any_batches(showers, tiny):
+def test_spectra_count_as_numpy_does_in_any_batches(showers, tiny):
     source = ShowerArrays(tiny, showers.energies, showers.showers)
     edges = histograms.voxel_edges(tiny, float(showers.showers.max()))
-    expected, _ = np.histogram(showers.showers.astype(np.float64).ravel(), edges)
-    found = [histograms.spectrum(source, edges, batch=batch) for batch in (37, 1000)]
-    for spectrum in found:
-        np.testing.assert_array_equal(spectrum.entries[1:-1], expected)
-    np.testing.assert_allclose(found[0].products, found[1].products, rtol=1e-9)
-
     mask = showers.energies > 1e4
-    chosen = histograms.Spectrum(edges, mask)
-    for start in range(0, len(mask), 100):
-        histograms.count_voxels([chosen], tiny, start, showers.showers[start : start + 100])
-    expected, _ = np.histogram(showers.showers[mask].astype(np.float64).ravel(), edges)
-    np.testing.assert_array_equal(chosen.entries[1:-1], expected)
+    found = [
+        histograms.voxel_entries(source, [edges] * 2, [None, mask], batch=batch)
+        for batch in (37, 1000)
+    ]
+    for which, voxels in enumerate((showers.showers, showers.showers[mask])):
+        expected, _ = np.histogram(voxels.astype(np.float64).ravel(), edges)
+        for spectra in found:
+            np.testing.assert_array_equal(spectra[which].counts[1:-1], expected)
+        np.testing.assert_array_equal(*(spectra[which].products for spectra in found))
+
+
+def in_order(tiny, voxels) -> ShowerArrays:
+    """A source of showers whose first voxels are given."""
+    showers = np.zeros((len(voxels), tiny.n_voxels), np.float32)
+    showers[:, : voxels.shape[1]] = voxels
+    return ShowerArrays(tiny, np.full(len(voxels), 1e4), showers)
 
 
 def test_the_last_bin_includes_its_edge(tiny):
-    spectrum = histograms.Spectrum(np.array([1.0, 2.0, 4.0]))
-    showers = np.zeros((2, tiny.n_voxels), np.float32)
-    showers[0, :4] = [1.0, 2.0, 4.0, 4.5]
-    histograms.count_voxels([spectrum], tiny, 0, showers)
-    np.testing.assert_array_equal(spectrum.entries, [0, 1, 2, 1])
+    source = in_order(tiny, np.array([[1.0, 2.0, 4.0, 4.5]]))
+    found = entries(source, np.array([1.0, 2.0, 4.0]))
+    np.testing.assert_array_equal(found.counts, [0, 1, 2, 1])
 
 
 def test_independent_voxels_have_a_multinomial_covariance(tiny):
-    rng = np.random.default_rng(0)
-    edges = np.geomspace(0.1, 1000.0, 6)
-    showers = np.zeros((300, tiny.n_voxels), np.float32)
-    showers[np.arange(300), rng.integers(tiny.n_voxels, size=300)] = np.exp(rng.normal(1, 2, 300))
-    spectrum = histograms.Spectrum(edges)
-    histograms.count_voxels([spectrum], tiny, 0, np.clip(showers, 0, 999))
-    inside = spectrum.entries[1:-1].sum()
-    np.testing.assert_allclose(spectrum.products, np.diag(spectrum.entries))
-    assert 250 < inside <= 300
+    values = np.clip(np.exp(np.random.default_rng(0).normal(1, 2, (300, 1))), 0, 999)
+    found = entries(in_order(tiny, values), np.geomspace(0.1, 1000.0, 6))
+    np.testing.assert_allclose(found.products, np.diag(found.counts))
+    assert 250 < found.counts[1:-1].sum() <= 300
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,18 @@ import numpy as np
 import pytest
 
 from calojax.errors import CalojaxError
-from calojax.evaluation import classifiers, distances, histograms, manifold, suite
-from calojax.evaluation.suite import SCORES, Options, Selection
+from calojax.evaluation import classifiers, distances, manifold, suite
+from calojax.evaluation.metric import Found, Metric, Options, Score
+from calojax.evaluation.samples import (
+    Samples,
+    Selection,
+    default_slices,
+    energy_warnings,
+    measure,
+    sample_warnings,
+    spread,
+)
+from calojax.evaluation.suite import SCORES
 from calojax.geometry import detector
 from calojax.io.reader import ShowerArrays
 
@@ -56,7 +66,7 @@ def test_published_column_names():
 
 
 def test_means_over_layers_are_those_of_the_histograms(evaluation, tiny):
-    of_layers = [h.separation for h in evaluation.histograms if h.family == histograms.E_LAYER]
+    of_layers = [h.separation for h in evaluation.histograms if h.family == "e_layer"]
     assert len(of_layers) == tiny.n_layers
     assert evaluation.scores["separation_e_layer"] == pytest.approx(np.mean(of_layers))
 
@@ -67,7 +77,7 @@ def test_the_chance_level_is_what_equal_samples_have_on_average(evaluation):
     assert families == {key for key in SCORES if key in scores and key.startswith("separation")}
     for key in families:
         assert scores[key] == pytest.approx(scores[f"{key}_chance"], abs=5 * scores[f"{key}_error"])
-    of_layers = [h.floor for h in evaluation.histograms if h.family == histograms.E_LAYER]
+    of_layers = [h.floor for h in evaluation.histograms if h.family == "e_layer"]
     assert scores["separation_e_layer_chance"] == pytest.approx(np.mean(of_layers))
 
 
@@ -195,7 +205,6 @@ def unlike(samples):
         (tuple, {"seeds": 0}, "seeds must be at least 1, got 0"),
         (tuple, {"seed": -1}, "seed must be a whole number from 0 to 4294967295, got -1"),
         (tuple, {"seed": 2**32}, "seed must be a whole number from 0"),
-        (tuple, {"neighbours": 0}, "neighbours must be at least 1, got 0"),
         (tuple, {"slices": (np.nan, 1e3)}, "Slices need increasing energies"),
         (tuple, {"slices": (-1.0, 1e3)}, "Slices need increasing energies"),
         (tuple, {"energy_range": (1e3, np.nan)}, "lower end first"),
@@ -210,7 +219,7 @@ def unlike(samples):
 def test_what_cannot_be_compared_is_refused_before_any_work(
     samples, monkeypatch, change, options, sentence
 ):
-    monkeypatch.setattr(suite, "_measure", None)
+    monkeypatch.setattr(suite, "measure", None)
     with pytest.raises(CalojaxError, match=sentence) as caught:
         suite.evaluate(*change(samples), Options(**options))
     assert str(caught.value).endswith(".")
@@ -250,15 +259,15 @@ def test_samples_of_different_size_are_cut_evenly_over_their_energies(samples):
     found = suite.evaluate(generated, reference, options)
     assert len(found.generated.total) == len(found.reference.total) == 200
     assert found.generated.energy.max() > 0.95 * generated.energies.max()
-    for count in (7, 299, 300, None):
-        chosen = suite.spread(generated, count)
-        assert len(chosen) == (count or 300)
+    for count in (7, 299, 300, 400):
+        chosen = spread(generated, count)
+        assert len(chosen) == min(count, 300)
         expected = np.quantile(generated.energies, [0.2, 0.5, 0.8])
         assert np.quantile(chosen.energies, [0.2, 0.5, 0.8]) == pytest.approx(expected, rel=0.3)
 
 
 def test_quick_precision_does_not_depend_on_the_order_of_the_file(samples, monkeypatch):
-    monkeypatch.setattr(suite, "_QUICK_PRDC", 100)
+    monkeypatch.setattr(manifold, "_QUICK_SHOWERS", 100)
     generated, reference = samples
     voxels = generated.showers.copy()
     voxels[generated.energies > 1e4, 60:] = 0  # wrong at high energies
@@ -310,8 +319,8 @@ def replaced(sample, **rows):
 )
 def test_samples_that_make_scores_less_trustworthy_are_warned_about(samples, change, sentences):
     pair = change(*samples)
-    options = Options(metrics=("fpd", "kpd"), slices=())
-    found = suite._sample_warnings(suite._measure(*pair, (), options), options)
+    both = Samples(*map(measure, pair))
+    found = sample_warnings(both) + suite.METRICS["kpd"].warnings(both)
     assert len(found) == len(sentences)
     for text, sentence in zip(found, sentences, strict=True):
         assert text.startswith(sentence)
@@ -326,31 +335,23 @@ def first_layer_empty(sample):
 def test_incident_energies_that_agree_differ_or_are_matched():
     rng = np.random.default_rng(0)
     first, second = np.exp(rng.uniform(0, 3, (2, 2000)))
-    assert suite.energy_warnings(first, second) == ()
-    assert suite.energy_warnings(first, rng.permutation(first)) == ()
-    (warning,) = suite.energy_warnings(first, np.exp(rng.uniform(0.3, 3, 2000)))
+    assert energy_warnings(first, second) == ()
+    assert energy_warnings(first, rng.permutation(first)) == ()
+    (warning,) = energy_warnings(first, np.exp(rng.uniform(0.3, 3, 2000)))
     assert "Kolmogorov-Smirnov distance 0.1" in warning
-
-
-def test_kolmogorov_smirnov_is_uniform_for_equal_distributions():
-    rng = np.random.default_rng(0)
-    results = [suite.kolmogorov_smirnov(*rng.normal(size=(2, 300))) for _ in range(300)]
-    probabilities = np.sort([probability for _, probability in results])
-    np.testing.assert_allclose(probabilities, (np.arange(300) + 0.5) / 300, atol=0.12)
-    assert suite.kolmogorov_smirnov(np.zeros(4), np.ones(5))[0] == 1
 
 
 def test_default_slices():
     electrons, photons = detector("ds2"), detector("ds1-photons")
     energies = np.geomspace(1e3, 9e5, 3000)
-    assert suite.default_slices(energies, energies, electrons) == (1e3, 1e4, 1e5, 1e6)
+    assert default_slices(energies, energies, electrons) == (1e3, 1e4, 1e5, 1e6)
     few = np.geomspace(1e3, 1.2e4, 3000)  # the second decade is all but empty
-    low, middle, high = suite.default_slices(few, few, electrons)
+    low, middle, high = default_slices(few, few, electrons)
     assert (low, middle) == pytest.approx((1e3, np.sqrt(1.2e7)))
     assert high > few.max()
     discrete = np.repeat(photons.energies, 100)
-    assert suite.default_slices(discrete, discrete, photons) == (2.0**8, 2.0**13, 2.0**18, 2.0**23)
-    assert suite.default_slices(energies[::20], energies[::20], electrons) == ()
+    assert default_slices(discrete, discrete, photons) == (2.0**8, 2.0**13, 2.0**18, 2.0**23)
+    assert default_slices(energies[::20], energies[::20], electrons) == ()
 
 
 def test_a_selection_is_the_source_of_its_rows(samples):
@@ -366,11 +367,47 @@ def test_a_selection_is_the_source_of_its_rows(samples):
     assert chosen.read(2, 2).shape == (0, 120)
 
 
-def test_every_key_is_documented():
-    text = (pathlib.Path(__file__).parents[1] / "docs" / "evaluation.md").read_text()
-    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
-    documented = {row[0].strip("| `"): row[1].strip() for row in rows}
-    assert documented == {key: metric.name for key, metric in suite.SCORES.items()}
+def test_the_documentation_has_every_key():
+    lines = (pathlib.Path(__file__).parents[1] / "docs" / "evaluation.md").read_text().splitlines()
+    rows = [
+        f"| `{key}` | {score.name} | {score.scale:g} | "
+        f"{'higher' if score.higher_is_better else 'lower'} | "
+        f"{score.description.replace('|', '&#124;')} |"
+        for key, score in SCORES.items()
+    ]
+    assert [line for line in lines if line.startswith("| `")] == rows
+
+
+class MeanEnergy(Metric):
+    """A whole metric of another package."""
+
+    scores = {"mean_energy": Score("mean E", "|difference| of mean visible energies, MeV")}  # noqa: RUF012
+
+    def compute(self, samples, options):
+        means = [sample.features.total.mean() for sample in samples]
+        return Found({"mean_energy": abs(means[0] - means[1])})
+
+
+def test_a_metric_is_one_class_and_one_call(samples, monkeypatch):
+    for registry in ("METRICS", "SCORES"):
+        monkeypatch.setattr(suite, registry, getattr(suite, registry).copy())
+    suite.register("mean-energy", MeanEnergy())
+    options = Options(metrics=("mean-energy",), slices=(1e3, 1e4, 1.1e5), floor=True)
+    found = suite.evaluate(*samples, options)
+    totals = [sample.read().sum() for sample in samples]
+    assert found.scores["mean_energy"] == pytest.approx(abs(totals[0] - totals[1]) / 300, rel=1e-2)
+    assert all(part.scores["mean_energy"] > 0 for part in found.slices)
+    assert set(found.floor) == {"mean_energy"}
+    with pytest.raises(ValueError, match="there is another metric 'mean-energy'"):
+        suite.register("mean-energy", MeanEnergy())
+
+
+def test_results_print_as_one_line(evaluation):
+    assert repr(evaluation) == (
+        "<Evaluation of 300 against 300 showers of tiny: 19 scores, 2 slices, 0 warnings>"
+    )
+    for thing in (evaluation.histograms[0], evaluation.generated, evaluation.layer_correlations):
+        assert len(repr(thing)) < 120
 
 
 def test_samples_in_other_units_are_warned_of(samples):

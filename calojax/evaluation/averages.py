@@ -1,11 +1,12 @@
-"""Mean showers and profiles in slices of incident energy, summed while a file streams past."""
+"""Mean showers and profiles in slices of incident energy, from one pass over a file."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-from calojax.evaluation.features import ShowerSource, apply_threshold
+from calojax.evaluation.features import apply_threshold
 from calojax.geometry import Detector
+from calojax.io.reader import ShowerSource
 
 
 class Averages(NamedTuple):
@@ -16,10 +17,10 @@ class Averages(NamedTuple):
       counts: showers in each slice, [s].
       voxels: mean voxel energies in MeV, [s, v].
       longitudinal: mean E_layer / E_inc, [s, l].
-      longitudinal_spread: its standard deviation between showers, [s, l].
+      longitudinal_spread: standard deviation of E_layer / E_inc between showers, [s, l].
       radii: edges of the rings in mm, the union of those of all layers, [k + 1].
       radial: mean energy per area over E_inc in 1/mm^2, summed over layers, [s, k].
-      radial_spread: its standard deviation between showers, [s, k].
+      radial_spread: standard deviation of that between showers, [s, k].
     """
 
     edges: np.ndarray
@@ -30,6 +31,9 @@ class Averages(NamedTuple):
     radii: np.ndarray
     radial: np.ndarray
     radial_spread: np.ndarray
+
+    def __repr__(self) -> str:
+        return f"<Averages of {self.counts.sum()} showers in {len(self.counts)} slices of energy>"
 
 
 def decades(energies: np.ndarray) -> np.ndarray:
@@ -42,7 +46,7 @@ def decades(energies: np.ndarray) -> np.ndarray:
 def ring_weights(detector: Detector) -> tuple[np.ndarray, np.ndarray]:
     """Edges of the common rings in mm [k + 1], and each voxel's share in them [v, k].
 
-    A voxel that spans several rings is taken as uniformly filled in area; rows sum to one.
+    The energy of a voxel that spans several rings is shared by area; rows sum to one.
     """
     edges = np.unique(np.concatenate([layer.r_edges for layer in detector.layers]))
     low, high = detector.voxels.r_low[:, None], detector.voxels.r_high[:, None]
@@ -50,68 +54,44 @@ def ring_weights(detector: Detector) -> tuple[np.ndarray, np.ndarray]:
     return edges, np.maximum(overlap, 0.0) / (high**2 - low**2)
 
 
-class Averager:
-    """Sums over showers that come in batches; `averages` divides them when all have been added."""
-
-    def __init__(self, detector: Detector, edges: np.ndarray):
-        """Nothing has been added yet.
-
-        Args:
-          detector: the geometry of the showers.
-          edges: increasing slice boundaries in MeV, [s + 1]; a slice holds its lower edge.
-        """
-        self.detector = detector
-        self.edges = np.asarray(edges, float)
-        self._radii, weights = ring_weights(detector)
-        self._weights = (weights / (np.pi * np.diff(self._radii**2))).astype(np.float32)
-        n_slices = len(self.edges) - 1
-        self._counts = np.zeros(n_slices)
-        self._voxels = np.zeros((n_slices, detector.n_voxels))
-        self._layers = np.zeros((2, n_slices, detector.n_layers))
-        self._rings = np.zeros((2, n_slices, len(self._radii) - 1))
-
-    def add(self, energies: np.ndarray, showers: np.ndarray) -> None:
-        """Adds showers [b, v] of incident energies [b], both in MeV.
-
-        Voxels below the detector's evaluation threshold count as zero.
-        """
-        showers = apply_threshold(np.asarray(showers, np.float32), self.detector)
-        energies = np.asarray(energies, np.float32)
-        of_slice = np.searchsorted(self.edges, energies, side="right") - 1
-        member = (of_slice == np.arange(len(self._counts))[:, None]).astype(np.float32)
-        starts = [where.start for where in self.detector.layer_slices]
-        # In double: a spread is the small difference of large squares.
-        layers = np.add.reduceat(showers, starts, axis=1, dtype=float) / energies[:, None].astype(
-            float
-        )
-        rings = showers @ self._weights / energies[:, None].astype(float)
-        self._counts += member.sum(axis=1)
-        self._voxels += member @ showers
-        self._layers += np.stack([member @ layers, member @ layers**2])
-        self._rings += np.stack([member @ rings, member @ rings**2])
-
-    def averages(self) -> Averages:
-        """The means of all that was added."""
-        longitudinal, longitudinal_spread = _moments(self._layers, self._counts)
-        radial, radial_spread = _moments(self._rings, self._counts)
-        return Averages(
-            edges=self.edges,
-            counts=self._counts.astype(int),
-            voxels=self._voxels / np.maximum(self._counts, 1)[:, None],
-            longitudinal=longitudinal,
-            longitudinal_spread=longitudinal_spread,
-            radii=self._radii,
-            radial=radial,
-            radial_spread=radial_spread,
-        )
-
-
 def average(showers: ShowerSource, edges: np.ndarray, *, batch: int = 1000) -> Averages:
-    """Means of all ``showers`` in the slices of incident energy between ``edges`` in MeV."""
-    averager = Averager(showers.detector, edges)
-    for energies, voxels in showers.batches(batch):
-        averager.add(energies, voxels)
-    return averager.averages()
+    """Means of showers in slices of incident energy, after the evaluation threshold.
+
+    The slices' boundaries [s + 1] in MeV increase; a slice holds its lower edge.
+    """
+    detector, edges = showers.detector, np.asarray(edges, float)
+    radii, weights = ring_weights(detector)
+    weights = (weights / (np.pi * np.diff(radii**2))).astype(np.float32)
+    starts = [where.start for where in detector.layer_slices]
+    n_slices = len(edges) - 1
+    counts, voxels = np.zeros(n_slices), np.zeros((n_slices, detector.n_voxels))
+    # Sums of x and x^2.
+    layers = np.zeros((2, n_slices, detector.n_layers))
+    rings = np.zeros((2, n_slices, len(radii) - 1))
+    for energies, block in showers.batches(batch):
+        block = apply_threshold(np.asarray(block, np.float32), detector)
+        of_slice = np.searchsorted(edges, np.asarray(energies, np.float32), side="right") - 1
+        member = (of_slice == np.arange(n_slices)[:, None]).astype(np.float32)
+        # In double: a spread is the small difference of large squares.
+        energies = np.asarray(energies, np.float32).astype(float)[:, None]
+        layer = np.add.reduceat(block, starts, axis=1, dtype=float) / energies
+        ring = block @ weights / energies
+        counts += member.sum(axis=1)
+        voxels += member @ block
+        layers += np.stack([member @ layer, member @ layer**2])
+        rings += np.stack([member @ ring, member @ ring**2])
+    longitudinal, longitudinal_spread = _moments(layers, counts)
+    radial, radial_spread = _moments(rings, counts)
+    return Averages(
+        edges=edges,
+        counts=counts.astype(int),
+        voxels=voxels / np.maximum(counts, 1)[:, None],
+        longitudinal=longitudinal,
+        longitudinal_spread=longitudinal_spread,
+        radii=radii,
+        radial=radial,
+        radial_spread=radial_spread,
+    )
 
 
 class Pair(NamedTuple):
@@ -127,11 +107,14 @@ class Pair(NamedTuple):
     reference: np.ndarray
     generated: np.ndarray
 
+    def __repr__(self) -> str:
+        return "<Pair of showers of {:.4g} and {:.4g} MeV>".format(*self.energies)
+
 
 def pairs(generated: ShowerSource, reference: ShowerSource, *, count: int = 3) -> list[Pair]:
-    """``count`` generated showers at evenly spaced quantiles of energy, each beside its neighbour.
+    """``count`` generated showers at evenly spaced quantiles of energy, with their neighbours.
 
-    No shower is picked for its looks: the choice depends on the incident energies alone.
+    The choice depends on the incident energies alone.
     """
     energies = np.ravel(generated.energies)
     by_energy = np.argsort(energies, kind="stable")

@@ -1,10 +1,7 @@
 """From classifier outputs to numbers: AUC, isotonic calibration, Jensen-Shannon divergence.
 
-All on the host in float64: these are reductions over at most some 10^5 outputs, whose ties and
-tails decide the last digits.
+All on the host in float64: ties and tails of the outputs decide the last digits.
 """
-
-import dataclasses
 
 import numpy as np
 import scipy.optimize
@@ -16,67 +13,37 @@ MARGIN = 1e-6
 
 
 def auc(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Area under the ROC curve: the chance that a random 1 scores above a random 0.
+    """Area under the ROC curve: the probability that a random 1 scores above a random 0.
 
-    The Mann-Whitney statistic of the mid-ranks, so that a tie counts one half.
-
-    Args:
-      scores: [n], larger means label 1.
-      labels: [n] of 0 and 1.
+    Of scores [n] with labels [n] of 0 and 1; a tie counts one half.
 
     Raises:
       ValueError: if one of the two labels does not occur.
     """
-    positive = np.asarray(labels, bool)
-    n_positive = int(positive.sum())
-    n_negative = positive.size - n_positive
-    if not n_positive or not n_negative:
+    ones, zeros = scores[labels == 1], scores[labels == 0]
+    if not len(ones) or not len(zeros):
         raise ValueError("the AUC needs scores of both labels")
-    ranks = scipy.stats.rankdata(scores)
-    statistic = ranks[positive].sum() - n_positive * (n_positive + 1) / 2
-    return float(statistic / (n_positive * n_negative))
+    test = scipy.stats.mannwhitneyu(ones, zeros, method="asymptotic")
+    return float(test.statistic / (len(ones) * len(zeros)))
 
 
-@dataclasses.dataclass(frozen=True)
-class Isotonic:
-    """A monotone map from score to probability: linear between knots, constant outside.
+def calibrate(scores: np.ndarray, labels: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Probabilities of label 1 of other scores [m], by isotonic regression of labels on scores [n].
 
-    Attributes:
-      scores: positions of the knots, increasing, [k].
-      probabilities: the probabilities there, not decreasing, [k].
-    """
-
-    scores: np.ndarray
-    probabilities: np.ndarray
-
-    def __call__(self, scores: np.ndarray) -> np.ndarray:
-        """Calibrated probabilities of scores [n] -> [n]."""
-        return np.interp(scores, self.scores, self.probabilities)
-
-
-def isotonic(scores: np.ndarray, labels: np.ndarray, *, margin: float = MARGIN) -> Isotonic:
-    """The isotonic regression of labels on scores (Zadrozny and Elkan, KDD 2002).
-
-    Args:
-      scores: [n].
-      labels: [n] of 0 and 1.
-      margin: the probabilities are kept in [margin, 1 - margin].
+    Linear between the scores of the fit and constant outside (Zadrozny and Elkan, KDD 2002), and
+    `MARGIN` away from 0 and 1.
     """
     knots, group, counts = np.unique(scores, return_inverse=True, return_counts=True)
     means = np.bincount(group, weights=labels) / counts
     fitted = scipy.optimize.isotonic_regression(means, weights=counts).x
-    return Isotonic(knots.astype(np.float64), np.clip(fitted, margin, 1 - margin))
+    return np.interp(others, knots, np.clip(fitted, MARGIN, 1 - MARGIN))
 
 
 def jensen_shannon(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Jensen-Shannon divergence of the two classes in bits, (ln 2 - cross entropy) / ln 2.
 
-    Exact for the true posterior of equally frequent classes, else a lower bound (Goodfellow et al.,
-    arXiv:1406.2661, theorem 1); a badly calibrated classifier can make it negative.
-
-    Args:
-      probabilities: of label 1, strictly between 0 and 1, [n].
-      labels: [n] of 0 and 1.
+    From the probabilities [n] of label 1, strictly between 0 and 1. Exact for the true posterior
+    of equally frequent classes, else a lower bound (Goodfellow et al., arXiv:1406.2661, theorem 1);
+    a badly calibrated classifier can make it negative.
     """
-    chosen = np.where(np.asarray(labels, bool), probabilities, 1 - np.asarray(probabilities))
-    return float(1 + np.mean(np.log2(chosen)))
+    return float(1 + np.mean(np.log2(np.where(labels == 1, probabilities, 1 - probabilities))))

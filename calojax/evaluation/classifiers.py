@@ -1,33 +1,47 @@
 """Classifier tests: how well a network tells generated showers from reference showers.
 
 The CaloChallenge's binary classifiers (arXiv:2410.21611, section 4.3) and its multi-class one. An
-AUC of 0.5 means that the network found no difference, 1 that every shower gives itself away.
+AUC of 0.5 means that the network found no difference, 1 that it recognises every shower.
 """
 
 import dataclasses
 import math
-import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 
 from calojax import distributed, rng
 from calojax.errors import CalojaxError
-from calojax.evaluation import calibration, ensemble, features
+from calojax.evaluation import calibration, features
+from calojax.evaluation.classifier_training import (
+    Rows,
+    Split,
+    Trainer,
+    host_memory,
+    log_posteriors,
+    place,
+    split_rows,
+)
+from calojax.evaluation.metric import Found, Metric, Options, Score, with_error
+from calojax.evaluation.samples import Samples, spread
 from calojax.geometry import Detector
 from calojax.io.reader import ShowerSource
 from calojax.nn.classifier import DenseClassifier, ResNetClassifier
 from calojax.progress import progress_bar
 
 Kind = Literal["low", "low-normed", "high", "cnn"]
+"""Kind of input: ``low`` is voxel energies over the incident energy, ``low-normed`` voxels over the
+energy of their layer, ``high`` the feature vector, ``cnn`` the same as ``low`` as an image."""
 
 GENERATED, REFERENCE = 0, 1
 
+# Fewest validation showers of each sample for an AUC in a slice.
+_AUC_SHOWERS = 20
 _READ = 1000  # showers read at once
 
 
@@ -37,10 +51,10 @@ class ClassifierSettings:
 
     Attributes:
       width: nodes of every hidden layer of the dense network.
-      hidden_layers: its hidden layers beyond the first.
-      batch: showers per step.
+      hidden_layers: number of hidden layers after the first.
+      batch: largest number of showers per step.
       epochs: passes over the training part; the one of best test accuracy counts.
-      learning_rate: of Adam.
+      learning_rate: learning rate of Adam.
       split: proportions of training, test and validation part; None: the official ones.
       quick: whether these are the reduced settings, whose scores are not comparable.
     """
@@ -58,13 +72,14 @@ OFFICIAL = ClassifierSettings()
 QUICK = ClassifierSettings(width=256, epochs=15, quick=True)
 
 
-class Predictions(NamedTuple):
-    """What one seed's classifier says of its validation part.
+@dataclasses.dataclass(frozen=True, repr=False)
+class Predictions:
+    """Outputs of the classifier of one seed for its validation part.
 
     Attributes:
       energies: incident energies in MeV, [m].
       labels: 1 for reference showers, 0 for generated ones, [m].
-      probabilities: calibrated, of label 1, [m].
+      probabilities: calibrated probabilities of label 1, [m].
     """
 
     energies: np.ndarray
@@ -74,30 +89,20 @@ class Predictions(NamedTuple):
     def within(self, low: float, high: float) -> "Predictions":
         """The showers with incident energies in [low, high) MeV."""
         inside = (self.energies >= low) & (self.energies < high)
-        return Predictions(*(column[inside] for column in self))
+        return Predictions(self.energies[inside], self.labels[inside], self.probabilities[inside])
 
 
-@dataclasses.dataclass(frozen=True)
-class ClassifierScore:
-    """How well a classifier told two samples apart.
+class ClassifierScore(NamedTuple):
+    """Area under the ROC curve and Jensen-Shannon divergence in bits: means over seeds.
 
-    Attributes:
-      kind: what it saw.
-      auc: mean over seeds of the area under the ROC curve.
-      auc_error: standard deviation over seeds (of one run, not of the mean); nan for one seed.
-      jsd: mean over seeds of the Jensen-Shannon divergence, in bits.
-      jsd_error: its standard deviation over seeds.
-      auc_per_seed: the areas.
-      settings: how it was trained.
+    The errors are standard deviations over seeds (of one run, not of the mean); nan for one seed.
     """
 
-    kind: Kind
     auc: float
     auc_error: float
     jsd: float
     jsd_error: float
     auc_per_seed: tuple[float, ...]
-    settings: ClassifierSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,14 +110,14 @@ class MulticlassScore:
     """Which of several samples the reference showers look like.
 
     Attributes:
-      kind: what the classifier saw.
+      kind: input of the classifier.
       log_posterior: by name of the sample, the mean over reference showers and seeds of the
         log-probability that the shower is of that sample; higher is better.
-      log_posterior_error: its standard deviation over seeds.
-      uniform: the value at which a sample is like the others, -ln(number of samples).
+      log_posterior_error: standard deviation over seeds.
+      uniform: value of a sample that is like the others, -ln(number of samples).
       cross_check: the same for the samples' own validation showers: [true sample, assigned sample],
         in the order of `log_posterior`; its diagonal is highest where the classifier works.
-      settings: how it was trained.
+      settings: how the classifier was trained.
     """
 
     kind: Kind
@@ -123,61 +128,74 @@ class MulticlassScore:
     settings: ClassifierSettings
 
 
-def resolve(settings: ClassifierSettings, detector: Detector) -> ClassifierSettings:
-    """The settings with the official split written out where they name none.
+# What a score is, by kind: (AUC of the ..., Jensen-Shannon divergence by the ...).
+_DESCRIPTIONS: Mapping[Kind, tuple[str, str]] = {
+    "low": ("classifier on voxels", "voxel classifier"),
+    "low-normed": ("classifier on voxels over layer energies", "layer-normed classifier"),
+    "high": ("classifier on features", "classifier on features"),
+    "cnn": ("3-D ResNet-18 on voxels", "ResNet"),
+}
+
+
+class Classifier(Metric):
+    """AUC and JSD of a binary classifier on its validation showers.
+
+    A slice is scored by the classifier of all energies.
+    """
+
+    def __init__(self, kind: Kind):
+        """The metric of one kind of classifier."""
+        self.kind: Kind = kind
+        self._auc, self._jsd = (f"{score}_{kind.replace('-', '_')}" for score in ("auc", "jsd"))
+        network, again = _DESCRIPTIONS[kind]
+        self.scores = {
+            self._auc: Score(f"binary cls {kind}", f"AUC of the {network}"),
+            self._jsd: Score(f"JSD {kind}", f"Jensen-Shannon divergence by the {again}"),
+        }
+
+    def check(self, detector: Detector, showers: int, options: Options) -> None:
+        _check(self.kind, detector, showers, settings_for(detector, options.quick))
+
+    def settings(self, samples: Samples, options: Options) -> dict[str, Any]:
+        settings = settings_for(samples.detector, options.quick)
+        return dataclasses.asdict(settings) | {"seeds": options.seeds}
+
+    def compute_all(
+        self, samples: Samples, slices: Sequence[tuple[float, float]], options: Options
+    ) -> list[Found]:
+        settings = settings_for(samples.detector, options.quick)
+        generated, reference = samples.generated.source, samples.reference.source
+        predictions = predict(
+            self.kind, generated, reference, settings, seeds=options.seeds, seed=options.seed
+        )
+        found = [self._found(predictions)]
+        for ends in slices:
+            inside = [p.within(*ends) for p in predictions]
+            fewest = min(np.bincount(p.labels, minlength=2).min() for p in inside)
+            found.append(self._found(inside) if fewest >= _AUC_SHOWERS else Found())
+        return found
+
+    def _found(self, predictions: Sequence[Predictions]) -> Found:
+        result = score(predictions)
+        return Found(
+            with_error(self._auc, result.auc, result.auc_error)
+            | with_error(self._jsd, result.jsd, result.jsd_error)
+        )
+
+
+def official_split(detector: Detector) -> tuple[int, int, int]:
+    """Proportions of training, test and validation part in the official evaluation.
 
     That is 80/20/21 thousand showers of each sample for photons, 80/20/20.8 for pions and 60/20/20
-    for all others; samples of other sizes are divided in proportion.
+    for all others.
     """
-    if settings.split is not None:
-        return settings
     splits = {"photon": (800, 200, 210), "pion": (800, 200, 208)}
-    return dataclasses.replace(settings, split=splits.get(detector.particle, (60, 20, 20)))
+    return splits.get(detector.particle, (60, 20, 20))
 
 
-def train_and_score(
-    kind: Kind,
-    generated: ShowerSource,
-    reference: ShowerSource,
-    *,
-    seeds: int = 10,
-    quick: bool = False,
-    seed: int = 0,
-    settings: ClassifierSettings | None = None,
-) -> ClassifierScore:
-    """Trains ``seeds`` classifiers and scores their calibrated outputs on the validation part.
-
-    Args:
-      kind: ``low`` sees voxel energies over the incident energy, ``low-normed`` voxels over the
-        energy of their layer, ``high`` the feature vector, ``cnn`` what ``low`` sees as an image.
-      generated: the showers to judge.
-      reference: as many showers of the full simulation, in the same detector.
-      seeds: number of independent splits, starts and trainings.
-      quick: use `QUICK` settings; the score's settings say so.
-      seed: of all of them together.
-      settings: instead of the official or quick ones.
-
-    Raises:
-      CalojaxError: if the samples do not match, are too few or hold values that are not finite, or
-        if ``cnn`` is asked for a detector that is not a regular grid.
-    """
-    settings = resolve(settings or (QUICK if quick else OFFICIAL), reference.detector)
-    predictions = predict(kind, generated, reference, settings, seeds=seeds, seed=seed)
-    return score(kind, predictions, settings)
-
-
-def score(
-    kind: Kind, predictions: Sequence[Predictions], settings: ClassifierSettings
-) -> ClassifierScore:
-    """The score of the predictions of several seeds, for example of one slice of energy.
-
-    Raises:
-      ValueError: if a seed's predictions lack one of the labels.
-    """
-    aucs = [calibration.auc(p.probabilities, p.labels) for p in predictions]
-    jsds = [calibration.jensen_shannon(p.probabilities, p.labels) for p in predictions]
-    (auc, auc_error), (jsd, jsd_error) = _mean_and_spread(aucs), _mean_and_spread(jsds)
-    return ClassifierScore(kind, auc, auc_error, jsd, jsd_error, tuple(aucs), settings)
+def settings_for(detector: Detector, quick: bool) -> ClassifierSettings:
+    """The official or the reduced settings, with the split written out."""
+    return dataclasses.replace(QUICK if quick else OFFICIAL, split=official_split(detector))
 
 
 def predict(
@@ -189,20 +207,49 @@ def predict(
     seeds: int = 10,
     seed: int = 0,
 ) -> list[Predictions]:
-    """Trains ``seeds`` classifiers; see `train_and_score`, which scores what this returns."""
-    settings = resolve(settings, reference.detector)
+    """Trains ``seeds`` classifiers; returns their calibrated outputs for the validation parts.
+
+    Args:
+      kind: input of the classifiers.
+      generated: showers to judge.
+      reference: showers of the full simulation in the same detector; of the larger sample as many
+        are used as the smaller one has.
+      settings: how to train.
+      seeds: number of independent splits, initial weights and trainings.
+      seed: seed of all of them together.
+
+    Raises:
+      CalojaxError: if there are too few showers, or ``cnn`` is asked for layers that differ.
+    """
+    generated, reference = _equal_in_number(generated, reference)
     n = len(reference)
     energies = np.concatenate([generated.energies, reference.energies])
     labels = np.repeat([GENERATED, REFERENCE], n)
     predictions = []
     for members in _train(kind, (generated, reference), (), settings, seeds, seed):
         _, test, validation = members.split
-        test_outputs = _sigmoid(members.logits(test)[..., 0])
-        outputs = _sigmoid(members.logits(validation)[..., 0])
-        for i, rows in enumerate(validation):
-            calibrate = calibration.isotonic(test_outputs[i], labels[test[i]])
-            predictions.append(Predictions(energies[rows], labels[rows], calibrate(outputs[i])))
+        # In float64, where different logits below 36 stay different.
+        fitted, outputs = (
+            scipy.special.expit(members.logits(rows)[..., 0].astype(np.float64))
+            for rows in (test, validation)
+        )
+        for member, rows in enumerate(validation):
+            probabilities = calibration.calibrate(
+                fitted[member], labels[test[member]], outputs[member]
+            )
+            predictions.append(Predictions(energies[rows], labels[rows], probabilities))
     return predictions
+
+
+def score(predictions: Sequence[Predictions]) -> ClassifierScore:
+    """The score of the predictions of several seeds.
+
+    Raises:
+      ValueError: if a seed's predictions lack one of the labels.
+    """
+    aucs = [calibration.auc(p.probabilities, p.labels) for p in predictions]
+    jsds = [calibration.jensen_shannon(p.probabilities, p.labels) for p in predictions]
+    return ClassifierScore(*_mean_and_spread(aucs), *_mean_and_spread(jsds), tuple(aucs))
 
 
 def multiclass(
@@ -215,45 +262,37 @@ def multiclass(
     seed: int = 0,
     settings: ClassifierSettings | None = None,
 ) -> MulticlassScore:
-    """Trains classifiers between several generated samples and asks them about the reference.
+    """Trains classifiers between several generated samples, and applies them to the reference.
 
-    The classifiers never see reference showers in training (arXiv:2410.21611, section 4.3): of all
-    samples, the best is the one that these are most likely taken for.
+    The classifiers never see reference showers in training (arXiv:2410.21611, section 4.3): the
+    best sample is the one that these are most likely taken for.
 
-    Args:
-      generated: the samples by name, at least two, each of as many showers as the reference.
-      reference: showers of the full simulation.
-      kind: what the classifiers see.
-      seeds: number of independent splits, starts and trainings.
-      quick: use `QUICK` settings.
-      seed: of all of them together.
-      settings: instead of the official or quick ones.
+    The arguments are those of `predict`, with the samples by name; ``quick`` selects the reduced
+    settings where none are given.
 
     Raises:
-      CalojaxError: as `train_and_score`, and if there are less than two samples.
+      CalojaxError: as `predict` does, and if there are fewer than two samples.
     """
     if len(generated) < 2:
         raise CalojaxError(
             f"A multi-class score needs two or more generated samples, got {len(generated)}: "
             f"name more files."
         )
-    settings = resolve(settings or (QUICK if quick else OFFICIAL), reference.detector)
-    samples, n = tuple(generated.values()), len(reference)
+    settings = settings or settings_for(reference.detector, quick)
+    *samples, reference = _equal_in_number(*generated.values(), reference)
+    n = len(reference)
     of_reference, of_samples = [], []
     for members in _train(kind, samples, (reference,), settings, seeds, seed):
         size = len(members.split.test)
         rows = np.broadcast_to(len(samples) * n + np.arange(n, dtype=np.int32), (size, n))
-        posteriors = ensemble.log_posteriors(members.logits(rows))
+        posteriors = log_posteriors(members.logits(rows))
         of_reference.append(np.asarray(posteriors.mean(axis=1)))
         # The parts hold the same number of rows of every class, class after class.
-        posteriors = ensemble.log_posteriors(members.logits(members.split.validation))
+        posteriors = log_posteriors(members.logits(members.split.validation))
         posteriors = posteriors.reshape(size, len(samples), -1, len(samples))
         of_samples.append(np.asarray(posteriors.mean(axis=2)))
-    of_reference = np.concatenate(of_reference)
-    values = {
-        name: _mean_and_spread(column)
-        for name, column in zip(generated, of_reference.T, strict=True)
-    }
+    columns = zip(generated, np.concatenate(of_reference).T, strict=True)
+    values = {name: _mean_and_spread(column) for name, column in columns}
     return MulticlassScore(
         kind=kind,
         log_posterior={name: mean for name, (mean, _) in values.items()},
@@ -265,32 +304,24 @@ def multiclass(
 
 
 def inputs(kind: Kind, sources: Sequence[ShowerSource]) -> np.ndarray:
-    """What a classifier sees of the showers of several sources, one after the other.
+    """Inputs [n, d] float32 of a classifier for all n showers of the sources, in order.
 
-    Energies are in MeV and logarithms decimal; nothing is normalised further, as in the official
-    evaluation.
-
-    Returns:
-      [sum of lengths, d] float32; mapped to a temporary file, which vanishes with the array, where
-      it would fill more than half of the machine's memory.
-
-    Raises:
-      CalojaxError: if a value is not finite.
+    Energies are in MeV and logarithms decimal; there is no further normalisation, as in the
+    official evaluation. An array larger than half of the machine's memory is mapped to a temporary
+    file, which vanishes with it.
     """
     if kind == "high":
-        rows = np.concatenate([features.vector(features.stream(source)) for source in sources])
-        _check_finite(kind, rows)
-        return rows.astype(np.float32)
+        rows = [features.vector(features.stream(source)) for source in sources]
+        return np.concatenate(rows).astype(np.float32)
 
     detector = sources[0].detector
     width = 1 + detector.n_voxels + (detector.n_layers if kind == "low-normed" else 0)
     rows = _allocate((sum(map(len, sources)), width))
+    block_of = _layer_normed if kind == "low-normed" else _incident_normed
     start = 0
     for source in sources:
         for energies, showers in source.batches(_READ):
-            block = _layer_normed if kind == "low-normed" else _incident_normed
-            block = block(np.asarray(energies), np.asarray(showers), detector)
-            _check_finite(kind, block)
+            block = block_of(np.asarray(energies), np.asarray(showers), detector)
             rows[start : start + len(block)] = block
             start += len(block)
     return rows
@@ -319,16 +350,16 @@ def _layer_normed(energies: np.ndarray, showers: np.ndarray, detector: Detector)
 
 
 class _Members(NamedTuple):
-    """Some trained seeds: the ensemble, the rows it was trained on, their splits [s, m]."""
+    """Some trained seeds: the trainer, its rows, and the splits [s, m] on the host."""
 
-    recipe: ensemble.Ensemble
-    rows: ensemble.Rows
-    split: ensemble.Split
-    variables: dict
+    trainer: Trainer
+    rows: Rows
+    split: Split
+    variables: Any
 
     def logits(self, which: np.ndarray) -> np.ndarray:
         """Logits [s, m, outputs] of the rows ``which`` [s, m]."""
-        return np.asarray(self.recipe.logits(self.variables, self.rows, jnp.asarray(which)))
+        return np.asarray(self.trainer.logits(self.variables, self.rows, which))
 
 
 def _train(
@@ -343,22 +374,23 @@ def _train(
 
     Yields as many seeds at a time as fit on the device.
     """
-    detector, n = _check(kind, (*samples, *others), settings.split)
+    sources = (*samples, *others)
+    detector, n = sources[0].detector, len(sources[0])
+    split_as = _check(kind, detector, n, settings)
     labels = np.repeat([*range(len(samples)), *[0] * len(others)], n)
     mesh = distributed.make_mesh()
-    rows = ensemble.place(inputs(kind, (*samples, *others)), labels, mesh)
+    rows = place(inputs(kind, sources), labels, mesh)
     outputs = 1 if len(samples) == 2 else len(samples)
-    recipe = ensemble.Ensemble(
-        network=_network(kind, detector, settings, outputs),
-        learning_rate=settings.learning_rate,
-        batch=settings.batch,
-        epochs=settings.epochs,
-        mesh=mesh,
+    network = (
+        ResNetClassifier(grid=detector.grid, outputs=outputs)
+        if kind == "cnn" and detector.grid
+        else DenseClassifier(settings.width, settings.hidden_layers, outputs)
     )
-    # Kernels of several seeds would make grouped convolutions, for which there are no fast ones.
-    at_once = 1 if kind == "cnn" else recipe.members_at_once(rows)
+    trainer = Trainer(network, settings.learning_rate, settings.batch, settings.epochs, mesh)
+    # The kernels of several seeds would make grouped convolutions, which are slow.
+    at_once = 1 if kind == "cnn" else trainer.members_at_once(rows)
     groups = np.array_split(np.arange(seeds), -(-seeds // at_once))
-    keys = rng.per_item(rng.root(seed), np.arange(seeds))
+    keys = rng.per_item(rng.root(seed), jnp.arange(seeds))
     epochs = len(groups) * settings.epochs
     with progress_bar(f"classifier {kind}", epochs, unit="epoch") as bar:
 
@@ -367,52 +399,16 @@ def _train(
             bar.update()
 
         for group in groups:
-            split = ensemble.split_rows(keys[group], n, len(samples), settings.split)
-            variables = recipe.fit(rows, split, keys[group], report)
-            yield _Members(recipe, rows, jax.device_get(split), variables)
-
-
-def _network(
-    kind: Kind, detector: Detector, settings: ClassifierSettings, outputs: int
-) -> nn.Module:
-    if kind == "cnn":
-        return ResNetClassifier(grid=detector.grid, outputs=outputs)
-    return DenseClassifier(settings.width, settings.hidden_layers, outputs)
+            split = split_rows(keys[group], n, len(samples), split_as)
+            variables = trainer.fit(rows, split, keys[group], report)
+            yield _Members(trainer, rows, jax.device_get(split), variables)
 
 
 def _check(
-    kind: Kind, sources: Sequence[ShowerSource], split: tuple[int, int, int]
-) -> tuple[Detector, int]:
-    """The detector and number of showers that all sources share; raises if they do not."""
-    if kind not in get_args(Kind):
-        raise CalojaxError(f"There is no classifier {kind!r}: use one of {get_args(Kind)}.")
-    detector, n = sources[0].detector, len(sources[0])
-    for source in sources:
-        if source.detector.binning != detector.binning:
-            raise CalojaxError(
-                f"A classifier needs showers of one detector, got {source.detector.name!r} and "
-                f"{detector.name!r}: convert or choose another sample."
-            )
-        if len(source) != n:
-            raise CalojaxError(
-                f"A classifier needs samples of equal size, got {len(source)} and {n} showers: "
-                f"cut the larger one."
-            )
-    _check_sample(kind, detector, n, split)
-    return detector, n
-
-
-def check(kind: Kind, detector: Detector, showers: int, quick: bool) -> None:
-    """Refuses a classifier that cannot be trained on so many showers of each sample.
-
-    Raises:
-      CalojaxError: with the reason.
-    """
-    settings = resolve(QUICK if quick else OFFICIAL, detector)
-    _check_sample(kind, detector, showers, settings.split)
-
-
-def _check_sample(kind: Kind, detector: Detector, n: int, split: tuple[int, int, int]) -> None:
+    kind: Kind, detector: Detector, n: int, settings: ClassifierSettings
+) -> tuple[int, int, int]:
+    """The split of samples of n showers each, on which a classifier must be trainable."""
+    split = settings.split or official_split(detector)
     least = -(-sum(split) // min(split))
     if n < least:
         raise CalojaxError(
@@ -423,30 +419,22 @@ def _check_sample(kind: Kind, detector: Detector, n: int, split: tuple[int, int,
             f"The cnn classifier needs layers that are all alike, but those of {detector.name!r} "
             f"differ: use low or high."
         )
+    return split
 
 
-def _check_finite(kind: Kind, block: np.ndarray) -> None:
-    if not np.isfinite(block).all():
-        raise CalojaxError(
-            f"The inputs of classifier {kind!r} are not finite: "
-            f"look for NaN and for incident energies of zero in the showers."
-        )
+def _equal_in_number(*sources: ShowerSource) -> list[ShowerSource]:
+    """As many showers of each source: a window of energy may hold more of one of them."""
+    return [spread(source, min(map(len, sources))) for source in sources]
 
 
 def _allocate(shape: tuple[int, int]) -> np.ndarray:
     """Space for float32 rows: in memory, or in a temporary file if it would take half of that."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if 4 * math.prod(shape) <= memory / 2:
+    if 4 * math.prod(shape) <= host_memory() / 2:
         return np.empty(shape, np.float32)
     with tempfile.TemporaryFile() as file:
         return np.memmap(file, np.float32, mode="w+", shape=shape)
 
 
-def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    """In float64, where different logits below 36 stay different; log-add-exp cannot overflow."""
-    return np.exp(-np.logaddexp(0, -logits.astype(np.float64)))
-
-
-def _mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
+def _mean_and_spread(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     values = np.asarray(values, np.float64)
     return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else math.nan

@@ -4,24 +4,19 @@ Layer energies as in the CaloChallenge (its ``reference_creation`` notebook); ce
 and energy as in the CaloPointFlow talk, without voxels.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from calojax.evaluation.features import Features
+from calojax.evaluation.metric import Found, Metric, Options, Score
+from calojax.evaluation.samples import Samples
 from calojax.geometry import Detector
 
 SHOWER_QUANTITIES = (
-    "centre z",
-    "width z",
-    "centre eta",
-    "width eta",
-    "centre phi",
-    "width phi",
-    "centre r",
-    "width r",
-    "hits",
-    "energy",
+    *("centre z", "width z", "centre eta", "width eta", "centre phi", "width phi"),
+    *("centre r", "width r", "hits", "energy"),
 )
 """Columns of `shower_properties`: lengths in mm, energy in MeV."""
 
@@ -30,8 +25,8 @@ class Correlations(NamedTuple):
     """Pearson matrices of both samples, [q, q].
 
     Attributes:
-      generated: of the generated showers.
-      reference: of the reference showers.
+      generated: matrix of the generated showers.
+      reference: matrix of the reference showers.
     """
 
     generated: np.ndarray
@@ -44,6 +39,45 @@ class Correlations(NamedTuple):
     def max_difference(self) -> float:
         """Largest absolute difference of an element."""
         return float(np.abs(self.generated - self.reference).max())
+
+    def __repr__(self) -> str:
+        size, mean = len(self.reference), self.mean_difference()
+        return f"<Correlations of {size} quantities: mean |difference| {mean:.3g}>"
+
+
+class LinearCorrelations(Metric):
+    """Differences of linear correlations."""
+
+    scores: Mapping[str, Score] = {
+        "correlation_layers": Score(
+            "PCC Layer Energies", "mean |difference| of layer-energy correlations"
+        ),
+        "correlation_layers_max": Score(
+            "PCC Layer Energies max", "largest |difference| of layer-energy correlations"
+        ),
+        "correlation_neighbours": Score(
+            "PCC neighbours", "|difference| of the mean correlation of adjacent layers"
+        ),
+        "correlation_showers": Score(
+            "PCC shower", "mean |difference| of centre, width, hit and energy correlations"
+        ),
+    }
+    reusable = False
+
+    def compute(self, samples: Samples, options: Options) -> Found:
+        """All scores, and the matrices for pictures."""
+        ours, theirs = samples.generated.features, samples.reference.features
+        of_layers, of_showers = layers(ours, theirs), showers(ours, theirs, samples.detector)
+        adjacent = [neighbours(matrix) for matrix in of_layers]
+        return Found(
+            {
+                "correlation_layers": of_layers.mean_difference(),
+                "correlation_layers_max": of_layers.max_difference(),
+                "correlation_neighbours": abs(adjacent[0] - adjacent[1]),
+                "correlation_showers": of_showers.mean_difference(),
+            },
+            {"layer_correlations": of_layers, "shower_correlations": of_showers},
+        )
 
 
 def layers(generated: Features, reference: Features) -> Correlations:
@@ -65,12 +99,11 @@ def neighbours(matrix: np.ndarray) -> float:
 
 def pearson(columns: np.ndarray) -> np.ndarray:
     """Pearson matrix [q, q] of columns [n, q]; a constant column correlates with itself alone."""
-    centred = columns - columns.mean(axis=0)
-    covariance = centred.T @ centred
-    deviation = np.sqrt(np.diagonal(covariance))
-    scale = np.outer(deviation, deviation)
-    matrix = np.divide(covariance, scale, out=np.zeros_like(covariance), where=scale > 0)
-    matrix = np.clip(matrix, -1.0, 1.0)
+    if len(columns) < 2:
+        return np.eye(columns.shape[1])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        matrix = np.atleast_2d(np.corrcoef(columns, rowvar=False))
+    np.nan_to_num(matrix, copy=False, nan=0.0)
     np.fill_diagonal(matrix, 1.0)
     return matrix
 

@@ -1,12 +1,12 @@
 """Frechet and kernel physics distances between the feature vectors of two samples (FPD, KPD).
 
 Definitions: Kansal et al., arXiv:2211.10295. The estimators, their constants and the random draws
-are those of JetNet 0.2.5, which the CaloChallenge used, so that values and errors agree with it to
-many digits. Both work in float64: they are small differences of large sums.
+are those of JetNet 0.2.5, which the CaloChallenge used: values and errors agree to many digits.
+Both work in float64, because they are small differences of large sums.
 """
 
-import dataclasses
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,76 +14,111 @@ import numpy as np
 import scipy.optimize
 
 from calojax.errors import CalojaxError
+from calojax.evaluation import features
+from calojax.evaluation.metric import Found, Metric, Options, Score, with_error
+from calojax.evaluation.samples import Samples
+from calojax.geometry import Detector
 
 # Rows of a kernel matrix at a time: 10,000 columns of float64 make 80 MB.
 _KERNEL_ROWS = 1000
 _KERNEL_DEGREE = 4
 # Percentiles between which a Gaussian has two standard deviations.
 _ONE_SIGMA = (16.275, 83.725)
-# Spread below which a feature, of order one, is a constant but for rounding.
+# Spread below which a feature, of order one, is constant up to rounding.
 _ROUNDING = 1e-9
+# What evaluate.py of the CaloChallenge uses for its samples of 100,000 showers.
+_MIN_SAMPLES, _MAX_SAMPLES, _KERNEL_SAMPLES = 10_000, 50_000, 10_000
 
 
-class Score(NamedTuple):
-    """A distance and its error, as computed: tables print 1000 times that."""
+class Distance(NamedTuple):
+    """A distance and its error; tables show both times 1000."""
 
     value: float
     error: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """Sample sizes of the estimators.
+class _PhysicsDistance(Metric):
+    """What FPD and KPD share: the feature vectors of all showers."""
 
-    Attributes:
-      min_samples: smallest draw for FPD.
-      max_samples: largest draw for FPD.
-      kernel_samples: draw for KPD.
-    """
+    def check(self, detector: Detector, showers: int, options: Options) -> None:
+        _check(showers)
 
-    min_samples: int
-    max_samples: int
-    kernel_samples: int
+    def warnings(self, samples: Samples) -> tuple[str, ...]:
+        """Sentences on few showers and on features that are constant in the reference alone."""
+        sentences, columns = [], features.names(samples.detector)
+        if samples.size <= len(columns):
+            sentences.append(
+                f"FPD and KPD of {samples.size} showers with {len(columns)} features each mean "
+                "little; they need many times more showers than features."
+            )
+        vectors = _vectors(samples)
+        if all(np.isfinite(vector).all() for vector in vectors):
+            names = [columns[i] for i in np.flatnonzero(became_variable(*vectors))]
+            if names:
+                more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+                sentences.append(
+                    f"{len(names)} of {len(columns)} features vary in the generated sample alone "
+                    f"and may dominate FPD and KPD: {', '.join(names[:3])}{more}."
+                )
+        return tuple(sentences)
 
 
-# What evaluate.py of the CaloChallenge passes, or leaves, for its samples of 100,000.
-OFFICIAL = Settings(min_samples=10_000, max_samples=50_000, kernel_samples=10_000)
+class Fpd(_PhysicsDistance):
+    """Frechet physics distance."""
+
+    scores: Mapping[str, Score] = {
+        "fpd": Score("FPD * 1e3", "Frechet physics distance of the features", scale=1e3)
+    }
+
+    def settings(self, samples: Samples, options: Options) -> dict[str, Any]:
+        """The official sizes where there are enough showers; else all of them, and a third."""
+        n = samples.size
+        return {
+            "min_samples": min(_MIN_SAMPLES, max(n // 3, 2)),
+            "max_samples": min(_MAX_SAMPLES, max(n, 3)),
+        }
+
+    def compute(self, samples: Samples, options: Options) -> Found:
+        return Found(with_error("fpd", *fpd(*_vectors(samples), **self.settings(samples, options))))
 
 
-def settings_for(n: int) -> Settings:
-    """The official settings where n showers suffice; else draws of at most n, and a third of it."""
-    third = max(n // 3, 2)
-    return Settings(
-        min_samples=min(OFFICIAL.min_samples, third),
-        max_samples=min(OFFICIAL.max_samples, max(n, 3)),
-        kernel_samples=min(OFFICIAL.kernel_samples, third),
-    )
+class Kpd(_PhysicsDistance):
+    """Kernel physics distance."""
+
+    scores: Mapping[str, Score] = {
+        "kpd": Score("KPD * 1e3", "kernel physics distance of the features", scale=1e3)
+    }
+
+    def settings(self, samples: Samples, options: Options) -> dict[str, Any]:
+        """The official size where there are enough showers; else a third of them."""
+        return {"batch_size": min(_KERNEL_SAMPLES, max(samples.size // 3, 2))}
+
+    def compute(self, samples: Samples, options: Options) -> Found:
+        return Found(with_error("kpd", *kpd(*_vectors(samples), **self.settings(samples, options))))
+
+
+def _vectors(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
+    """Feature vectors [n, f] of the reference and of the generated sample."""
+    ours, theirs = samples
+    return features.vector(theirs.features), features.vector(ours.features)
 
 
 def fpd(
     real: np.ndarray,
     generated: np.ndarray,
     *,
-    min_samples: int = OFFICIAL.min_samples,
-    max_samples: int = OFFICIAL.max_samples,
+    min_samples: int = _MIN_SAMPLES,
+    max_samples: int = _MAX_SAMPLES,
     num_batches: int = 20,
     num_points: int = 10,
     seed: int = 42,
-) -> Score:
+) -> Distance:
     """Frechet distance between Gaussians fitted to both samples, extrapolated to infinite size.
 
-    The distance of finite samples is biased by a term in 1/N. Means over ``num_batches`` draws
-    (with replacement) at ``num_points`` sizes, even in 1/N, are fitted with a straight line in 1/N
-    whose intercept and slope are not negative (arXiv:1911.07023); the intercept is the score.
-
-    Args:
-      real: features of the reference, [n, f].
-      generated: features of the generated sample, [m, f].
-      min_samples: smallest draw.
-      max_samples: largest draw.
-      num_batches: draws of each size.
-      num_points: sizes.
-      seed: of the draws.
+    The distance of finite samples, features [n, f] and [m, f], is biased by a term in 1/N. Means
+    over ``num_batches`` draws (with replacement) at ``num_points`` sizes from ``min_samples`` to
+    ``max_samples``, even in 1/N, are fitted with a straight line in 1/N whose intercept and slope
+    are not negative (arXiv:1911.07023); the intercept is the score.
 
     Raises:
       CalojaxError: if a sample is too small or not finite.
@@ -102,23 +137,10 @@ def fpd(
     return _intercept(1 / sizes, distances)
 
 
-def check(showers: int) -> None:
-    """Refuses samples of one shower.
-
-    Raises:
-      CalojaxError: if the smaller sample, of so many showers, is too small.
-    """
-    if showers < 2:
-        raise CalojaxError(
-            f"FPD and KPD need at least two showers in each sample, got {showers}: generate more."
-        )
-
-
 def became_variable(real: np.ndarray, generated: np.ndarray) -> np.ndarray:
-    """Which features [f] vary in the generated sample [m, f] and not in the reference [n, f].
+    """Which features [f] vary in the generated sample [m, f] but not in the reference [n, f].
 
-    Rounding does not count. Distances compare such a feature in its own unit, by no scale of the
-    reference's.
+    Rounding does not count. The reference gives no scale for such a feature.
     """
     constant, other = (np.ptp(sample, axis=0) < _ROUNDING for sample in (real, generated))
     return constant & ~other
@@ -135,12 +157,12 @@ def frechet_distance(x: Gaussian, y: Gaussian) -> float:
     """|mu_x - mu_y|^2 + tr(C_x + C_y - 2 (C_x C_y)^(1/2)).
 
     With any C_x = L L', C_x C_y has the eigenvalues of the symmetric L' C_y L, whose roots are
-    real, where the root of the product itself need not be to rounding. On the host: LAPACK is
-    faster at these small matrices than anything that a device has.
+    real; the root of the product itself may not be, because of rounding. On the host: LAPACK is
+    faster than a device at these small matrices.
     """
     try:
         root = np.linalg.cholesky(x.covariance)
-    except np.linalg.LinAlgError:  # singular: some feature is constant, or follows from others
+    except np.linalg.LinAlgError:  # singular: a feature is constant, or follows from others
         values, vectors = np.linalg.eigh(x.covariance)
         root = vectors * np.sqrt(np.maximum(values, 0.0))
     squares = np.linalg.eigvalsh(root.T @ y.covariance @ root)
@@ -153,20 +175,14 @@ def kpd(
     real: np.ndarray,
     generated: np.ndarray,
     *,
-    batch_size: int = OFFICIAL.kernel_samples,
+    batch_size: int = _KERNEL_SAMPLES,
     num_batches: int = 10,
     seed: int = 42,
-) -> Score:
+) -> Distance:
     """Maximum mean discrepancy with the kernel (x.y / f + 1)^4: median of draws, half 68 % range.
 
-    The estimator is unbiased, so that it may be negative.
-
-    Args:
-      real: features of the reference, [n, f].
-      generated: features of the generated sample, [m, f].
-      batch_size: size of a draw (with replacement).
-      num_batches: draws.
-      seed: of the draws.
+    The features [n, f], [m, f] are drawn with replacement, ``batch_size`` of each. The estimator is
+    unbiased, so it may be negative.
 
     Raises:
       CalojaxError: if a sample is too small or not finite.
@@ -180,7 +196,7 @@ def kpd(
             first, second = (rng.choice(len(sample), size=batch_size) for sample in (x, y))
             values.append(float(squared_discrepancy(x[first], y[second])))
     low, high = np.percentile(values, _ONE_SIGMA)
-    return Score(float(np.median(values)), float(high - low) / 2)
+    return Distance(float(np.median(values)), float(high - low) / 2)
 
 
 @jax.jit
@@ -193,8 +209,8 @@ def squared_discrepancy(x: jax.Array, y: jax.Array) -> jax.Array:
     return same_x / (n * (n - 1)) + same_y / (m * (m - 1)) - 2 * cross / (n * m)
 
 
-def _kernel(product: jax.Array, features: int) -> jax.Array:
-    return (product / features + 1.0) ** _KERNEL_DEGREE
+def _kernel(product: jax.Array, width: int) -> jax.Array:
+    return (product / width + 1.0) ** _KERNEL_DEGREE
 
 
 def _kernel_sum(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -215,14 +231,21 @@ def _gaussian(sample: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]
     return mean, centred.T @ centred / (len(x) - 1)
 
 
+def _check(showers: int) -> None:
+    if showers < 2:
+        raise CalojaxError(
+            f"FPD and KPD need at least two showers in each sample, got {showers}: generate more."
+        )
+
+
 def _normalised(real: np.ndarray, generated: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both samples over the largest absolute value of each real feature, in float64.
 
-    Features are of order one. One that the reference has as zero but for rounding keeps its unit,
-    as the official code keeps those that are exactly zero.
+    Features are of order one. One that is zero up to rounding in the reference is not scaled, as
+    the official code does not scale those that are exactly zero.
     """
-    real, generated = (np.asarray(sample, np.float64) for sample in (real, generated))
-    check(min(len(real), len(generated)))
+    real, generated = np.asarray(real, np.float64), np.asarray(generated, np.float64)
+    _check(min(len(real), len(generated)))
     for name, sample in (("reference", real), ("generated", generated)):
         if not np.isfinite(sample).all():
             raise CalojaxError(
@@ -234,9 +257,9 @@ def _normalised(real: np.ndarray, generated: np.ndarray) -> tuple[np.ndarray, np
     return real / scale, generated / scale
 
 
-def _intercept(x: np.ndarray, y: np.ndarray) -> Score:
+def _intercept(x: np.ndarray, y: np.ndarray) -> Distance:
     """Least squares of y = a + b x with a, b >= 0: a, and its standard error from the residuals."""
     design = np.stack([np.ones_like(x), x], axis=1)
     (a, _), residual = scipy.optimize.nnls(design, y)
     variance = residual**2 / (len(x) - 2) * np.linalg.inv(design.T @ design)[0, 0]
-    return Score(float(a), float(np.sqrt(variance)))
+    return Distance(float(a), float(np.sqrt(variance)))

@@ -10,7 +10,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,9 @@ import numpy as np
 from calojax.geometry import Detector, Layer
 from calojax.io.reader import ShowerSource
 
-# The official code's guards against empty layers: in ratios (MeV) and in logarithms (MeV).
+Array = TypeVar("Array", jax.Array, np.ndarray)
+
+# What the official code adds for empty layers: in ratios (MeV) and in logarithms (MeV).
 _EMPTY = 1e-16
 _LOG_OFFSET = 1e-8
 # Lengths enter the feature vector in units of 100 mm, which makes all columns of order one.
@@ -33,10 +35,10 @@ _CACHED_SHOWERS = 4
 _BATCH_VOXELS = 2**21
 
 
-class Features(NamedTuple):
+class Features(NamedTuple, Generic[Array]):
     """High-level features of n showers in a detector of l layers.
 
-    Of the l layers only a are divided in alpha; only they have an eta and a phi.
+    Only a of the l layers are divided in alpha; only they have an eta and a phi.
 
     Attributes:
       energy: incident energy in MeV, [n].
@@ -51,20 +53,23 @@ class Features(NamedTuple):
       total: energy in all layers in MeV, [n].
     """
 
-    energy: jax.Array | np.ndarray
-    layer_energy: jax.Array | np.ndarray
-    center_eta: jax.Array | np.ndarray
-    center_phi: jax.Array | np.ndarray
-    width_eta: jax.Array | np.ndarray
-    width_phi: jax.Array | np.ndarray
-    center_r: jax.Array | np.ndarray
-    width_r: jax.Array | np.ndarray
-    sparsity: jax.Array | np.ndarray
-    total: jax.Array | np.ndarray
+    energy: Array
+    layer_energy: Array
+    center_eta: Array
+    center_phi: Array
+    width_eta: Array
+    width_phi: Array
+    center_r: Array
+    width_r: Array
+    sparsity: Array
+    total: Array
 
-    def take(self, events) -> "Features":
+    def take(self, events: Any) -> "Features[Array]":
         """The features of some events: an index array, mask or slice."""
         return Features(*(array[events] for array in self))
+
+    def __repr__(self) -> str:
+        return "<Features of {} showers, {} layers>".format(*self.layer_energy.shape)
 
 
 def alpha_layers(detector: Detector) -> tuple[Layer, ...]:
@@ -72,7 +77,7 @@ def alpha_layers(detector: Detector) -> tuple[Layer, ...]:
     return tuple(layer for layer in detector.layers if layer.n_alpha > 1)
 
 
-def apply_threshold(showers, detector: Detector):
+def apply_threshold(showers: Array, detector: Detector) -> Array:
     """Zeroes the voxels below the evaluation threshold; showers [b, v] in MeV, NumPy or JAX.
 
     The threshold is rounded up to the showers' precision, so that float32 energies are kept
@@ -99,22 +104,16 @@ class _Moments(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames="detector")
-def compute(showers: jax.Array, energies: jax.Array, detector: Detector) -> Features:
-    """The features of showers, after the evaluation threshold.
+def compute(showers: jax.Array, energies: jax.Array, detector: Detector) -> Features[jax.Array]:
+    """The features of showers [b, v] of incident energies [b] in MeV, after the threshold.
 
-    Args:
-      showers: voxel energies in MeV, [b, v], of any floating type.
-      energies: incident energies in MeV, [b].
-      detector: the geometry.
-
-    Returns:
-      Features in float32, or in float64 where ``jax_enable_x64`` is on.
+    In float32, or in float64 where ``jax_enable_x64`` is on.
     """
     dtype = jnp.result_type(float)
     moments = functools.partial(_shower_moments, detector=detector, dtype=dtype)
     if jax.default_backend() == "cpu":
-        # Blocks that stay in a core's cache between the operations: ten times as fast as arrays of
-        # the whole batch that go to memory and back in float64.
+        # Blocks that stay in a core's cache between operations are ten times as fast as float64
+        # arrays of the whole batch.
         block = max(_CACHED_SHOWERS, _CACHED_VOXELS // detector.n_voxels)
         moments = jax.lax.map(moments, showers, batch_size=block)
     else:
@@ -139,18 +138,14 @@ def stream(
     *,
     batch: int | None = None,
     hook: Callable[[int, np.ndarray], None] | None = None,
-) -> Features:
+) -> Features[np.ndarray]:
     """Features of a whole source in float64 on the host, with one batch of voxels in memory.
 
-    Float64 because an event that rounding moves over a bin edge moves a separation power by more
-    than the 1e-6 to which we hold ours and the official ones equal: in float32 about one value in
-    10^5 does so.
+    In float32, rounding would move about one value in 10^5 over a bin edge, which changes a
+    separation power by more than the 1e-6 within which ours are the official ones.
 
-    Args:
-      source: the showers.
-      batch: showers at a time; by default as many as fill 8 MiB.
-      hook: is called with (index of the first shower, showers [b, v] in MeV as read) for every
-        batch, while the device computes: for sums over voxels in the same pass.
+    ``hook`` is called with (index of the first shower, showers [b, v] in MeV) for every batch,
+    while the device computes: for sums over voxels in the same pass.
     """
     detector = source.detector
     size = min(batch or batch_size(detector), max(len(source), 1))
@@ -178,9 +173,7 @@ def stream(
         with jax.enable_x64(True):
             empty = compute(jnp.zeros((0, detector.n_voxels)), jnp.zeros(0), detector)
         parts.append(Features(*map(np.asarray, empty)))
-    joined = Features(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-    # As the file has them: a round trip through float32 costs 8 digits of log10 E_inc.
-    return joined._replace(energy=np.asarray(source.energies, np.float64).reshape(-1))
+    return Features(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def batch_size(detector: Detector) -> int:
@@ -188,8 +181,8 @@ def batch_size(detector: Detector) -> int:
     return max(1, _BATCH_VOXELS // detector.n_voxels)
 
 
-def vector(features: Features):
-    """The feature vector of classifiers, FPD and KPD, [n, f], columns as `names` gives them.
+def vector(features: Features[Array]) -> Array:
+    """The feature vector of classifiers, FPD and KPD, [n, f], with the columns of `names`.
 
     f is 362 for datasets 2 and 3, 30 and 46 for photons and pions of dataset 1. NumPy in, NumPy
     out; JAX in, JAX out.
@@ -213,24 +206,25 @@ def vector(features: Features):
 
 
 def names(detector: Detector) -> list[str]:
-    """The columns of `vector`, such as ``log10 E layer 12``, numbered as the experiment does."""
+    """Columns of `vector`, such as ``log10 E layer 12``, with the experiment's layer numbers."""
     every = [layer.id for layer in detector.layers]
     divided = [layer.id for layer in alpha_layers(detector)]
-    groups = [
-        ("log10 E layer", every),
-        ("EC Eta / 100 layer", divided),
-        ("EC Phi / 100 layer", divided),
-        ("Width Eta / 100 layer", divided),
-        ("Width Phi / 100 layer", divided),
-        ("log10 Etot", []),
-        ("Sparsity layer", every),
-        ("EC r / 100 layer", every),
-        ("Width r / 100 layer", every),
+
+    def layers(title: str, ids: list[int]) -> list[str]:
+        return [f"{title} layer {layer}" for layer in ids]
+
+    return [
+        "log10 Einc",
+        *layers("log10 E", every),
+        *layers("EC Eta / 100", divided),
+        *layers("EC Phi / 100", divided),
+        *layers("Width Eta / 100", divided),
+        *layers("Width Phi / 100", divided),
+        "log10 Etot",
+        *layers("Sparsity", every),
+        *layers("EC r / 100", every),
+        *layers("Width r / 100", every),
     ]
-    columns = ["log10 Einc"]
-    for group, ids in groups:
-        columns += [f"{group} {layer}" for layer in ids] or [group] * (group == "log10 Etot")
-    return columns
 
 
 def _alike(layers: tuple[Layer, ...]) -> Iterator[tuple[Layer, int]]:
@@ -254,12 +248,12 @@ def _shower_moments(shower: jax.Array, detector: Detector, dtype) -> _Moments:
 def _moments(cells: jax.Array, layer: Layer, dtype) -> _Moments:
     """Moments of layers that are alike; cells [layers, voxels of a layer] in MeV.
 
-    Layers alike share one small matrix of moments: a product with the block-diagonal matrix of all
+    Such layers share one small matrix of moments: a product with the block-diagonal matrix of all
     layers, [v, 4 l], would be l times the work.
     """
     coordinates = _coordinates(layer)
-    # From counts by table: the values lie on bin edges, so that they must be the correctly rounded
-    # ones, which a compiled division by a constant does not promise.
+    # From counts by table: the values lie on bin edges and must be rounded correctly, which a
+    # compiled division by a constant does not guarantee.
     table = 1.0 - np.arange(layer.n_voxels + 1) / layer.n_voxels
     sparsity = jnp.asarray(table, dtype)[(cells > 0).sum(axis=1, dtype=jnp.int32)]
 
@@ -268,8 +262,8 @@ def _moments(cells: jax.Array, layer: Layer, dtype) -> _Moments:
     # Accelerators would otherwise multiply float32 in 10 or 16 bits of mantissa.
     sums = jnp.matmul(cells, jnp.asarray(first, dtype), precision=jax.lax.Precision.HIGHEST)
     energy = sums[:, 0]
-    # One by one: XLA turns the division by a broadcast array into products with its reciprocal,
-    # which puts a layer with one hit an ulp beside that voxel's centre, and that on a bin edge.
+    # One by one: XLA turns the division by a broadcast array into products with its reciprocal.
+    # The centre of a layer with one hit would be an ulp off, over a bin edge.
     centers = [sums[:, axis] / (energy + _EMPTY) for axis in (1, 2, 3)]
     # Second moments about the centre in a second pass: the textbook <x^2> - <x>^2 loses half of
     # the digits where most of a layer's energy is in few voxels.
@@ -286,8 +280,8 @@ def _moments(cells: jax.Array, layer: Layer, dtype) -> _Moments:
 def _coordinates(layer: Layer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(eta, phi, r) in mm of a layer's voxels, each [n_voxels], in float64.
 
-    To the last bit as the official code rounds them, which `VoxelMap` need not: in dataset 1
-    cos(alpha) of some bins is zero but for rounding, whose sign decides a histogram's bin.
+    Rounded as in the official code to the last bit, unlike `VoxelMap`: in dataset 1 cos(alpha) of
+    some bins is zero up to rounding, and the sign of that decides a histogram's bin.
     """
     edges = np.linspace(-math.pi, math.pi, layer.n_alpha + 1)
     alpha = np.repeat(edges[:-1] + np.diff(edges) / 2, layer.n_r)
@@ -297,6 +291,6 @@ def _coordinates(layer: Layer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _pad(array: np.ndarray, size: int) -> np.ndarray:
-    """Zeros appended to a first axis of ``size``, so that the last batch compiles nothing new."""
+    """Zeros appended to make the first axis ``size`` long: the last batch compiles nothing new."""
     missing = size - len(array)
     return np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1)) if missing else array

@@ -1,14 +1,14 @@
 """Precision, recall, density and coverage: do the samples lie on each other's manifold?
 
 Definitions: Kynkaanniemi et al., arXiv:1904.06991 (precision, recall); Naeem et al.,
-arXiv:2002.09797 (density, coverage). Nearest neighbours are found block by block on the device:
-of the n x n matrix of distances, one block exists at a time.
+arXiv:2002.09797 (density, coverage). Nearest neighbours are found block by block on the device,
+which never holds more than one block of the n x n matrix of distances.
 """
 
 import dataclasses
 import functools
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,16 @@ import numpy as np
 
 from calojax.errors import CalojaxError
 from calojax.evaluation.features import apply_threshold
+from calojax.evaluation.metric import Found, Metric, Options, Score
+from calojax.evaluation.samples import Samples, spread
+from calojax.geometry import Detector
 from calojax.io.reader import ShowerSource
 
-# The official code's stand-in for the energy of empty voxels in MeV.
+# Energy in MeV that the official code gives to empty voxels.
 EMPTY_VOXEL = 0.1
+# k, as in the official evaluation.
+NEIGHBOURS = 5
+_QUICK_SHOWERS = 1000
 
 # Numbers in a block of points, 256 MiB of float32, and the most points in one.
 _BLOCK_NUMBERS = 2**26
@@ -31,7 +37,7 @@ class Points(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, rows: slice) -> np.ndarray: ...
+    def __getitem__(self, rows: slice, /) -> np.ndarray: ...
 
 
 class Prdc(NamedTuple):
@@ -39,7 +45,7 @@ class Prdc(NamedTuple):
 
     A manifold is the union of the balls around a sample's points that just reach their k-th
     nearest neighbours, and of the points themselves: where more than k points coincide, their balls
-    have no size. Of such balls, density counts k at most for a generated point.
+    have no size. Density counts at most k balls without size for a generated point.
 
     Attributes:
       precision: fraction of generated points on the reference's manifold.
@@ -54,16 +60,47 @@ class Prdc(NamedTuple):
     coverage: float
 
 
-def log_voxels(showers, detector):
+class PrecisionRecall(Metric):
+    """Precision, recall, density and coverage of the voxels."""
+
+    scores: Mapping[str, Score] = {
+        name: Score(name, description, higher_is_better=True)
+        for name, description in (
+            ("precision", "generated showers on the reference's manifold"),
+            ("recall", "reference showers on the generated manifold"),
+            ("density", "reference neighbourhoods around a generated shower"),
+            ("coverage", "reference neighbourhoods with a generated shower"),
+        )
+    }
+
+    def check(self, detector: Detector, showers: int, options: Options) -> None:
+        _check(showers, NEIGHBOURS)
+
+    def settings(self, samples: Samples, options: Options) -> dict[str, Any]:
+        points = _points(samples, options)
+        return {"k": NEIGHBOURS, "showers": [len(sample) for sample in points]}
+
+    def compute(self, samples: Samples, options: Options) -> Found:
+        return Found(prdc(*_points(samples, options))._asdict())
+
+
+def _points(samples: Samples, options: Options) -> list["VoxelPoints"]:
+    """The showers of the reference and of the generated sample that are compared."""
+    sources = samples.reference.source, samples.generated.source
+    if options.quick:
+        sources = [spread(source, _QUICK_SHOWERS) for source in sources]
+    return [VoxelPoints(source) for source in sources]
+
+
+def log_voxels(showers: np.ndarray, detector: Detector) -> np.ndarray:
     """log10 of voxel energies over 0.1 MeV after the threshold, [b, v]; zero where empty.
 
     The CaloChallenge takes log10 of energies in MeV with empty voxels set to 0.1 MeV. The constant
     between the two does not change distances; without it empty voxels are exact zeros, and float32
     is enough for |x|^2 + |y|^2 - 2 x.y.
     """
-    xp = showers.__array_namespace__()
     showers = apply_threshold(showers, detector)
-    return xp.log10(xp.where(showers > 0, showers, EMPTY_VOXEL) / EMPTY_VOXEL)
+    return np.log10(np.where(showers > 0, showers, EMPTY_VOXEL) / EMPTY_VOXEL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,24 +116,26 @@ class VoxelPoints:
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, rows: slice) -> np.ndarray:
+    def __getitem__(self, rows: slice, /) -> np.ndarray:
         start, stop, _ = rows.indices(len(self))
         return log_voxels(self.source.read(start, stop), self.source.detector)
 
 
-def prdc(reference: Points, generated: Points, *, k: int = 5, block: int | None = None) -> Prdc:
+def prdc(
+    reference: Points, generated: Points, *, k: int = NEIGHBOURS, block: int | None = None
+) -> Prdc:
     """Precision, recall, density and coverage of a generated sample.
 
     Args:
       reference: points of the reference, [n, f]; for showers, `VoxelPoints`.
       generated: points of the generated sample, [m, f].
-      k: which nearest neighbour a ball reaches, the point itself not counted.
+      k: number of the neighbour that a ball reaches, the point itself not counted.
       block: points in a block; by default as many as fill 256 MiB, but at most 4096.
 
     Raises:
       CalojaxError: if a sample has no k-th neighbours.
     """
-    check(min(len(reference), len(generated)), k)
+    _check(min(len(reference), len(generated)), k)
     if block is None:
         block = max(1, min(_BLOCK_POINTS, _BLOCK_NUMBERS // reference[0:1].shape[1]))
     block = min(block, max(len(reference), len(generated)))
@@ -104,19 +143,18 @@ def prdc(reference: Points, generated: Points, *, k: int = 5, block: int | None 
     generated_radii = squared_radii(generated, k=k, block=block)
 
     balls, coincident = np.zeros((2, len(generated)), np.int64)
-    recalled = np.zeros(len(reference), bool)
-    covered = np.zeros(len(reference), bool)
-    for rows, x, _ in _blocks(reference, block):
+    recalled, covered = np.zeros((2, len(reference)), bool)
+    for rows, x, exists in _blocks(reference, block):
         x_radii = _padded(reference_radii[rows], block)
         for columns, y, valid in _blocks(generated, block):
             y_radii = _padded(generated_radii[columns], block)
-            exists = jnp.arange(block) < rows.stop - rows.start
-            holding, same, inside, hit = _membership(x, y, x_radii, y_radii, exists, valid)
-            size = columns.stop - columns.start
-            balls[columns] += np.asarray(holding)[:size]
-            coincident[columns] += np.asarray(same)[:size]
-            recalled[rows] |= np.asarray(inside)[: rows.stop - rows.start]
-            covered[rows] |= np.asarray(hit)[: rows.stop - rows.start]
+            found = _membership(x, y, x_radii, y_radii, exists, valid)
+            held, alone, inside, hit = map(np.asarray, found)
+            height, width = rows.stop - rows.start, columns.stop - columns.start
+            balls[columns] += held[:width]
+            coincident[columns] += alone[:width]
+            recalled[rows] |= inside[:height]
+            covered[rows] |= hit[:height]
     balls += np.minimum(coincident, k)
     return Prdc(
         precision=float(np.mean(balls > 0)),
@@ -126,12 +164,7 @@ def prdc(reference: Points, generated: Points, *, k: int = 5, block: int | None 
     )
 
 
-def check(showers: int, k: int) -> None:
-    """Refuses samples, the smaller one of so many showers, without k-th neighbours.
-
-    Raises:
-      CalojaxError: with the numbers.
-    """
+def _check(showers: int, k: int) -> None:
     if showers <= k:
         raise CalojaxError(
             f"Precision and recall with k = {k} need more than {k} showers in each sample, got "
@@ -201,7 +234,7 @@ def _membership(
     exists: jax.Array,
     valid: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Who is within whose ball, for a block of reference points x and generated points y.
+    """Points within balls, for a block of reference points x [b, f] and generated points y [c, f].
 
     Padding of x does not ``exist``, padding of y is not ``valid``.
 

@@ -1,4 +1,4 @@
-"""Numbers as people read them: rounded to what their error tells."""
+"""Numbers and energies as text, rounded to the precision that their error allows."""
 
 import math
 
@@ -9,26 +9,26 @@ _LARGE = 1e6
 def rounded(value: float, error: float | None = None) -> str:
     """A value and its error, if there is one, to two digits of the error: '0.0116 ± 0.0021'.
 
-    No number has more than four significant digits; what is not finite is '–'.
+    No number has more than four significant digits; '–' stands for numbers that are not finite.
     """
-    if value is None or not math.isfinite(value):
+    if not math.isfinite(value):
         return "–"
     if error is None or not math.isfinite(error) or error <= 0:
-        return _four_digits(value)
+        return _trimmed(f"{value:.4g}")
     digits = 1 - math.floor(math.log10(error))
     # 0.0996 rounds up to 0.10: one digit fewer.
     if round(error, digits) >= 10.0 ** (2 - digits):
         digits -= 1
     largest = max(abs(value), error)
     if largest >= _LARGE or digits > 7 or digits + math.floor(math.log10(largest)) > 3:
-        return f"{_four_digits(value)} ± {_trimmed(f'{error:.2g}')}"
+        return f"{_trimmed(f'{value:.4g}')} ± {_trimmed(f'{error:.2g}')}"
     if digits <= 0:
         return f"{round(value, digits):,.0f} ± {round(error, digits):,.0f}"
     return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 
 def energy(value: float) -> str:
-    """An energy in MeV with the unit that suits it: '512 MeV', '5.3 GeV', '1 TeV'."""
+    """An energy in MeV as text, in MeV, GeV or TeV: '512 MeV', '5.3 GeV', '1 TeV'."""
     for unit, scale in (("TeV", 1e6), ("GeV", 1e3)):
         if value >= scale * (1 - 1e-9):
             return f"{value / scale:.3g} {unit}"
@@ -40,12 +40,8 @@ def energies(low: float, high: float) -> str:
     return f"{energy(low)} – {energy(high)}"
 
 
-def _four_digits(value: float) -> str:
-    return _trimmed(f"{value:.4g}")
-
-
 def _trimmed(text: str) -> str:
-    """Plain digits for plain sizes: '1.234e+04' becomes '12,340'."""
+    """Digits instead of an exponent below a million: '1.234e+04' becomes '12,340'."""
     if "e+" in text and abs(float(text)) < _LARGE:
         return f"{float(text):,.0f}"
     return text

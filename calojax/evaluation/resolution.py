@@ -44,13 +44,10 @@ def bins(
 def measure(
     energies: np.ndarray, total: np.ndarray, edges: np.ndarray, *, least: int = 10
 ) -> Resolution:
-    """Linearity and resolution of showers in bins of incident energy.
+    """Linearity and resolution of showers in bins of incident energy with edges [b + 1].
 
-    Args:
-      energies: incident energies in MeV, [n].
-      total: visible energies in MeV, [n].
-      edges: bin edges in MeV, [b + 1].
-      least: number of showers below which a bin is left out.
+    Incident and visible energies [n] are in MeV. Bins with fewer than ``least`` showers are left
+    out.
     """
     energies, total = np.ravel(energies).astype(float), np.ravel(total).astype(float)
     which = np.searchsorted(edges, energies, side="right") - 1

@@ -10,13 +10,14 @@ import importlib.resources
 import json
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from calojax.errors import CalojaxError
 from calojax.geometry import DETECTORS, Detector
 
 SOURCE = "arXiv:2410.21611"
 
-# Rows of other showers are worth a look, not a verdict: this goes wherever both are shown.
+# Stands wherever published scores are shown.
 CAVEAT = (
     "Published scores are of the CaloChallenge's own data sets (" + SOURCE + "). A score on other "
     "showers, another range of incident energies or another number of showers is not comparable "
@@ -26,7 +27,8 @@ CAVEAT = (
 FULL_SIZE = 50_000
 """Fewest showers with which FPD and KPD draw samples as large as the published ones."""
 
-# Attribute of `Row` -> the name of the column in the published tables.
+_TIMES = [(kind, batch) for kind in ("cpu", "gpu") for batch in (1, 100, 10000)]
+
 COLUMNS = {
     "fpd": "FPD * 1e3",
     "kpd": "KPD * 1e3",
@@ -41,14 +43,10 @@ COLUMNS = {
     "separation_e_total": "sep E total",
     "separation_sparsity": "sep sparsity",
     "separation_voxel": "sep cell",
-    "cpu_ms_1": "time CPU 1",
-    "cpu_ms_100": "time CPU 100",
-    "cpu_ms_10000": "time CPU 10000",
-    "gpu_ms_1": "time GPU 1",
-    "gpu_ms_100": "time GPU 100",
-    "gpu_ms_10000": "time GPU 10000",
+    **{f"{kind}_ms_{batch}": f"time {kind.upper()} {batch}" for kind, batch in _TIMES},
     "parameters": "Parameters generation",
 }
+"""Attribute of `Row` -> name of the column in the published tables."""
 
 # Attribute of `Row` -> key in the file, where they differ.
 _KEYS = {
@@ -56,12 +54,7 @@ _KEYS = {
     "kpd": "kpd_x1e3",
     "separation_e_layer": "separation_e_layer_mean",
     "separation_sparsity": "separation_sparsity_mean",
-    "cpu_ms_1": "cpu_ms_batch_1",
-    "cpu_ms_100": "cpu_ms_batch_100",
-    "cpu_ms_10000": "cpu_ms_batch_10000",
-    "gpu_ms_1": "gpu_ms_batch_1",
-    "gpu_ms_100": "gpu_ms_batch_100",
-    "gpu_ms_10000": "gpu_ms_batch_10000",
+    **{f"{kind}_ms_{batch}": f"{kind}_ms_batch_{batch}" for kind, batch in _TIMES},
     "parameters": "params_generation",
 }
 
@@ -70,29 +63,12 @@ _KEYS = {
 class Row:
     """One model's scores; None where a score was not published or not computed.
 
+    The attributes after the first two are the columns of the published tables (`COLUMNS`): FPD and
+    KPD times 1e3, times in ms per shower at a batch size, number of parameters in generation.
+
     Attributes:
-      model: its name.
+      model: name of the model.
       published: whether the row comes from the published tables.
-      fpd: Frechet physics distance times 1e3.
-      kpd: kernel physics distance times 1e3.
-      auc_low: AUC of the classifier on voxels.
-      auc_high: AUC of the classifier on high-level features.
-      auc_cnn: AUC of the convolutional classifier.
-      precision: share of generated showers within the reference's neighbourhoods.
-      recall: share of reference showers within the generated ones' neighbourhoods.
-      density: mean number of neighbourhoods around a generated shower, over k.
-      coverage: share of reference showers with a generated one in their neighbourhood.
-      separation_e_layer: separation power of the layer energies, mean over layers.
-      separation_e_total: separation power of E_tot / E_inc.
-      separation_sparsity: separation power of the sparsities, mean over layers.
-      separation_voxel: separation power of the voxel energies.
-      cpu_ms_1: generation time on a CPU, ms per shower, batch of 1; likewise 100 and 10,000.
-      cpu_ms_100: see above.
-      cpu_ms_10000: see above.
-      gpu_ms_1: generation time on a GPU, ms per shower, batch of 1; likewise 100 and 10,000.
-      gpu_ms_100: see above.
-      gpu_ms_10000: see above.
-      parameters: number of parameters used in generation.
     """
 
     model: str
@@ -120,7 +96,7 @@ class Row:
 
 
 def dataset_of(detector: Detector) -> str | None:
-    """The published data set whose showers have a detector's voxels, whatever its name."""
+    """The published data set with a detector's voxels, whatever the detector's name."""
     for name in _published():
         if DETECTORS[name.replace("_", "-")].binning == detector.binning:
             return name
@@ -180,31 +156,29 @@ def against(
     """Our scores as one more row among the published ones, best first.
 
     Args:
-      model: the name of our row.
+      model: name of our row.
       scores: values by the published names of `COLUMNS`, in the same units (FPD and KPD times
         1e3, ms per shower); other names, and values that are not finite, are left out.
-      published: rows to stand among; Geant4's is the floor and stays on top.
-      sort: the attribute of `Row` to sort by; rows without it come last.
+      published: published rows; Geant4's is the floor and stays on top.
+      sort: attribute of `Row` to sort by; rows without it come last.
       ranked: whether our row is sorted in (see `is_full_size`); else it comes last.
     """
-    values = {
+    values: dict[str, Any] = {
         attribute: float(value)
         for attribute, column in COLUMNS.items()
         if (value := scores.get(column)) is not None and math.isfinite(value)
     }
     ours = Row(model=model, **values)
-    return sorted(
-        [*published, ours], key=lambda row: (row is ours and not ranked, *_rank(row, sort))
-    )
+    higher_is_better = sort in ("precision", "recall", "density", "coverage")
 
+    def rank(row: Row) -> tuple[bool, int, float]:
+        value = getattr(row, sort)
+        last = row is ours and not ranked
+        if is_geant4(row) or value is None:
+            return last, 0 if is_geant4(row) else 2, 0.0
+        return last, 1, -value if higher_is_better else value
 
-def _rank(row: Row, column: str) -> tuple[int, float]:
-    value = getattr(row, column)
-    if is_geant4(row):
-        return 0, 0.0
-    if value is None:
-        return 2, 0.0
-    return 1, -value if column in ("precision", "recall", "coverage", "density") else value
+    return sorted([*published, ours], key=rank)
 
 
 def is_geant4(row: Row) -> bool:
@@ -220,19 +194,10 @@ def _published() -> dict[str, tuple[Row, ...]]:
 
 def _parsed(tables: Mapping) -> dict[str, tuple[Row, ...]]:
     """Rows by data set; unknown columns are ignored, absent ones None."""
-    names = [f.name for f in dataclasses.fields(Row) if f.name not in ("model", "published")]
-    return {
-        dataset: tuple(
-            Row(
-                model=str(entry["model"]),
-                published=True,
-                **{name: _number(entry.get(_KEYS.get(name, name))) for name in names},
-            )
-            for entry in entries
-        )
-        for dataset, entries in tables["datasets"].items()
-    }
 
+    def row(entry: Mapping[str, Any]) -> Row:
+        values = {name: entry.get(_KEYS.get(name, name)) for name in COLUMNS}
+        numbers = {name: None if v is None else float(v) for name, v in values.items()}
+        return Row(model=str(entry["model"]), published=True, **numbers)
 
-def _number(value: float | None) -> float | None:
-    return None if value is None else float(value)
+    return {name: tuple(map(row, entries)) for name, entries in tables["datasets"].items()}

@@ -1,0 +1,122 @@
+"""What a metric is: the base class of everything that ``calojax evaluate --metrics`` names.
+
+A new metric is a file with a subclass of `Metric`, and one line in `calojax.evaluation.suite`
+(or a call of `calojax.evaluation.suite.register` from another package)::
+
+    class MeanEnergy(Metric):
+        scores = {"mean_energy": Score("mean E", "|difference| of mean visible energies, MeV")}
+
+        def compute(self, samples, options):
+            means = [sample.features.total.mean() for sample in samples]
+            return Found({"mean_energy": abs(means[0] - means[1])})
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from calojax.evaluation.samples import Samples
+from calojax.geometry import Detector
+
+
+class Score(NamedTuple):
+    """Meaning of one number of an evaluation.
+
+    Attributes:
+      name: column of the CaloChallenge's tables, or a name in the same style.
+      description: one line for tables.
+      higher_is_better: direction.
+      scale: factor in tables.
+    """
+
+    name: str
+    description: str
+    higher_is_better: bool = False
+    scale: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to evaluate.
+
+    Attributes:
+      metrics: names in `suite.METRICS`; or "all", which leaves out what cannot be computed.
+      seeds: number of trainings of each classifier.
+      seed: seed of the classifiers' initial weights and splits.
+      quick: small classifiers and 1,000 showers for PRDC, for CPUs; not comparable with others.
+      slices: boundaries in MeV of the slices of incident energy; None: `samples.default_slices`;
+        empty or a single one: no slices.
+      energy_range: lowest and highest incident energy in MeV of the showers to evaluate.
+      floor: also score one half of the reference against the other.
+      truncate: cut the larger sample to the size of the smaller one; the remaining showers are
+        spread evenly over its incident energies.
+    """
+
+    metrics: tuple[str, ...] = ("histograms", "fpd", "kpd", "prdc", "correlations")
+    seeds: int = 10
+    seed: int = 0
+    quick: bool = False
+    slices: tuple[float, ...] | None = None
+    energy_range: tuple[float, float] | None = None
+    floor: bool = False
+    truncate: bool = False
+
+
+class Found(NamedTuple):
+    """Results of a metric, for all showers or for a slice.
+
+    Attributes:
+      scores: values by key, errors by ``<key>_error``, chance levels by ``<key>_chance``.
+      details: values of further fields of `suite.Evaluation` by name, such as histograms.
+      warnings: sentences on what makes the scores less trustworthy.
+    """
+
+    scores: Mapping[str, float] = {}
+    details: Mapping[str, Any] = {}
+    warnings: tuple[str, ...] = ()
+
+
+class Metric:
+    """Base class: a subclass sets ``scores`` and defines `compute`; the rest is optional.
+
+    Attributes:
+      scores: meaning of each score, by key.
+      reusable: whether scores of an earlier run can be reused; not where pictures need more.
+    """
+
+    scores: Mapping[str, Score] = {}
+    reusable: bool = True
+
+    def check(self, detector: Detector, showers: int, options: Options) -> None:
+        """Refuses samples of so many showers each, before any work.
+
+        Raises:
+          CalojaxError: if the metric cannot be computed.
+        """
+
+    def compute(self, samples: Samples, options: Options) -> Found:
+        """Scores of the samples."""
+        raise NotImplementedError
+
+    def compute_all(
+        self, samples: Samples, slices: Sequence[tuple[float, float]], options: Options
+    ) -> list[Found]:
+        """Results for all showers, then for each slice, given by its energies in MeV."""
+        parts = [samples.within(*ends) for ends in slices]
+        return [
+            self.compute(samples, options),
+            *(self.compute(p, options) if p.is_enough else Found() for p in parts),
+        ]
+
+    def settings(self, samples: Samples, options: Options) -> dict[str, Any]:
+        """How the scores are computed, for the report."""
+        return {}
+
+    def warnings(self, samples: Samples) -> tuple[str, ...]:
+        """Sentences on samples that make the scores less trustworthy."""
+        return ()
+
+
+def with_error(key: str, value: float, error: float) -> dict[str, float]:
+    """Entries of `Found.scores` of a value and its error."""
+    return {key: value, f"{key}_error": error}
