@@ -22,8 +22,8 @@ from environment import environment
 from calojax import checkpoint, models
 from calojax.evaluation import suite
 from calojax.geometry import find_detector
+from calojax.io import ShowerArrays, open_showers
 from calojax.io.cache import open_cached
-from calojax.io.reader import ShowerArrays, open_showers
 from calojax.models.base import Model
 from calojax.models.calovq import CaloVQConfig
 from calojax.presets import PRESETS

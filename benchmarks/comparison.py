@@ -20,7 +20,7 @@ from calojax import plot
 from calojax.evaluation import correlations, features
 from calojax.evaluation.features import Features
 from calojax.geometry import Detector
-from calojax.io.reader import ShowerSource, open_showers
+from calojax.io import ShowerSource, open_showers
 from calojax.models.pointflow import points
 from calojax.models.pointflow.coordinates import Counts, make
 from calojax.plot import Panel

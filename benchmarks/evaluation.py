@@ -33,7 +33,7 @@ from environment import environment
 from calojax.evaluation import classifiers, correlations, distances, features, histograms, manifold
 from calojax.evaluation.samples import Selection
 from calojax.geometry import Detector, detector
-from calojax.io.reader import ShowerArrays, open_showers
+from calojax.io import ShowerArrays, open_showers
 
 # Beginnings of file names in a folder of reference numbers.
 _GEOMETRIES = {

@@ -25,7 +25,7 @@ from jax.extend.core.primitives import conv_general_dilated_p, dot_general_p
 
 from calojax import checkpoint, models
 from calojax.evaluation import suite
-from calojax.io.reader import ShowerArrays, ShowerSource, open_showers
+from calojax.io import ShowerArrays, ShowerSource, open_showers
 from calojax.sampling import generation
 
 # Bits of the mantissa; IEEE float32 has 23.

@@ -22,8 +22,8 @@ from environment import show
 
 from calojax.geometry import Detector, find_detector
 from calojax.io import open_showers
-from calojax.io.packing import FILTERS
-from calojax.io.writer import LayoutName, ShowerWriter, cores, rows_of_a_chunk
+from calojax.io.chunks import FILTERS, rows_of_a_chunk
+from calojax.io.writer import LayoutName, ShowerWriter, cores
 from calojax.sampling import generation
 from calojax.sampling.incident_energies import incident_energies
 

@@ -16,7 +16,7 @@ from calojax.errors import CalojaxError
 from calojax.geometry import Detector
 from calojax.io import ShowerArrays, ShowerSource, open_showers
 from calojax.io.cache import open_cached
-from calojax.io.reader import guess_detector
+from calojax.io.stored_geometry import guess_detector
 from calojax.models.base import Model, Variables
 from calojax.presets import PRESETS, ModelConfig
 from calojax.sampling import generation

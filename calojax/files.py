@@ -13,21 +13,22 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import BinaryIO
 
 from calojax.errors import CalojaxError
 
-# What the system says of a disk that takes no more.
+# Errors of a disk that has no more room.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # Signals by which terminals, users and batch systems end a process.
 SIGNALS = (
     *(signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGALRM),
     *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU),
 )
+# Seconds in which a new file may not be locked yet.
+_FRESH = 1.0
 
 
 def refusal(path: str | os.PathLike, error: OSError) -> CalojaxError:
-    """The sentence for a file or folder that the system refused to write."""
+    """The message for a file or folder that the system refused to write."""
     advice = "write elsewhere"
     if error.errno in FULL:
         advice = f"free some space or {advice}"
@@ -36,16 +37,13 @@ def refusal(path: str | os.PathLike, error: OSError) -> CalojaxError:
     return CalojaxError(f"{path}: cannot be written ({error.strerror or error}); {advice}.")
 
 
-# Seconds in which a new file may not be locked yet.
-_FRESH = 1.0
-
-# How to remove what is being written, for a process that is stopped on the way.
-_unfinished: list[Callable[[], None]] = []
+# Functions that remove what is being written, for a process that is stopped meanwhile.
+_unfinished: list[Callable[[], object]] = []
 
 
 @contextlib.contextmanager
-def unfinished(remove: Callable[[], None]) -> Iterator[None]:
-    """Calls ``remove`` at the end of the block, or before if the process is stopped.
+def unfinished(remove: Callable[[], object]) -> Iterator[None]:
+    """Calls ``remove`` at the end of the block, or earlier if the process is stopped.
 
     By then what was being written has its own name, or is of no use.
     """
@@ -59,7 +57,7 @@ def unfinished(remove: Callable[[], None]) -> Iterator[None]:
 
 
 def remove_unfinished() -> None:
-    """Removes all that is being written, by a process that is about to end."""
+    """Removes everything that is being written; for a process that is about to end."""
     for remove in tuple(_unfinished):
         with contextlib.suppress(OSError):
             remove()
@@ -67,7 +65,7 @@ def remove_unfinished() -> None:
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path, *, keep: bool = False) -> Iterator[pathlib.Path]:
-    """Gives another name to write to; the file gets its own when the block ends without a fault.
+    """A temporary name to write to; the file gets its own when the block ends without an error.
 
     Args:
       path: the file.
@@ -76,7 +74,7 @@ def replacing(path: pathlib.Path, *, keep: bool = False) -> Iterator[pathlib.Pat
     Raises:
       CalojaxError: if it cannot be written.
     """
-    # Processes of several machines may write the same file, and have the same number.
+    # Random, since processes of several machines may write the same file.
     partial = path.with_name(f"{path.name}.partial-{secrets.token_hex(8)}")
     with unfinished(functools.partial(partial.unlink, missing_ok=True)):
         try:
@@ -97,11 +95,11 @@ def replacing(path: pathlib.Path, *, keep: bool = False) -> Iterator[pathlib.Pat
 
 @contextlib.contextmanager
 def working_folder(parent: pathlib.Path, prefix: str) -> Iterator[pathlib.Path]:
-    """A new folder that is removed at the end; those that killed processes left are removed first.
+    """A new folder that is removed at the end; those of killed processes are removed first.
 
     Args:
       parent: an existing folder, on the disk to work on.
-      prefix: how the names of such folders begin.
+      prefix: beginning of the names of such folders.
 
     Raises:
       CalojaxError: if it cannot be made.
@@ -117,30 +115,48 @@ def working_folder(parent: pathlib.Path, prefix: str) -> Iterator[pathlib.Path]:
             yield folder
 
 
-def claimed(path: pathlib.Path) -> BinaryIO:
-    """A new, empty file, locked until it is closed; replaces what a killed process has left there.
+@contextlib.contextmanager
+def claimed(path: pathlib.Path) -> Iterator[int]:
+    """The descriptor of a new file, which is locked, and removed at the end unless it was renamed.
+
+    Replaces what a killed process has left there.
 
     Raises:
       CalojaxError: if another process writes it; the message names that process.
       OSError: if it cannot be made.
     """
+    with contextlib.ExitStack() as stack:
+        descriptor = _claim(path)
+        stack.callback(os.close, descriptor)
+        stack.enter_context(unfinished(lambda: is_open(path, descriptor) and path.unlink()))
+        yield descriptor
+
+
+def is_open(path: pathlib.Path, descriptor: int) -> bool:
+    """Whether the file at ``path`` is the open one, and not one that another process put there."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    return False
+
+
+def _claim(path: pathlib.Path) -> int:
     for _ in range(3):  # Another process may make or remove it at the same time.
         with contextlib.suppress(FileNotFoundError), _held(path, os.O_RDWR):
             path.unlink()
         with contextlib.suppress(FileExistsError):
-            file = path.open("x+b", buffering=0)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
             try:
-                _lock(path, file.fileno())
+                _lock(path, descriptor)
             except CalojaxError:
-                file.close()
+                os.close(descriptor)
                 raise
-            return file
+            return descriptor
     raise CalojaxError(f"{path}: in use by another process; choose another --out.")
 
 
 @contextlib.contextmanager
 def _held(path: pathlib.Path, flags: int, *, name: pathlib.Path | None = None) -> Iterator[bool]:
-    """Opens and locks a file or folder; gives False where the file system has no locks."""
+    """Opens and locks a file or folder; yields False where the file system has no locks."""
     descriptor = os.open(path, flags | os.O_NOFOLLOW, 0o666)
     try:
         yield _lock(name or path, descriptor)
@@ -162,7 +178,7 @@ def _lock(path: pathlib.Path, descriptor: int) -> bool:
 
 
 def _holder(descriptor: int) -> str:
-    """The process that holds the lock of an open file, as far as the system tells."""
+    """The process that holds the lock of an open file, if the system knows it."""
     with contextlib.suppress(OSError):
         inode = f":{os.fstat(descriptor).st_ino}"
         # "1: FLOCK  ADVISORY  WRITE 4711 08:02:131 0 EOF"
@@ -174,7 +190,7 @@ def _holder(descriptor: int) -> str:
 
 
 def _sweep(folder: pathlib.Path, prefix: str) -> None:
-    """Removes the files and folders of that prefix which killed processes have left unlocked."""
+    """Removes files and folders of that prefix that killed processes have left unlocked."""
     for left in folder.glob(f"{glob.escape(prefix)}*"):
         with contextlib.suppress(OSError, CalojaxError):
             if time.time() - left.stat().st_mtime < _FRESH:
@@ -186,17 +202,17 @@ def _sweep(folder: pathlib.Path, prefix: str) -> None:
 
 def check_output(
     path: pathlib.Path, *, force: bool = False, inputs: Iterable[str | os.PathLike] = ()
-):
+) -> None:
     """Refuses an output file that would replace an input, another file, or a device.
 
     Args:
-      path: the file that a command is about to write; a link stands for what is behind it.
+      path: the file that a command is about to write; a symbolic link stands for its target.
       force: whether it may replace an existing regular file.
-      inputs: files and folders that the command reads; they, and what is in them, are never
-        replaced. Names without a file are passed over.
+      inputs: files and folders that the command reads; neither they nor files in them are ever
+        replaced. Names without a file are ignored.
 
     Raises:
-      CalojaxError: with the reason and what to do.
+      CalojaxError: if the file may not be written.
     """
     if not os.path.lexists(path):
         return
@@ -226,10 +242,10 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
 
 
 def make_folder(path: pathlib.Path) -> None:
-    """Makes a folder, and those above it, unless it is there; it can be written to.
+    """Makes a folder, and those above it, unless it exists, and tries to write to it.
 
     Raises:
-      CalojaxError: if it cannot be made, or not be written to.
+      CalojaxError: if it cannot be made or written to.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -242,7 +258,7 @@ def make_folder(path: pathlib.Path) -> None:
 
 
 def private_folder(path: pathlib.Path) -> pathlib.Path:
-    """Makes a folder to which nobody else can write, for files that are run.
+    """Makes a folder to which nobody else can write, for files that are executed.
 
     Returns:
       Its path without links.

@@ -5,7 +5,7 @@ import json
 import pathlib
 
 from calojax.geometry import detector
-from calojax.io.reader import ShowerArrays, open_showers
+from calojax.io import ShowerArrays, open_showers
 
 FOLDER = pathlib.Path(__file__).parent / "data" / "official"
 DETECTORS = {

@@ -7,7 +7,7 @@ import pytest
 
 from calojax.evaluation import averages, resolution
 from calojax.geometry import Layer, detector
-from calojax.io.reader import ShowerArrays
+from calojax.io import ShowerArrays
 
 TINY = detector("tiny")
 

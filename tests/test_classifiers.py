@@ -10,7 +10,7 @@ from calojax import distributed, geometry, rng
 from calojax.errors import CalojaxError
 from calojax.evaluation import calibration, classifiers
 from calojax.evaluation import classifier_training as training
-from calojax.io.reader import ShowerArrays
+from calojax.io import ShowerArrays
 from calojax.nn.classifier import DenseClassifier, ResNetClassifier, Stem
 
 TINY = geometry.detector("tiny")

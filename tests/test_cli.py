@@ -20,7 +20,6 @@ from calojax import checkpoint, files, report
 from calojax.cli import COMMANDS, main
 from calojax.cli import train as train_command
 from calojax.io import open_showers, write_showers
-from calojax.io.reader import provenance_of
 
 TRAIN = (
     "train calovq-tiny --out {out} --data {data} --cache {cache} "
@@ -104,7 +103,7 @@ def test_samples_are_challenge_files_with_provenance(sampled, data):
         energies = file["incident_energies"][:]
         assert energies.shape == (400, 1)
         np.testing.assert_array_equal(energies, reference["incident_energies"][:])
-        attributes = provenance_of(file)
+    attributes = open_showers(sampled).attributes
     assert attributes["model"] == "calovq"
     assert attributes["geometry"] == "tiny"
     assert attributes["seed"] == 0

@@ -6,7 +6,7 @@ import pytest
 
 from calojax.evaluation import correlations, features
 from calojax.geometry import detector
-from calojax.io.reader import ShowerArrays
+from calojax.io import ShowerArrays
 
 
 def test_layer_correlations_differ_by_the_official_amount():

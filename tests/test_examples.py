@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from calojax import checkpoint
-from calojax.io.reader import open_showers
+from calojax.io import open_showers
 from calojax.sampling import generation
 
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"

@@ -8,7 +8,7 @@ import pytest
 
 from calojax.evaluation import features
 from calojax.geometry import detector
-from calojax.io.reader import ShowerArrays
+from calojax.io import ShowerArrays
 
 COLUMNS = {"ds1-photons": 30, "ds1-pions": 46, "ds2": 362, "ds3": 362}
 

@@ -9,7 +9,7 @@ import pytest
 
 from calojax import distributed, rng
 from calojax.errors import CalojaxError
-from calojax.io.reader import ShowerArrays
+from calojax.io import ShowerArrays
 from calojax.models.calovq import CaloVQ
 from calojax.sampling import generation
 

@@ -27,7 +27,7 @@ def test_voxel_counts(name):
 
 
 def test_dataset_1_segments():
-    # models.md A.3 / CaloChallenge README: voxels per layer of both particles.
+    # Voxels per layer, from the README of the CaloChallenge.
     per_layer = [layer.n_voxels for layer in detector("ds1-photons").layers]
     assert per_layer == [8, 160, 190, 5, 5]
     per_layer = [layer.n_voxels for layer in detector("ds1-pions").layers]

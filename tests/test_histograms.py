@@ -8,7 +8,7 @@ import pytest
 
 from calojax.evaluation import features, histograms
 from calojax.geometry import detector
-from calojax.io.reader import ShowerArrays
+from calojax.io import ShowerArrays
 
 SCALED = {"e_total", "e_layer", "voxel"}
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from calojax.geometry import DETECTORS, detector
-from calojax.io import ShowerArrays, inspection, write_showers
+from calojax.io import ShowerArrays, findings, scan, voxel_order, write_showers
 from calojax.io.inspection import inspect
 
 DS2 = detector("ds2")
@@ -88,7 +88,7 @@ def test_sound_files_pass(name, tmp_path):
 
 
 def test_averages_are_sampled_but_values_are_not(check, monkeypatch):
-    monkeypatch.setattr(inspection, "SAMPLE", 50)
+    monkeypatch.setattr(scan, "SAMPLE", 50)
     bad = SHOWERS.copy()
     bad[[7, 151], 5] = np.nan
     result = check(bad)
@@ -137,7 +137,7 @@ def test_units_are_told_from_a_few_showers(kind, check):
     showers, energies = SHOWERS * np.float32(showers), ENERGIES * np.float32(energies)
     # Sorted, so that no run of neighbours has all energies; and more than are read.
     order = np.tile(np.argsort(energies), (3, 1)).T.reshape(-1)
-    found = inspection.unit_warnings(ShowerArrays(DS2, energies[order], showers[order]))
+    found = findings.unit_warnings(ShowerArrays(DS2, energies[order], showers[order]))
     assert len(found) == len(expected)
     assert all(words in sentence for sentence, words in zip(found, expected, strict=True))
 
@@ -145,7 +145,7 @@ def test_units_are_told_from_a_few_showers(kind, check):
 @pytest.mark.parametrize("count", [1, 31, 100, 300])
 def test_good_units_are_not_accused(count):
     source = ShowerArrays(DS2, ENERGIES[:count], SHOWERS[:count])
-    assert inspection.unit_findings(source) == ()
+    assert findings.unit_findings(source) == ()
 
 
 @pytest.mark.parametrize("response", [0.033, 0.07])
@@ -305,7 +305,7 @@ def test_few_showers_are_not_accused(few, check):
         (SHOWERS[:4], [1e4, -1, 1e4, 1e4], "incident energy of shower 1 is -1"),
         (SHOWERS[:4], [1e4] * 3, "3 incident energies, but 4 showers"),
         (np.ones((4, 77)), [1e4] * 4, "no built-in geometry has 77 voxels"),
-        (np.ones(4), [1e4] * 4, r"'showers' has shape (4,)"),
+        (np.ones(4), [1e4] * 4, "showers have shape (4,)"),
         (np.ones((0, 6480)), [], "holds no showers"),
         (np.ones((4, 6480), complex), [1e4] * 4, "'showers' holds complex128"),
         (SHOWERS[:4], [b"x"] * 4, "'incident_energies' holds"),
@@ -332,7 +332,7 @@ def test_what_is_no_shower_file(tmp_path):
 @pytest.mark.parametrize("energy", [300.0, 1e4, 1e6])
 def test_expected_shower(name, energy):
     geometry = detector(name)
-    share = inspection.expected_shower(geometry, energy)
+    share = voxel_order.expected_shower(geometry, energy)
     assert (share > 0).all()
     per_layer = np.array([share[part].sum() for part in geometry.layer_slices])
     if geometry.grid is None:

@@ -7,7 +7,7 @@ import pytest
 from calojax.errors import CalojaxError
 from calojax.evaluation import manifold
 from calojax.evaluation.manifold import Prdc
-from calojax.io.reader import ShowerArrays
+from calojax.io import ShowerArrays
 
 
 def brute_force(reference, generated, k) -> Prdc:

@@ -13,7 +13,7 @@ from calojax.evaluation import averages, resolution
 from calojax.evaluation.histograms import Histogram
 from calojax.evaluation.scoreboard import Row
 from calojax.geometry import Layer, detector
-from calojax.io.reader import ShowerArrays
+from calojax.io import ShowerArrays
 from calojax.plot.curves import _front, _series
 from calojax.plot.histograms import _readable
 

@@ -13,8 +13,8 @@ from calojax import checkpoint, cli, distributed
 from calojax.checkpoint import Checkpoint, Checkpoints
 from calojax.distributed import Group, joined
 from calojax.errors import CalojaxError
+from calojax.io import open_showers
 from calojax.io.cache import open_cached
-from calojax.io.reader import open_showers
 from calojax.training import metrics, run, step
 from calojax.training.batches import Dataset
 from calojax.training.loop import Interrupted

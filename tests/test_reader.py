@@ -13,14 +13,8 @@ from toys import GOOD_E, GOOD_S, TINY, assert_one_sentence, raw, spoilt, toy
 
 from calojax.errors import CalojaxError
 from calojax.geometry import Layer, detector
-from calojax.io import (
-    ShowerArrays,
-    ShowerFile,
-    open_showers,
-    reader,
-    sparse,
-    write_showers,
-)
+from calojax.io import ShowerArrays, ShowerFile, open_showers, reader, sparse, write_showers
+from calojax.io.stored_geometry import GEOMETRY
 
 
 @pytest.fixture
@@ -100,7 +94,7 @@ def test_geometry_attribute_and_argument(path, capsys):
     assert open_showers(path).detector == own
     assert open_showers(path, own).detector == own
     with h5py.File(path, "r+") as file:  # As versions before this one wrote it.
-        del file[reader.GEOMETRY]
+        del file[GEOMETRY]
     bigger = dataclasses.replace(own, layers=(*own.layers, Layer(10, (0.0, 1.0), 1, 1.0)))
     with pytest.raises(CalojaxError, match=r"120 voxels, but geometry own has 121; .*like.*tiny"):
         open_showers(path, bigger)
@@ -127,7 +121,7 @@ def test_files_keep_a_geometry_that_is_not_built_in(path, layout, capsys):
     assert open_showers(path, chosen).detector == chosen
     write_showers(path.with_name("2.hdf5"), detector("ds2"), energies, [showers])
     with h5py.File(path.with_name("2.hdf5")) as file:
-        assert reader.GEOMETRY not in file
+        assert GEOMETRY not in file
     with pytest.raises(CalojaxError, match="only files of one geometry can be joined"):
         reader.ShowerFiles([ShowerFile(path), ShowerFile(path.with_name("2.hdf5"))])
 
@@ -146,7 +140,7 @@ def test_files_keep_a_geometry_that_is_not_built_in(path, layout, capsys):
 )
 def test_damaged_geometries_are_refused(path, text):
     text = np.bytes_(text) if isinstance(text, bytes) else text
-    raw(path, incident_energies=GOOD_E, showers=GOOD_S, **{reader.GEOMETRY: text})
+    raw(path, incident_energies=GOOD_E, showers=GOOD_S, **{GEOMETRY: text})
     with pytest.raises(CalojaxError, match="its 'calojax_geometry' is damaged"):
         open_showers(path)
 
@@ -165,19 +159,19 @@ BAD_DATASETS = {
     "Par04": ({"incident_energy": GOOD_E[:, 0], "showers": GOOD_S}, "Par04.*transpose"),
     "energies of rank 3": (
         {"incident_energies": GOOD_E[..., None], "showers": GOOD_S},
-        r"'incident_energies' has shape \(5, 1, 1\)",
+        r"incident energies have shape \(5, 1, 1\)",
     ),
     "two energies a shower": (
         {"incident_energies": np.ones((5, 2)), "showers": GOOD_S},
-        r"'incident_energies' has shape \(5, 2\)",
+        r"incident energies have shape \(5, 2\)",
     ),
     "showers of rank 4": (
         {"incident_energies": GOOD_E, "showers": GOOD_S.reshape(5, 10, 4, 3)},
-        r"'showers' has shape \(5, 10, 4, 3\).*r fastest",
+        r"showers have shape \(5, 10, 4, 3\).*r fastest",
     ),
     "showers of rank 1": (
         {"incident_energies": GOOD_E, "showers": GOOD_S[:, 0]},
-        r"'showers' has shape \(5,\)",
+        r"showers have shape \(5,\)",
     ),
     "a single value": ({"incident_energies": 1e3, "showers": GOOD_S}, "single or no value"),
     "no value": (
@@ -421,7 +415,7 @@ def test_arrays_are_read_only_and_checked():
         ShowerArrays(TINY, spoilt(energies, 2, 0), showers)
     with pytest.raises(CalojaxError, match="complex"):
         ShowerArrays(TINY, energies, showers * 1j)
-    with pytest.raises(CalojaxError, match="no showers"):
+    with pytest.raises(CalojaxError, match="has no showers"):
         ShowerArrays(TINY, energies[:0], showers[:0])
     with pytest.raises(ValueError, match="batch size"):
         next(source.batches(0))

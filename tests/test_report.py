@@ -21,7 +21,7 @@ from calojax.evaluation import (
 from calojax.evaluation.classifiers import ClassifierSettings, MulticlassScore
 from calojax.evaluation.suite import SCORES, Evaluation, Slice
 from calojax.geometry import detector
-from calojax.io.reader import ShowerArrays
+from calojax.io import ShowerArrays
 from calojax.report import page, writer
 from calojax.report.table import Table
 

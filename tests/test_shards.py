@@ -56,7 +56,7 @@ def test_a_folder_is_begun_once_and_gone_on_with(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"seed": 2}, "begun with seed 1, but is to go on with 2"),
+        ({"seed": 2}, "begun with seed 1, but this command has 2"),
         ({"energies": "5GeV"}, "begun with energies None, but .* '5GeV'"),
         ({"version": "9"}, "begun with version None, but .* '9'"),
     ],
@@ -145,7 +145,7 @@ def test_a_folder_is_read_like_a_file_when_it_is_complete(tmp_path):
     plan = shards.split(25, 10)
     shards.begin(tmp_path, SETTINGS, plan)
     for part in plan:
-        with pytest.raises(CalojaxError, match="of 3 parts are not made yet"):
+        with pytest.raises(CalojaxError, match="of 3 parts are missing"):
             open_showers(tmp_path)
         rows = slice(part.showers.start, part.showers.stop)
         about = {"seed": 1, "part": part.number}
@@ -174,6 +174,6 @@ def test_of_two_that_begin_a_folder_at_once_one_is_refused(tmp_path, monkeypatch
         return shards._text(settings, plan)
 
     monkeypatch.setattr(shards, "_text", slow)
-    with pytest.raises(CalojaxError, match="begun with seed 2, but is to go on with 1"):
+    with pytest.raises(CalojaxError, match="begun with seed 2, but this command has 1"):
         shards.begin(tmp_path, SETTINGS, shards.split(5, 2))
     assert [path.name for path in tmp_path.iterdir()] == [shards.MANIFEST]

@@ -20,7 +20,7 @@ from calojax.evaluation.samples import (
 )
 from calojax.evaluation.suite import SCORES
 from calojax.geometry import detector
-from calojax.io.reader import ShowerArrays
+from calojax.io import ShowerArrays
 
 # FPD, with its hundreds of small eigenvalue problems, in a test of its own.
 CHEAP = ("histograms", "kpd", "prdc", "correlations")

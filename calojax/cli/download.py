@@ -19,7 +19,7 @@ def download(
     dataset: tyro.conf.Positional[Literal["1-photons", "1-pions", "2", "3"]],
     folder: pathlib.Path = pathlib.Path("data"),
 ) -> None:
-    """Fetches the files of a CaloChallenge data set from Zenodo; continues what was cut off.
+    """Fetches the files of a CaloChallenge data set from Zenodo, unless they are there already.
 
     Args:
       dataset: which.

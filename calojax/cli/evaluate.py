@@ -19,8 +19,8 @@ from calojax.evaluation import classifiers, scoreboard, suite
 from calojax.evaluation.features import batch_size
 from calojax.evaluation.suite import CHOICES, Options
 from calojax.geometry import Detector, chosen_detector
+from calojax.io import ShowerFile, ShowerSource, open_showers
 from calojax.io.marks import TRAINED_ON
-from calojax.io.reader import ShowerFile, ShowerSource, open_showers
 from calojax.progress import progress_bar
 from calojax.rng import checked_seed
 from calojax.sampling import generation

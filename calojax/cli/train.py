@@ -15,9 +15,9 @@ from calojax import distributed, models
 from calojax.cli.allocator import keep_freed_memory
 from calojax.errors import CalojaxError, warn
 from calojax.geometry import find_detector
+from calojax.io import ShowerSource, open_showers
 from calojax.io.cache import open_cached
-from calojax.io.inspection import unit_findings
-from calojax.io.reader import ShowerSource, open_showers
+from calojax.io.findings import unit_findings
 from calojax.presets import PRESETS, ModelConfig
 from calojax.training import metrics
 from calojax.training.batches import Dataset

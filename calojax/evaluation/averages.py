@@ -6,7 +6,7 @@ import numpy as np
 
 from calojax.evaluation.features import apply_threshold
 from calojax.geometry import Detector
-from calojax.io.reader import ShowerSource
+from calojax.io import ShowerSource
 
 
 class Averages(NamedTuple):

@@ -30,7 +30,7 @@ from calojax.evaluation.classifier_training import (
 from calojax.evaluation.metric import Found, Metric, Options, Score, with_error
 from calojax.evaluation.samples import Samples, spread
 from calojax.geometry import Detector
-from calojax.io.reader import ShowerSource
+from calojax.io import ShowerSource
 from calojax.nn.classifier import DenseClassifier, ResNetClassifier
 from calojax.progress import progress_bar
 

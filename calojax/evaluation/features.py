@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from calojax.geometry import Detector, Layer
-from calojax.io.reader import ShowerSource
+from calojax.io import ShowerSource
 
 Array = TypeVar("Array", jax.Array, np.ndarray)
 

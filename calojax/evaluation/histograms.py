@@ -21,7 +21,7 @@ from calojax.evaluation.features import Features, alpha_layers
 from calojax.evaluation.metric import Found, Metric, Options, Score, with_error
 from calojax.evaluation.samples import Samples, inside
 from calojax.geometry import Detector, Layer
-from calojax.io.reader import ShowerSource
+from calojax.io import ShowerSource
 
 # The official code adds this to the denominator, for empty bins.
 _EMPTY_BIN = 1e-16

@@ -19,7 +19,7 @@ from calojax.evaluation.features import apply_threshold
 from calojax.evaluation.metric import Found, Metric, Options, Score
 from calojax.evaluation.samples import Samples, spread
 from calojax.geometry import Detector
-from calojax.io.reader import ShowerSource
+from calojax.io import ShowerSource
 
 # Energy in MeV that the official code gives to empty voxels.
 EMPTY_VOXEL = 0.1

@@ -12,9 +12,8 @@ from calojax.errors import CalojaxError
 from calojax.evaluation import features
 from calojax.evaluation.features import Features
 from calojax.geometry import Detector
-from calojax.io import inspection
+from calojax.io import ShowerSource, findings
 from calojax.io.marks import TRAINED_ON, from_text, marks
-from calojax.io.reader import ShowerSource
 
 # Fewest showers of each sample in a slice that is chosen by default, and in one that has scores.
 _SLICE_SHOWERS, _LEAST_SHOWERS = 300, 7
@@ -203,7 +202,7 @@ def unit_warnings(generated: ShowerSource, reference: ShowerSource) -> tuple[str
     return tuple(
         f"The units of the {name} showers look wrong: {sentence}"
         for name, source in (("generated", generated), ("reference", reference))
-        for sentence in inspection.unit_warnings(source)
+        for sentence in findings.unit_warnings(source)
     )
 
 

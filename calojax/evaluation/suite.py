@@ -31,7 +31,7 @@ from calojax.evaluation.samples import (
     unit_warnings,
 )
 from calojax.geometry import Detector
-from calojax.io.reader import ShowerSource
+from calojax.io import ShowerSource
 from calojax.rng import checked_seed
 
 CLASSIFIERS: tuple[Kind, ...] = get_args(Kind)

@@ -1,4 +1,4 @@
-"""Detector geometries: what a voxel is and where it lies. NumPy only."""
+"""Detector geometries: the voxels of a calorimeter and their coordinates. NumPy only."""
 
 from calojax.errors import CalojaxError
 from calojax.geometry import binning
@@ -19,11 +19,11 @@ __all__ = [
 
 
 def find_detector(name: str, particle: str | None = None) -> Detector:
-    """The detector that a user means: a built-in name, or the path of a binning XML file.
+    """The built-in detector of that name, or the one of a binning XML file.
 
     Args:
-      name: of the detector, or of the file.
-      particle: name or PDG number, for a binning file of several particles.
+      name: name of the detector, or path of the file.
+      particle: name or PDG number of the particle, if the file has several.
 
     Raises:
       CalojaxError: if there is no such name, or the file is malformed or has no such particle.
@@ -38,5 +38,5 @@ def find_detector(name: str, particle: str | None = None) -> Detector:
 
 
 def chosen_detector(name: str | None, particle: str | None) -> Detector | None:
-    """As `find_detector`; None if the user names neither a detector nor a particle."""
+    """The result of `find_detector`; None if the user gives neither a name nor a particle."""
     return None if name is particle is None else find_detector(name or "", particle)

@@ -1,16 +1,16 @@
 """Detectors from and to binning files in the CaloChallenge's XML layout.
 
-A file holds one ``<Bin pid= name=>`` a particle and in it one ``<Layer id= r_edges= n_bin_alpha=>``
-a layer; layers with a single r edge hold no voxels. The layout says nothing of lengths along z, of
-thresholds, energies or the absorber. calojax reads them from further attributes, which other
-readers ignore:
+A file holds a ``<Bin pid= name=>`` for each particle, and in it a ``<Layer id= r_edges=
+n_bin_alpha=>`` for each layer; layers with a single r edge hold no voxels. The layout has no
+lengths along z, thresholds, energies or materials. calojax reads them from further attributes,
+which other readers ignore:
 
 - ``Layer``: ``thickness`` (mm);
 - ``Bin``: ``energy_min``, ``energy_max``, ``readout_threshold``, ``evaluation_threshold`` (MeV),
   and every field of `calojax.geometry.Medium` under its own name.
 
-What a file leaves out is that of the built-in detector with the same layers. If there is none, the
-energy range stays unknown, and all else is dataset 2's, with a warning on standard error.
+Missing attributes are those of the built-in detector with the same layers. Without such a
+detector, the energy range stays unknown and the others are dataset 2's, with a warning.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ _THRESHOLDS = ("readout_threshold", "evaluation_threshold")
 
 
 class _Layer(NamedTuple):
-    """What the file says of a layer; thickness None if it says nothing."""
+    """A layer of a file, which may lack a thickness."""
 
     id: int
     r_edges: tuple[float, ...]
@@ -44,38 +44,41 @@ def from_xml(path: str | pathlib.Path, particle: str | None = None) -> Detector:
 
     Args:
       path: the XML file.
-      particle: name or PDG number of the ``Bin`` to take; needed only if the file holds several.
+      particle: name or PDG number of a particle; needed only if the file holds several.
 
     Returns:
-      A built-in detector if the file describes it, else a detector of the file's name.
+      A built-in detector if the file describes it, else a detector with the file's name.
 
     Raises:
-      CalojaxError: if the file cannot be read or parsed, or an attribute is missing or malformed;
-        the sentence names file, layer and attribute.
+      CalojaxError: if the file cannot be read or parsed, or an attribute is missing or malformed.
     """
     path = pathlib.Path(path)
     chosen, species = _chosen(path, particle)
     where = f"{path}: <Bin>"
     layers = [_layer(path, element) for element in chosen.findall("Layer")]
     layers = [layer for layer in layers if len(layer.r_edges) > 1]
-    given = {name: _number(where, chosen, name) for name in (*_THRESHOLDS, *_MEDIUM)}
-    given = {name: value for name, value in given.items() if value is not None}
-    span = _number(where, chosen, "energy_min"), _number(where, chosen, "energy_max")
-    if (span[0] is None) != (span[1] is None):
+    numbers = ((name, _number(where, chosen, name)) for name in (*_THRESHOLDS, *_MEDIUM))
+    given: dict[str, float] = {name: value for name, value in numbers if value is not None}
+    low, high = (_number(where, chosen, name) for name in ("energy_min", "energy_max"))
+    if (low is None) != (high is None):
         raise CalojaxError(f"{where}: 'energy_min' and 'energy_max' must be given together.")
 
     fits = (d for d in builtin.DETECTORS.values() if _describes(layers, species, d))
     known = next(fits, None)
     default = known or builtin.DETECTORS["ds2"]
-    own_range = span if span[0] is not None else known and known.energy_range
+    own_range = known.energy_range if known else None
+    if low is not None and high is not None:
+        own_range = low, high
+    thresholds = {name: getattr(default, name) for name in _THRESHOLDS} | given
     try:
         found = Detector(
-            # A name that is taken would let it pass for the built-in detector.
+            # With the name of a built-in detector it would be mistaken for that one.
             name=printable(path.name if path.stem in builtin.DETECTORS else path.stem),
             particle=species,
             layers=known.layers if known else tuple(map(_with_thickness, layers)),
             energy_range=own_range,
-            **{name: given.get(name, getattr(default, name)) for name in _THRESHOLDS},
+            readout_threshold=thresholds["readout_threshold"],
+            evaluation_threshold=thresholds["evaluation_threshold"],
             medium=dataclasses.replace(
                 default.medium, **{name: given[name] for name in _MEDIUM if name in given}
             ),
@@ -150,7 +153,7 @@ def _root(path: pathlib.Path) -> ElementTree.Element:
 
 
 def _chosen(path: pathlib.Path, particle: str | None) -> tuple[ElementTree.Element, str]:
-    """The ``<Bin>`` of the wanted particle, and the name of that particle."""
+    """The ``<Bin>`` of a particle, and the name of that particle."""
     bins = [(element, _species(path, element)) for element in _root(path).findall("Bin")]
     if not bins:
         raise CalojaxError(f"{path}: has no <Bin>; it is not a binning file.")
@@ -171,7 +174,7 @@ def _chosen(path: pathlib.Path, particle: str | None) -> tuple[ElementTree.Eleme
         )
     if len(set(listed)) > 1:
         raise CalojaxError(
-            f"{path}: is of several particles, {found}; choose one by name or number: --particle."
+            f"{path}: has several particles, {found}; choose one by name or number: --particle."
         )
     raise CalojaxError(
         f"{path}: has {len(chosen)} <Bin> of particle {found}; leave only one of them in the file."
@@ -210,9 +213,9 @@ def _describes(layers: list[_Layer], species: str, detector: Detector) -> bool:
 
 
 def _with_thickness(layer: _Layer) -> Layer:
-    if layer.thickness is None:
-        layer = layer._replace(thickness=builtin.DETECTORS["ds2"].layers[0].thickness)
-    return Layer(*layer)
+    assumed = builtin.DETECTORS["ds2"].layers[0].thickness
+    thickness = assumed if layer.thickness is None else layer.thickness
+    return Layer(layer.id, layer.r_edges, layer.n_alpha, thickness)
 
 
 def _layer(path: pathlib.Path, element: ElementTree.Element) -> _Layer:

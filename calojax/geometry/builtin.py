@@ -2,7 +2,7 @@
 
 Bin edges, energies and thresholds: CaloChallenge (arXiv:2410.21611, section 2, and its README).
 Layer thicknesses of dataset 1 are nominal values of the ATLAS barrel at |eta| = 0.2 (ATLAS
-detector paper, JINST 3 S08003, chapter 5); only the shower generator and pictures use them.
+detector paper, JINST 3 S08003, chapter 5); only the shower generator and figures use them.
 """
 
 from calojax.errors import CalojaxError
@@ -52,7 +52,7 @@ def _silicon_tungsten(name: str, n_alpha: int, n_r: int, r_width: float, n_z: in
     )
 
 
-def _atlas(name: str, particle, layers: tuple[Layer, ...]) -> Detector:
+def _atlas(name: str, particle: str, layers: tuple[Layer, ...]) -> Detector:
     return Detector(
         name=name,
         particle=particle,
@@ -113,7 +113,7 @@ def detector(name: str) -> Detector:
     """The built-in detector of that name.
 
     Raises:
-      CalojaxError: if there is none; names those that exist.
+      CalojaxError: if there is no such detector.
     """
     try:
         return DETECTORS[name]

@@ -1,8 +1,8 @@
-"""What a calorimeter looks like to calojax: layers of rings of angular bins.
+"""A calorimeter: layers of rings of angular bins.
 
 A voxel is one (layer, alpha, r) cell of a cylinder around the incident particle's direction. In
 files and arrays the voxels of a shower are one flat axis ``v``, r fastest, then alpha, then layer
-(the CaloChallenge's order). The layers need not be alike (dataset 1).
+(the CaloChallenge's order). Layers may differ, as those of dataset 1 do.
 
 Coordinates are those of the CaloChallenge: ``z`` along the particle, ``alpha`` in [-pi, pi), and
 in the transverse plane eta = r cos(alpha), phi = r sin(alpha), both in mm.
@@ -20,7 +20,7 @@ from calojax.geometry import particles
 
 MOST_VOXELS = 10_000_000
 MOST_LAYERS = 1_000
-# Lengths in mm, energies in MeV and ratios beyond these are mistakes, and overflow float32 soon.
+# Lengths in mm, energies in MeV and ratios beyond these are mistakes, and may overflow float32.
 _SMALLEST, _LARGEST = 1e-12, 1e12
 
 
@@ -33,10 +33,10 @@ def _check(what: str, value: float) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """One calorimeter layer that is divided into voxels.
+    """A calorimeter layer that is divided into voxels.
 
     Attributes:
-      id: the layer's number in the experiment's scheme (dataset 1 has 0, 1, 2, 3, 12, ...).
+      id: number of the layer in the experiment (dataset 1 has 0, 1, 2, 3, 12, ...).
       r_edges: radial bin edges in mm, increasing, starting at 0.
       n_alpha: number of angular bins.
       thickness: extent along z in mm.
@@ -80,7 +80,7 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Medium:
-    """The absorber mixture as a shower sees it, on average over a layer.
+    """The material of the layers, averaged over absorber and sensor.
 
     Attributes:
       radiation_length: X0 in mm.
@@ -88,7 +88,7 @@ class Medium:
       interaction_length: nuclear interaction length in mm.
       critical_energy: E_c in MeV.
       resolution: stochastic term of the energy resolution, sigma/E at 1 GeV.
-      response: mean E_sum / E_inc of electrons, leakage included.
+      response: mean E_sum / E_inc of electrons, including leakage.
     """
 
     radiation_length: float
@@ -134,17 +134,17 @@ class VoxelMap:
 
 @dataclasses.dataclass(frozen=True)
 class Detector:
-    """A voxelised calorimeter and what enters it. Frozen and hashable, so static under ``jit``.
+    """A voxelised calorimeter and its beam. Frozen and hashable, so static under ``jit``.
 
     Attributes:
       name: short name, written into files and checkpoints.
       particle: the incident particle, a name of `particles.PARTICLES` or ``pid N``.
       layers: the layers that hold voxels, in order of depth.
-      energy_range: lowest and highest incident energy in MeV; None if it is not known.
-      energies: the incident energies in MeV where they are discrete (dataset 1), else empty.
-      readout_threshold: voxels below this energy in MeV are zero in the data (0: none).
-      evaluation_threshold: voxels below this energy in MeV are zeroed before any metric.
-      medium: the absorber, for the shower generator and for lengths in X0.
+      energy_range: lowest and highest incident energy in MeV; None if unknown.
+      energies: incident energies in MeV if they are discrete (dataset 1), else empty.
+      readout_threshold: energy in MeV below which voxels are zero in the data (0: no threshold).
+      evaluation_threshold: energy in MeV below which voxels are set to zero before any metric.
+      medium: the material, for the shower generator and for lengths in X0.
     """
 
     name: str
@@ -189,13 +189,14 @@ class Detector:
 
     @functools.cached_property
     def binning(self) -> tuple:
-        """What makes showers comparable: r edges (float32) and angular bins of each layer."""
+        """R edges (as float32) and angular bins of each layer; showers of equal ones compare."""
         return tuple(
-            (tuple(np.float32(layer.r_edges).tolist()), layer.n_alpha) for layer in self.layers
+            (tuple(np.asarray(layer.r_edges, np.float32).tolist()), layer.n_alpha)
+            for layer in self.layers
         )
 
     def spanning(self, energies: np.ndarray) -> Self:
-        """This detector; without an energy range, it takes that of the energies [n] in MeV."""
+        """This detector, with the range of the energies [n] in MeV if it has none of its own."""
         if self.energy_range is not None:
             return self
         low, high = float(np.min(energies)), float(np.max(energies))
@@ -225,7 +226,7 @@ class Detector:
 
     @functools.cached_property
     def grid(self) -> tuple[int, int, int] | None:
-        """(z, alpha, r) shape if all layers are alike (datasets 2 and 3), else None."""
+        """Shape (z, alpha, r) if all layers are equal (datasets 2 and 3), else None."""
         shapes = {(layer.n_alpha, layer.r_edges) for layer in self.layers}
         if len(shapes) > 1:
             return None
@@ -289,12 +290,12 @@ class Detector:
         """Sums hits into the voxels of showers; hits outside all voxels are left out.
 
         Args:
-          shower: number of the shower of each hit, from 0 [h].
-          x: position across the incident particle, where alpha is 0, in mm [h].
-          y: position across, where alpha is pi / 2, in mm [h].
-          z: depth beyond the front of the first layer in mm [h].
-          energy: MeV [h].
-          count: number of showers; without it, up to the last that has a hit.
+          shower: number of the shower of each hit, from 0, [h].
+          x: transverse position along alpha = 0 in mm, [h].
+          y: transverse position along alpha = pi / 2 in mm, [h].
+          z: depth behind the front of the first layer in mm, [h].
+          energy: energy of each hit in MeV, [h].
+          count: number of showers; by default up to the last one with a hit.
 
         Returns:
           Showers [count, v] in MeV, float32.

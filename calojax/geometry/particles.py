@@ -1,4 +1,4 @@
-"""The particles that calojax knows by name, and which kind of shower each makes."""
+"""The particles that have a name in calojax, and the kind of shower that each makes."""
 
 import re
 from typing import Literal
@@ -24,17 +24,17 @@ PARTICLES: dict[str, tuple[Shower, tuple[int, ...]]] = {
 
 
 def named(pid: int) -> str:
-    """The name of the particle with that PDG number; ``pid N`` if it has no name here."""
+    """The name of the particle with that PDG number; ``pid N`` if it is not in `PARTICLES`."""
     return next((name for name, (_, pids) in PARTICLES.items() if pid in pids), f"pid {pid}")
 
 
 def number(name: str) -> int:
-    """The PDG number of a particle; of the first of several."""
+    """The PDG number of a particle; the first one if there are several."""
     return PARTICLES[name][1][0] if name in PARTICLES else int(name.removeprefix("pid "))
 
 
 def shower(name: str) -> Shower:
-    """The kind of shower that a particle makes; hadronic for those that have no name here.
+    """The kind of shower that a particle makes; "hadron" for those not in `PARTICLES`.
 
     Raises:
       ValueError: if it is neither a name of `PARTICLES` nor ``pid N``.

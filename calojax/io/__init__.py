@@ -1,12 +1,18 @@
-"""Showers on disk and in memory. NumPy and h5py only, so that importing it is quick."""
+"""Shower files: reading, writing, checking, converting and downloading them.
 
-from calojax.io.reader import (
-    ShowerArrays,
-    ShowerFile,
-    ShowerFiles,
-    ShowerSource,
-    open_showers,
-)
+- `source`: what showers are to the rest of the package, and showers in memory.
+- `reader`, `writer`: files of any layout in `layouts`; `dense` and `sparse` are those layouts.
+- `hdf5`: files of other people, opened with care; `chunks`: compression in several threads.
+- `stored_geometry`: the detector of a file.
+- `shards`: a folder of part files; `cache`: files as a memory map, for training.
+- `inspection`: ``calojax check``, with `findings` and `voxel_order`; `marks` recognise showers.
+- `download`: the CaloChallenge's data sets.
+
+None of them imports JAX, so that commands that only look at files start quickly.
+"""
+
+from calojax.io.reader import ShowerFile, ShowerFiles, open_showers
+from calojax.io.source import ShowerArrays, ShowerSource
 from calojax.io.writer import ShowerWriter, write_showers
 
 __all__ = [

@@ -1,38 +1,33 @@
 """Random access to shower files: converted once to a memory map.
 
-HDF5 compresses showers in chunks, so that one random shower costs as much as a hundred. A memory
-map of uncompressed float32 costs one disk read, or none when the system has it in memory.
+HDF5 compresses showers in chunks, so one random shower costs as much as a hundred neighbours. In a
+memory map of uncompressed float32 it costs one disk read, or none when the system has it in memory.
 """
 
-import errno
-import functools
 import hashlib
 import os
 import pathlib
 import shutil
 import stat
-import time
-import uuid
 from collections.abc import Sequence
 
 import numpy as np
 
 from calojax import files
 from calojax.errors import CalojaxError
-from calojax.io.reader import ShowerArrays, ShowerSource
+from calojax.io.source import ShowerArrays, ShowerSource
 from calojax.progress import progress_bar
 
 _SHOWERS = "showers.npy"
 _ENERGIES = "energies.npy"
 _UNFINISHED = ".unfinished-"
-_ABANDONED_AFTER = 24 * 3600  # seconds without a change
 _BLOCK_BYTES = 2**24
 # Part of the key: raise it when the contents of the folders change.
 _VERSION = 2
 
 
 def default_folder() -> pathlib.Path:
-    """Where caches are kept: the environment variable CALOJAX_CACHE, or ~/.cache/calojax.
+    """The folder of caches: the environment variable CALOJAX_CACHE, or ~/.cache/calojax.
 
     Raises:
       CalojaxError: if the user has no home folder.
@@ -53,19 +48,19 @@ def open_cached(
 ) -> ShowerArrays:
     """The same showers in a memory map, converted on the first call and reused after it.
 
-    The cache is a folder that is complete as soon as it has its name. Its key covers the user, and
-    paths, numbers, sizes and times of all files that the showers are read from, so that a file that
-    changed is converted again, and nobody takes another user's copy. Processes that convert the
-    same files at once do so side by side; the first one's result stays.
+    The cache is a folder, complete as soon as it has its name. Its key covers the user, and paths,
+    numbers, sizes and times of all files that the showers are read from, so that changed files are
+    converted again, and nobody takes another user's copy. Processes that convert the same files at
+    the same time do not wait for each other; the result of the first one stays.
 
     Args:
       source: the showers.
       paths: the files that they come from.
-      folder: where caches are kept; `default_folder` if None.
+      folder: the folder of caches; `default_folder` if None.
 
     Raises:
-      CalojaxError: if the folder cannot be written or its disk is too small, a file changes
-        meanwhile, or the source holds bad values.
+      CalojaxError: if the folder cannot be written or its disk is too small, a file changes during
+        the conversion, or the source holds bad values.
     """
     paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     folder = default_folder() if folder is None else pathlib.Path(folder)
@@ -76,11 +71,9 @@ def open_cached(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
-        _sweep(folder)
-        _check_room(folder, source)
-        unfinished = folder / f"{_UNFINISHED}{uuid.uuid4().hex}"
-        with files.unfinished(functools.partial(shutil.rmtree, unfinished, ignore_errors=True)):
-            unfinished.mkdir(mode=0o700)
+        with files.working_folder(folder, _UNFINISHED) as unfinished:
+            if _bytes(source) > shutil.disk_usage(folder).free:
+                raise CalojaxError(_no_room(folder, source))
             _convert(source, unfinished)
             if _name(source, paths) != place.name:
                 raise CalojaxError(
@@ -89,7 +82,7 @@ def open_cached(
                 )
             _settle(unfinished, place, source)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in files.FULL:
             raise CalojaxError(_no_room(folder, source)) from None
         raise CalojaxError(
             f"{folder}: the cache cannot be written ({error.strerror}); set CALOJAX_CACHE to a "
@@ -104,7 +97,7 @@ def open_cached(
 def _name(source: ShowerSource, paths: Sequence[str | os.PathLike]) -> str:
     """A name for these files as they are now: that of the first, and a hash."""
     words = [_VERSION, os.geteuid(), source.detector.name, source.detector.n_voxels]
-    # Those that the source knows are more: parts of a folder, sources of virtual datasets.
+    # The source knows more files: parts of a folder, sources of virtual datasets.
     read = [*paths, *getattr(source, "files", ())]
     for path in dict.fromkeys(pathlib.Path(path).absolute() for path in read):
         try:
@@ -120,12 +113,13 @@ def _name(source: ShowerSource, paths: Sequence[str | os.PathLike]) -> str:
 def _opened(
     place: pathlib.Path, source: ShowerSource, *, made: bool = False
 ) -> ShowerArrays | None:
-    """The cache in that folder, or None if there is none, or it is damaged or not the user's.
+    """The cache in a folder; None if it is missing, damaged or not the user's.
 
     Args:
       place: the folder.
-      source: the showers that it should have.
-      made: whether this process has just made it. Some file systems do not know owners.
+      source: the showers that it should hold.
+      made: whether this process has just made it; its owner is not checked then, since some file
+        systems have no owners.
     """
     try:
         kept = [item.stat() for item in (place, place / _ENERGIES, place / _SHOWERS)]
@@ -181,22 +175,9 @@ def _settle(unfinished: pathlib.Path, place: pathlib.Path, source: ShowerSource)
             raise
 
 
-def _sweep(folder: pathlib.Path) -> None:
-    """Removes what conversions that were killed have left."""
-    for left in folder.glob(f"{_UNFINISHED}*"):
-        times = [item.stat().st_mtime for item in (left, *left.glob("*")) if item.exists()]
-        if times and time.time() - max(times) > _ABANDONED_AFTER:
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _check_room(folder: pathlib.Path, source: ShowerSource) -> None:
-    if _bytes(source) > shutil.disk_usage(folder).free:
-        raise CalojaxError(_no_room(folder, source))
-
-
 def _no_room(folder: pathlib.Path, source: ShowerSource) -> str:
     return (
-        f"{folder}: the cache needs {_bytes(source) / 1e9:.2f} GB and the disk has not as much; "
+        f"{folder}: the cache needs {_bytes(source) / 1e9:.2f} GB, more than the disk has left; "
         "free some space, or set CALOJAX_CACHE to another folder."
     )
 

@@ -1,21 +1,21 @@
-"""Marks that recognise single showers in whatever file they are.
+"""Marks by which single showers are recognised in any file.
 
-A trained model keeps the marks of a few of its training showers, and the files that it writes carry
-them as an attribute, so that an evaluation notices a reference that contains the training showers.
+A trained model keeps the marks of a few of its training showers, and writes them into its shower
+files as an attribute. So an evaluation notices a reference that contains training showers.
 """
 
 import numpy as np
 
-# The attribute of shower files.
+# The attribute of shower files that holds marks of training showers.
 TRAINED_ON = "trained_on"
 
 
 def marks(showers: np.ndarray) -> np.ndarray:
     """A 64-bit mark of each shower: showers [n, v] in MeV -> uint64 [n].
 
-    Computed from the bits of float32 values in integers, so that no rounding is involved. Showers
-    that differ in one voxel have different marks, for an odd weight times a 32-bit number is
-    one-to-one modulo 2^32.
+    They are computed from the bits of float32 values in integers, so nothing is rounded. Showers
+    that differ in one voxel have different marks, since multiplying a 32-bit number by an odd
+    weight is one-to-one modulo 2^32.
     """
     bits = np.ascontiguousarray(showers, np.float32).view(np.uint32)
     weights = np.arange(1, 2 * bits.shape[1], 2, dtype=np.uint32)

@@ -1,36 +1,34 @@
-"""Many showers in a folder: numbered part files, and a manifest that says what they are parts of.
+"""Many showers in a folder: numbered part files, and a manifest that lists them.
 
-The manifest holds the plan and the settings, never what is done: a part file appears under its
-name when it is complete, so that a part is made if and only if its file is there. Any number of
-processes may therefore fill a folder, stop at any moment and start again.
+The manifest holds the plan and the settings, not the progress: a part file appears under its name
+when it is complete, so a part is done if and only if its file exists. Any number of processes may
+therefore fill a folder, stop at any moment and start again.
 """
 
-import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from calojax import files
 from calojax.errors import CalojaxError
-from calojax.io import storage
+from calojax.io import hdf5
 
 MANIFEST = "manifest.json"
 _MOST_BYTES = 2**26  # A million parts need about as much.
 
 Settings = Mapping[str, str | int | float | None]
-"""Whatever the showers of a folder depend on, by name."""
+"""Everything that the showers of a folder depend on, by name."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """A part of the showers.
 
     Attributes:
-      number: of the part, from 0.
-      showers: which of all showers it has.
+      number: number of the part, from 0.
+      showers: numbers of its showers among all.
     """
 
     number: int
@@ -38,7 +36,7 @@ class Part:
 
     @property
     def name(self) -> str:
-        """Of its file."""
+        """The name of its file."""
         return f"part-{self.number:05d}.hdf5"
 
 
@@ -57,21 +55,21 @@ def split(num: int, size: int) -> tuple[Part, ...]:
 def share(parts: Sequence[Part], index: int, count: int) -> tuple[Part, ...]:
     """The parts that process ``index`` of ``count`` makes: those with number % count == index.
 
-    They do not depend on what is there already, so that processes need not agree on that.
+    They do not depend on which files exist, so processes need not agree on that.
     """
     return tuple(part for part in parts if part.number % count == index)
 
 
 def missing(folder: pathlib.Path, parts: Sequence[Part]) -> tuple[Part, ...]:
-    """The parts whose files are not there."""
+    """The parts whose files do not exist."""
     return tuple(part for part in parts if not (folder / part.name).exists())
 
 
 def begin(folder: pathlib.Path, settings: Settings, parts: Sequence[Part]) -> None:
-    """Makes a folder with a manifest, or checks that the one there has the same settings.
+    """Makes a folder with a manifest, or checks that an existing one has the same settings.
 
     Raises:
-      CalojaxError: if the folder cannot be written, has a manifest of other settings or a damaged
+      CalojaxError: if the folder cannot be written, has a manifest with other settings or a damaged
         one, or part files without one.
     """
     files.make_folder(folder)
@@ -81,37 +79,43 @@ def begin(folder: pathlib.Path, settings: Settings, parts: Sequence[Part]) -> No
                 f"{folder}: has part files but no {MANIFEST}; move them or take another folder."
             )
         with files.replacing(folder / MANIFEST, keep=True) as partial:
-            partial.write_text(_text(settings, parts))
+            partial.write_bytes(_text(settings, parts))
     # Also after writing: another process may have been quicker.
     begun = _read(folder / MANIFEST).settings
     for name in sorted(settings.keys() | begun.keys()):
         if begun.get(name) != settings.get(name):
             raise CalojaxError(
-                f"{folder}: was begun with {name} {begun.get(name)!r}, but is to go on with "
-                f"{settings.get(name)!r}; go on as it was begun, or take another folder."
+                f"{folder}: was begun with {name} {begun.get(name)!r}, but this command has "
+                f"{settings.get(name)!r}; use the same settings, or take another folder."
             )
+
+
+def files_of(path: str | os.PathLike) -> list[pathlib.Path]:
+    """The files of a folder of parts, or else the path itself."""
+    path = pathlib.Path(path)
+    return paths(path) if os.path.exists(path / MANIFEST) else [path]
 
 
 def paths(folder: pathlib.Path) -> list[pathlib.Path]:
     """The files of all parts of a folder, in order.
 
     Raises:
-      CalojaxError: if the manifest is missing or damaged, or a part is not made yet.
+      CalojaxError: if the manifest is missing or damaged, or a part is not done yet.
     """
     found = [folder / entry.file for entry in _read(folder / MANIFEST).parts]
     absent = [path.name for path in found if not path.exists()]
     if absent:
         raise CalojaxError(
-            f"{folder}: {len(absent):,} of {len(found):,} parts are not made yet ({absent[0]} is "
-            "the first); make them by the command that the folder was begun with."
+            f"{folder}: {len(absent):,} of {len(found):,} parts are missing ({absent[0]} is the "
+            "first); make them with the command that the folder was begun with."
         )
     for path in found:
-        storage.check_inside(str(path), path, (folder.resolve(),))
+        hdf5.check_inside(str(path), path, (folder.resolve(),))
     return found
 
 
 class _Entry(msgspec.Struct):
-    """What a manifest says of a part."""
+    """A part in a manifest."""
 
     file: str
     first: int
@@ -124,9 +128,7 @@ class _Entry(msgspec.Struct):
 
 
 class _Manifest(msgspec.Struct):
-    """What a manifest holds."""
-
-    settings: dict[str, str | int | float | bool | None]
+    settings: Mapping[str, str | int | float | bool | None]
     parts: list[_Entry]
 
     def __post_init__(self):
@@ -137,15 +139,9 @@ class _Manifest(msgspec.Struct):
             raise ValueError("it lists a part twice")
 
 
-def _text(settings: Settings, parts: Sequence[Part]) -> str:
-    plan = [
-        {"file": part.name, "first": part.showers.start, "showers": len(part.showers)}
-        for part in parts
-    ]
-    # One part a line.
-    lines = ",\n".join("    " + json.dumps(part) for part in plan)
-    head = json.dumps({"settings": dict(settings)}, indent=2).removesuffix("\n}")
-    return f'{head},\n  "parts": [\n{lines}\n  ]\n}}\n'
+def _text(settings: Settings, parts: Sequence[Part]) -> bytes:
+    plan = [_Entry(part.name, part.showers.start, len(part.showers)) for part in parts]
+    return msgspec.json.encode({"settings": dict(settings), "parts": plan})
 
 
 def _read(path: pathlib.Path) -> _Manifest:
@@ -153,7 +149,7 @@ def _read(path: pathlib.Path) -> _Manifest:
         raise CalojaxError(
             f"{path}: there is no such file; name a folder that calojax sample --part-size made."
         )
-    storage.check_regular(path)
+    hdf5.check_regular(path)
     try:
         with path.open("rb") as file:
             content = file.read(_MOST_BYTES + 1)

@@ -1,19 +1,21 @@
 """The sparse layout of showers: which voxels are hit, and with what energy.
 
 Beside ``incident_energies`` [n, 1] a file holds, for all hits of all showers one after the other,
-``hit_voxels`` [h] (the voxel's place in a shower of the CaloChallenge's layout, ascending) and
+``hit_voxels`` [h] (the voxel's index in a shower of the CaloChallenge's layout, ascending) and
 ``hit_energies`` [h] in MeV. The hits of shower i are ``hit_offsets[i]`` to ``hit_offsets[i + 1]``,
-with ``hit_offsets`` [n + 1]. The attributes ``layout = "sparse"`` and ``n_voxels`` tell what it is.
+with ``hit_offsets`` [n + 1]. Its attributes are ``layout = "sparse"`` and ``n_voxels``.
 """
 
-import pathlib
 from typing import NamedTuple
 
 import h5py
 import numpy as np
 
 from calojax.errors import CalojaxError
-from calojax.io.storage import find, provenance_of
+from calojax.geometry import Detector
+from calojax.io.chunks import Queue
+from calojax.io.dense import ENERGIES
+from calojax.io.hdf5 import InputFile
 
 LAYOUT = "layout"
 SPARSE = "sparse"
@@ -22,7 +24,7 @@ OFFSETS = "hit_offsets"
 VOXELS = "hit_voxels"
 HIT_ENERGIES = "hit_energies"
 
-# About as many showers as a chunk of the usual layout has.
+# Showers read together; a chunk of the dense layout has about as many.
 _ROWS = 64
 
 
@@ -30,9 +32,9 @@ class Hits(NamedTuple):
     """The hits of b showers.
 
     Attributes:
-      counts: hits of each shower, [b].
-      voxels: their voxels, ascending in each shower, [h].
-      energies: their energies in MeV, float32 [h].
+      counts: number of hits of each shower, [b].
+      voxels: voxels of the hits, ascending in each shower, [h].
+      energies: energies of the hits in MeV, float32 [h].
     """
 
     counts: np.ndarray
@@ -62,38 +64,35 @@ def showers_of(hits: Hits, n_voxels: int) -> np.ndarray:
     return showers
 
 
-def is_sparse(file: h5py.File) -> bool:
-    """Whether the file says that its showers are in the sparse layout."""
-    return provenance_of(file).get(LAYOUT) == SPARSE
+def is_sparse(file: InputFile) -> bool:
+    """Whether an open file is of the sparse layout, by its attribute."""
+    return file.attributes().get(LAYOUT) == SPARSE
 
 
 class SparseShowers:
-    """Showers of a file in the sparse layout, to be sliced like a dataset [n, v].
+    """Showers of a file in the sparse layout, sliced like a dataset [n, v].
 
     Attributes:
       shape: (n, v).
-      dtype: of the energies.
-      chunks: in how many showers at a time they are read with little waste, and v.
+      dtype: type of the energies.
+      chunks: number of showers that are read together with little waste, and v.
     """
 
-    def __init__(self, path: pathlib.Path, file: h5py.File, read: set[pathlib.Path] | None = None):
+    def __init__(self, file: InputFile):
         """Checks all but the hits.
 
         Args:
-          path: the file.
-          file: the same, open for as long as this is used.
-          read: see `storage.find`.
+          file: the file, which must stay open.
 
         Raises:
           CalojaxError: if a dataset or attribute is missing, or their sizes or types do not fit, or
-            `storage.find` refuses a dataset.
+            `InputFile.find` refuses a dataset.
         """
-        self._path = path
-        self._read = read
-        self._offsets = self._numbers(file, OFFSETS, "ui", "whole numbers")
-        self._voxels = self._numbers(file, VOXELS, "ui", "whole numbers")
-        self._energies = self._numbers(file, HIT_ENERGIES, "f", "real numbers in MeV")
-        n_voxels = provenance_of(file).get(N_VOXELS)
+        path = self._path = file.path
+        self._offsets = _numbers(file, OFFSETS, "ui", "whole numbers")
+        self._voxels = _numbers(file, VOXELS, "ui", "whole numbers")
+        self._energies = _numbers(file, HIT_ENERGIES, "f", "real numbers in MeV")
+        n_voxels = file.attributes().get(N_VOXELS)
         if not isinstance(n_voxels, int) or n_voxels < 1:
             raise CalojaxError(
                 f"{path}: is of the sparse layout, but its attribute {N_VOXELS!r} is {n_voxels!r}; "
@@ -102,7 +101,7 @@ class SparseShowers:
         if len(self._voxels) != len(self._energies):
             raise CalojaxError(
                 f"{path}: has {len(self._voxels):,} {VOXELS!r}, but {len(self._energies):,} "
-                f"{HIT_ENERGIES!r}; they must be as many."
+                f"{HIT_ENERGIES!r}; the numbers must be equal."
             )
         if not len(self._offsets):
             raise CalojaxError(
@@ -121,62 +120,79 @@ class SparseShowers:
     def __len__(self) -> int:
         return self.shape[0]
 
-    @property
-    def ndim(self) -> int:
-        """Showers and voxels: 2."""
-        return 2
-
-    @property
-    def size(self) -> int:
-        """Number of voxels of all showers."""
-        return self.shape[0] * self.shape[1]
-
     def __getitem__(self, rows: slice) -> np.ndarray:
         """Showers [b, v] of a slice without a step.
 
         Raises:
-          CalojaxError: if the offsets or voxels are none that showers can have.
+          CalojaxError: if the offsets or voxels cannot be those of showers.
         """
         start, stop, _ = rows.indices(len(self))
         n_voxels = self.shape[1]
         offsets = self._offsets[start : max(start, stop) + 1].astype(np.int64)
         counts = np.diff(offsets)
         if offsets[0] < 0 or offsets[-1] > len(self._voxels) or (counts < 0).any():
-            raise CalojaxError(
-                f"{self._path}: {OFFSETS!r} of showers {start} to {stop} are not in ascending "
-                "order; write the file again."
+            raise self._damaged(
+                f"{OFFSETS!r} of showers {start} to {stop} are not in ascending order"
             )
-        if (counts > n_voxels).any():
-            where = int(np.argmax(counts > n_voxels))
-            raise CalojaxError(
-                f"{self._path}: shower {start + where} has {counts[where]:,} hits, more than its "
-                f"{n_voxels:,} voxels; write the file again."
+        if (many := counts > n_voxels).any():
+            where = int(np.argmax(many))
+            raise self._damaged(
+                f"shower {start + where} has {counts[where]:,} hits, more than its {n_voxels:,} "
+                "voxels"
             )
         voxels = self._voxels[offsets[0] : offsets[-1]].astype(np.int64)
         owner = start + np.repeat(np.arange(len(counts)), counts)
-        outside = (voxels < 0) | (voxels >= n_voxels)
-        if outside.any():
+        if (outside := (voxels < 0) | (voxels >= n_voxels)).any():
             where = int(np.argmax(outside))
-            raise CalojaxError(
-                f"{self._path}: shower {owner[where]} has a hit in voxel {voxels[where]:,}, but "
-                f"voxels go from 0 to {n_voxels - 1:,}; write the file again."
+            raise self._damaged(
+                f"shower {owner[where]} has a hit in voxel {voxels[where]:,}, but voxels go from 0 "
+                f"to {n_voxels - 1:,}"
             )
-        twice = (np.diff(voxels) <= 0) & (np.diff(owner) == 0)
-        if twice.any():
-            where = int(np.argmax(twice))
-            raise CalojaxError(
-                f"{self._path}: the voxels of shower {owner[where]} are not in ascending order; "
-                "write the file again."
+        if (falling := (np.diff(voxels) <= 0) & (np.diff(owner) == 0)).any():
+            raise self._damaged(
+                f"the voxels of shower {owner[np.argmax(falling)]} are not in ascending order"
             )
-        energies = self._energies[offsets[0] : offsets[-1]]
-        return showers_of(Hits(counts, voxels, energies), n_voxels)
+        return showers_of(Hits(counts, voxels, self._energies[offsets[0] : offsets[-1]]), n_voxels)
 
-    def _numbers(self, file: h5py.File, key: str, kinds: str, what: str) -> h5py.Dataset:
-        item = find(self._path, file, key, self._read)
-        if not isinstance(item, h5py.Dataset) or len(item.shape or ()) != 1:
-            raise CalojaxError(
-                f"{self._path}: is of the sparse layout, but has no list {key!r}; write it again."
-            )
-        if item.dtype.kind not in kinds:
-            raise CalojaxError(f"{self._path}: {key!r} holds {item.dtype}; it must hold {what}.")
-        return item
+    def _damaged(self, what: str) -> CalojaxError:
+        return CalojaxError(f"{self._path}: {what}; write the file again.")
+
+
+def _numbers(file: InputFile, key: str, kinds: str, what: str) -> h5py.Dataset:
+    item = file.find(key)
+    if not isinstance(item, h5py.Dataset) or len(item.shape or ()) != 1:
+        raise CalojaxError(
+            f"{file.path}: is of the sparse layout, but has no list {key!r}; write it again."
+        )
+    if item.dtype.kind not in kinds:
+        raise CalojaxError(f"{file.path}: {key!r} holds {item.dtype}; it must hold {what}.")
+    return item
+
+
+class Writer:
+    """Writes the four datasets and two attributes."""
+
+    def __init__(self, file: h5py.File, queue: Queue, detector: Detector, count: int):
+        file.attrs[LAYOUT] = np.bytes_(SPARSE)
+        file.attrs[N_VOXELS] = detector.n_voxels
+        hits = count * detector.n_voxels
+        number = voxel_type(detector.n_voxels)
+        self._energies = queue.column(file, ENERGIES, np.float32, count, tail=(1,))
+        self._offsets = queue.column(file, OFFSETS, np.uint64, count + 1)
+        self._voxels = queue.column(file, VOXELS, number, hits, grows=True)
+        self._hits = queue.column(file, HIT_ENERGIES, np.float32, hits, grows=True)
+        self.columns = (self._energies, self._offsets, self._voxels, self._hits)
+        self._last = np.uint64(0)
+        self._offsets.extend(np.zeros(1, np.uint64))
+
+    @staticmethod
+    def prepare(showers: np.ndarray) -> Hits:
+        return hits_of(showers)
+
+    def extend(self, energies: np.ndarray, prepared: Hits) -> None:
+        offsets = self._last + np.cumsum(prepared.counts, dtype=np.uint64)
+        self._last = offsets[-1]
+        self._energies.extend(energies[:, None])
+        self._offsets.extend(offsets)
+        self._voxels.extend(prepared.voxels)
+        self._hits.extend(prepared.energies)

@@ -25,7 +25,7 @@ from jax.sharding import Mesh
 from calojax import distributed, rng
 from calojax.errors import CalojaxError
 from calojax.geometry import Detector
-from calojax.io.reader import ShowerSource, checked_energies
+from calojax.io.source import ShowerSource, checked_energies
 from calojax.models.base import Model, Variables
 from calojax.sampling import gflash
 

@@ -17,8 +17,9 @@ from calojax import rng
 from calojax.errors import CalojaxError
 from calojax.geometry import DETECTORS, Detector
 from calojax.io import shards
-from calojax.io.reader import ENERGIES, PAR04_ENERGIES, checked_energies
-from calojax.io.storage import find, opened
+from calojax.io.dense import ENERGIES, PAR04_ENERGIES
+from calojax.io.hdf5 import opened
+from calojax.io.source import checked_energies
 from calojax.sampling import gflash
 
 _UNITS = {"kev": 1e-3, "mev": 1.0, "gev": 1e3, "tev": 1e6}
@@ -197,17 +198,17 @@ def read_energies(path: pathlib.Path) -> np.ndarray:
     Raises:
       CalojaxError: if a file is missing or damaged, or its energies are not positive numbers.
     """
-    files = shards.paths(path) if (path / shards.MANIFEST).exists() else [path]
-    return np.concatenate([_energies_in(file) for file in files])
+    return np.concatenate([_energies_in(file) for file in shards.files_of(path)])
 
 
 def _energies_in(path: pathlib.Path) -> np.ndarray:
     with opened(path) as file:
-        candidates = ((key, find(path, file, key)) for key in _KEYS)
+        candidates = ((key, file.find(key)) for key in _KEYS)
         key, data = next((c for c in candidates if isinstance(c[1], h5py.Dataset)), ("", None))
         if data is None:
-            found = ", ".join(sorted(map(repr, file))) or "nothing"
-            raise CalojaxError(f"{path}: has no {ENERGIES!r} but {found}; write it under that key.")
+            raise CalojaxError(
+                f"{path}: has no {ENERGIES!r} but {file.names()}; write it under that key."
+            )
         if data.dtype.kind not in "fiu" or data.shape not in ((data.size,), (data.size, 1)):
             raise CalojaxError(
                 f"{path}: {key!r} is {data.dtype} of shape {data.shape}; it must be (n, 1) numbers."

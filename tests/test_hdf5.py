@@ -12,7 +12,7 @@ from toys import GOOD_E, GOOD_S, assert_one_sentence, raw
 
 from calojax.cli import main
 from calojax.errors import CalojaxError
-from calojax.io import open_showers, storage
+from calojax.io import hdf5, open_showers
 
 HALF = GOOD_S[:3]
 EXTERNAL = "CALOJAX_EXTERNAL_DATA"
@@ -172,11 +172,11 @@ def pipe():
 
 
 REFUSED = [
-    (missing_source, "source 'b.hdf5' is not there"),
-    (source_of_a_source, "c.hdf5: .*source 'b.hdf5' is not there"),
-    (source_without_the_dataset, "source 'a.hdf5' has not the values in 'showers'"),
-    (short_source, "source 'a.hdf5' has not the values"),
-    (short_source_of_a_slice, "source 'a.hdf5' has not the values"),
+    (missing_source, "source 'b.hdf5' is missing"),
+    (source_of_a_source, "c.hdf5: .*source 'b.hdf5' is missing"),
+    (source_without_the_dataset, "'showers' of its source 'a.hdf5' lacks values"),
+    (short_source, "source 'a.hdf5' lacks values"),
+    (short_source_of_a_slice, "source 'a.hdf5' lacks values"),
     (gap, "sources for 360 of its 480 values"),
     (growing_source, "grows with its sources"),
     (source_elsewhere, r"read from .*/there/a.hdf5, outside .*CALOJAX_EXTERNAL_DATA=allow"),
@@ -214,7 +214,7 @@ def test_sources_that_vanish_after_opening():
     raw("a.hdf5", showers=HALF)
     source = open_showers(virtual("a.hdf5"))
     os.rename("a.hdf5", "b.hdf5")
-    with pytest.raises(CalojaxError, match="is not there"):
+    with pytest.raises(CalojaxError, match="is missing"):
         source.read()
 
 
@@ -240,7 +240,7 @@ def test_data_outside_is_read_if_asked(make, monkeypatch):
 
 def test_missing_data_outside_is_refused_even_if_asked(monkeypatch):
     monkeypatch.setenv(EXTERNAL, "allow")
-    with pytest.raises(CalojaxError, match=r"of the file 'gone.hdf5', which is not there"):
+    with pytest.raises(CalojaxError, match=r"of the file 'gone.hdf5', which is missing"):
         open_showers(linked(h5py.ExternalLink("gone.hdf5", "showers")))
     path = raw_file()
     os.truncate("raw.bin", 100)
@@ -276,7 +276,7 @@ def test_a_filter_is_taken_from_its_package(monkeypatch):
     # As hdf5plugin does it: importing it makes the filter known.
     known = set()
     monkeypatch.setattr(h5py.h5z, "filter_avail", known.__contains__)
-    monkeypatch.setattr(storage.importlib, "import_module", lambda name: known.add(32015))
+    monkeypatch.setattr(hdf5.importlib, "import_module", lambda name: known.add(32015))
     path = filtered(32015)
     assert open_showers(path).dtype == np.float32
 

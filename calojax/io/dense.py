@@ -1,0 +1,79 @@
+"""The CaloChallenge's layout: every voxel of every shower.
+
+A file holds ``incident_energies`` [n, 1] and ``showers`` [n, v], both in MeV, with the voxels of a
+shower in the order r fastest, then alpha, then layer (CaloChallenge, arXiv:2410.21611, section 2).
+"""
+
+import h5py
+import numpy as np
+
+from calojax.errors import CalojaxError
+from calojax.geometry import Detector
+from calojax.io.chunks import Queue, rows_of_a_chunk
+from calojax.io.hdf5 import InputFile
+
+ENERGIES = "incident_energies"
+SHOWERS = "showers"
+# The key of the same quantity in the files of Geant4's example Par04.
+PAR04_ENERGIES = "incident_energy"
+
+
+def energies(file: InputFile) -> h5py.Dataset:
+    """The incident energies of an open file in MeV.
+
+    Raises:
+      CalojaxError: if they are missing or not numbers, or `InputFile.find` refuses them.
+    """
+    return _numbers(file, ENERGIES)
+
+
+def showers(file: InputFile) -> h5py.Dataset:
+    """The showers of an open file in MeV.
+
+    Raises:
+      CalojaxError: if they are missing or not numbers, or `InputFile.find` refuses them.
+    """
+    return _numbers(file, SHOWERS)
+
+
+def _numbers(file: InputFile, key: str) -> h5py.Dataset:
+    path = file.path
+    item = file.find(key)
+    if item is None and key == ENERGIES and PAR04_ENERGIES in file.file:
+        raise CalojaxError(
+            f"{path}: has {PAR04_ENERGIES!r} instead of {ENERGIES!r}, the layout of Geant4's "
+            "Par04 example with axes (r, alpha, z); transpose its showers to (z, alpha, r) and "
+            "flatten them."
+        )
+    if item is None:
+        raise CalojaxError(
+            f"{path}: has no {key!r} but {file.names()}; the CaloChallenge's layout needs "
+            f"{ENERGIES!r} and {SHOWERS!r}."
+        )
+    if not isinstance(item, h5py.Dataset):
+        raise CalojaxError(f"{path}: {key!r} is a group; it must be a dataset.")
+    if item.dtype.kind not in "fiu":
+        raise CalojaxError(f"{path}: {key!r} holds {item.dtype}; it must hold real numbers in MeV.")
+    if not item.shape:
+        raise CalojaxError(f"{path}: {key!r} is a single or no value; it must have n rows.")
+    return item
+
+
+class Writer:
+    """Writes the two datasets."""
+
+    def __init__(self, file: h5py.File, queue: Queue, detector: Detector, count: int):
+        rows = rows_of_a_chunk(detector)
+        self._energies = queue.column(file, ENERGIES, np.float32, count, tail=(1,))
+        self._showers = queue.column(
+            file, SHOWERS, np.float32, count, tail=(detector.n_voxels,), rows=rows
+        )
+        self.columns = (self._energies, self._showers)
+
+    @staticmethod
+    def prepare(showers: np.ndarray) -> np.ndarray:
+        return showers
+
+    def extend(self, energies: np.ndarray, prepared: np.ndarray) -> None:
+        self._energies.extend(energies[:, None])
+        self._showers.extend(prepared)

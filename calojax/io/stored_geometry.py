@@ -1,0 +1,93 @@
+"""The geometry of a shower file: kept in it, named by it, or guessed from the number of voxels."""
+
+import h5py
+import msgspec
+import numpy as np
+
+from calojax.errors import CalojaxError, warn
+from calojax.geometry import DETECTORS, Detector
+from calojax.io.hdf5 import InputFile
+
+# Where files keep a geometry that is not built in, as JSON.
+GEOMETRY = "calojax_geometry"
+_LARGEST = 2**28
+
+
+def store_detector(file: h5py.File, detector: Detector) -> None:
+    """Writes a geometry that is not built in; the attribute ``geometry`` names the others."""
+    if detector not in DETECTORS.values():
+        # A dataset, since an attribute has at most 64 KB.
+        text = np.bytes_(msgspec.json.encode(detector))
+        file.create_dataset(GEOMETRY, data=text, track_times=False)
+
+
+def guess_detector(n_voxels: int) -> Detector | None:
+    """The built-in detector whose showers have that many voxels, or None."""
+    return next((d for d in DETECTORS.values() if d.n_voxels == n_voxels), None)
+
+
+def resolved_detector(file: InputFile, n_voxels: int, detector: Detector | None) -> Detector:
+    """The detector of a file's showers.
+
+    Args:
+      file: the file.
+      n_voxels: number of voxels of its showers.
+      detector: the user's choice, which the geometry that the file keeps may replace.
+
+    Raises:
+      CalojaxError: if the geometry in the file is damaged, none is known, or the voxels do not fit.
+    """
+    stored = _stored_detector(file)
+    # A user's own binning file may change thresholds or lengths, but not what the voxels are.
+    chosen = detector and detector not in DETECTORS.values()
+    if stored and not (chosen and detector and detector.binning == stored.binning):
+        if detector and detector != stored:
+            warn(
+                f"{file.path}: keeps its geometry {stored.name!r}, which replaces "
+                f"{detector.name!r}."
+            )
+        detector = stored
+    guess = guess_detector(n_voxels)
+    named = file.attributes().get("geometry")
+    if detector is None and named is not None:
+        detector = DETECTORS.get(str(named), guess)
+        if detector is guess and guess and guess.name != named:
+            warn(
+                f"{file.path}: is of geometry {named!r}, which is not built in; its showers are "
+                f"taken for those of {guess.name!r}, which have as many voxels. If they are not, "
+                "add --geometry FILE.xml."
+            )
+    detector = detector or guess
+    if detector is None:
+        counts = ", ".join(f"{d.name} {d.n_voxels:,}" for d in DETECTORS.values())
+        raise CalojaxError(
+            f"{file.path}: no built-in geometry has {n_voxels:,} voxels ({counts}); add the "
+            "binning XML of its geometry: --geometry FILE.xml."
+        )
+    if detector.n_voxels != n_voxels:
+        advice = (
+            f"the file looks like geometry {guess.name}"
+            if guess
+            else "no built-in geometry has as many, so add its binning XML: --geometry FILE.xml"
+        )
+        raise CalojaxError(
+            f"{file.path}: its showers have {n_voxels:,} voxels, but geometry {detector.name} has "
+            f"{detector.n_voxels:,}; {advice}."
+        )
+    return detector
+
+
+def _stored_detector(file: InputFile) -> Detector | None:
+    item = file.find(GEOMETRY)
+    if item is None:
+        return None
+    try:
+        if not isinstance(item, h5py.Dataset) or item.shape or item.dtype.kind != "S":
+            raise ValueError("it must be a text")
+        if item.dtype.itemsize > _LARGEST:
+            raise ValueError(f"it has more than {_LARGEST:,} bytes")
+        return msgspec.json.decode(item[()], type=Detector)
+    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
+        raise CalojaxError(
+            f"{file.path}: its {GEOMETRY!r} is damaged ({error}); write the file again."
+        ) from None
