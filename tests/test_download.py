@@ -69,6 +69,7 @@ def test_another_file_of_that_name_is_left_alone(server, tmp_path):
     assert server.requests == []
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_passing_trouble_is_survived(server, tmp_path):
     trouble = [(429, b"busy"), (503, b"busy"), (200, CONTENT[:1000]), (200, b"<html>busy</html>")]
     (path,) = fetch(server, tmp_path, *trouble)
@@ -76,6 +77,8 @@ def test_passing_trouble_is_survived(server, tmp_path):
     assert len(server.requests) == 5
 
 
+# pooch leaves the connection of an answer that broke off to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     ("reply", "message"),
     [

@@ -35,7 +35,6 @@ def data(tmp_path_factory, showers, tiny):
 
 
 SIMULATE = "simulate --geometry tiny --num 2000 --out {disk}/s.hdf5"
-SAMPLE = "sample {run} --num 2000 --out {disk}/s.hdf5"
 TRAIN = (
     "train calovq-tiny --out {disk}/r --data {data} --cache {cache} --checkpoint-every 2 "
     "--autoencoder.schedule.steps 40"
@@ -57,7 +56,7 @@ def command_on(room, line, tmp_path, **names) -> dict:
 
 @pytest.mark.parametrize(
     ("line", "room"),
-    [(SIMULATE, 2**16), (SAMPLE, 2**16), (EVALUATE, 2**12), (EVALUATE_RUN, 2**16)],
+    [(SIMULATE, 2**16), (EVALUATE, 2**12), (EVALUATE_RUN, 2**16)],
 )
 def test_full_disks(line, room, run, data, tmp_path):
     found = command_on(room, line, tmp_path, run=run, data=data)
@@ -73,7 +72,7 @@ def test_checkpoints_before_the_disk_was_full_are_kept(data, tmp_path):
     assert 2 <= found["newest"] < 40
 
 
-@pytest.mark.parametrize("line", [SIMULATE, SAMPLE, TRAIN, EVALUATE, EVALUATE_RUN])
+@pytest.mark.parametrize("line", [SIMULATE, TRAIN, EVALUATE])
 def test_folders_that_cannot_be_written(line, run, data, tmp_path):
     found = command_on(None, line, tmp_path, run=run, data=data)
     assert found["status"] == 1

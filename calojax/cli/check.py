@@ -37,7 +37,7 @@ def check(
     showers, bad = 0, 0
     for path in paths:
         found = inspect(path, detector)
-        showers += found.summary.showers if found.summary else 0
+        showers += len(found.scan.sums) if found.scan else 0
         bad += not found.ok
         if path == paths[0] or found.findings:
             print(found.text())

@@ -19,11 +19,10 @@ from calojax.io.source import ShowerArrays, ShowerSource
 from calojax.progress import progress_bar
 
 _SHOWERS = "showers.npy"
-_ENERGIES = "energies.npy"
 _UNFINISHED = ".unfinished-"
 _BLOCK_BYTES = 2**24
 # Part of the key: raise it when the contents of the folders change.
-_VERSION = 2
+_VERSION = 3
 
 
 def default_folder() -> pathlib.Path:
@@ -80,7 +79,13 @@ def open_cached(
                     f"{paths[0]}: this file, or one beside it, changed while it was read; start "
                     "again when it is complete."
                 )
-            _settle(unfinished, place, source)
+            if _opened(place, source) is None:
+                shutil.rmtree(place, ignore_errors=True)  # A damaged one.
+                try:
+                    unfinished.rename(place)
+                except OSError:
+                    if _opened(place, source) is None:  # Else another process was first.
+                        raise
     except OSError as error:
         if error.errno in files.FULL:
             raise CalojaxError(_no_room(folder, source)) from None
@@ -122,21 +127,18 @@ def _opened(
         systems have no owners.
     """
     try:
-        kept = [item.stat() for item in (place, place / _ENERGIES, place / _SHOWERS)]
+        kept = [item.stat() for item in (place, place / _SHOWERS)]
         foreign = kept[0].st_mode & 0o022 or any(item.st_uid != os.geteuid() for item in kept)
         if foreign and not made:
             return None
-        energies = np.load(place / _ENERGIES)
         showers = np.load(place / _SHOWERS, mmap_mode="r")
-        size = (place / _SHOWERS).stat().st_size
     except (OSError, ValueError, EOFError):
         return None
     whole = (
         isinstance(showers, np.memmap)
         and showers.dtype == np.float32
         and showers.shape == (len(source), source.detector.n_voxels)
-        and size == showers.offset + showers.nbytes
-        and np.array_equal(energies, source.energies)
+        and kept[1].st_size == showers.offset + showers.nbytes
     )
     if not whole:
         return None
@@ -145,7 +147,6 @@ def _opened(
 
 def _convert(source: ShowerSource, place: pathlib.Path) -> None:
     n_voxels = source.detector.n_voxels
-    np.save(place / _ENERGIES, source.energies)
     # Written, not mapped: on a full disk a write fails, but a map kills the process.
     with (
         (place / _SHOWERS).open("wb") as file,
@@ -162,19 +163,6 @@ def _convert(source: ShowerSource, place: pathlib.Path) -> None:
             bar.update(len(showers))
 
 
-def _settle(unfinished: pathlib.Path, place: pathlib.Path, source: ShowerSource) -> None:
-    """Gives the finished cache its name, unless another process was first."""
-    if _opened(place, source) is not None:
-        return
-    if place.exists():  # A damaged one.
-        shutil.rmtree(place, ignore_errors=True)
-    try:
-        unfinished.rename(place)
-    except OSError:
-        if _opened(place, source) is None:
-            raise
-
-
 def _no_room(folder: pathlib.Path, source: ShowerSource) -> str:
     return (
         f"{folder}: the cache needs {_bytes(source) / 1e9:.2f} GB, more than the disk has left; "
@@ -183,4 +171,4 @@ def _no_room(folder: pathlib.Path, source: ShowerSource) -> str:
 
 
 def _bytes(source: ShowerSource) -> int:
-    return 4 * len(source) * (source.detector.n_voxels + 1)
+    return 4 * len(source) * source.detector.n_voxels

@@ -73,22 +73,15 @@ def voxel_findings(scan: Scan) -> Iterator[Finding]:
         yield Finding("warning", f"{empty:,} of {len(scan.sums):,} showers have no energy at all.")
 
 
-def physics_findings(
-    scan: Scan, energies: np.ndarray | None, detector: Detector | None, response: float
-) -> Iterator[Finding]:
-    """Wrong units, voxels below the threshold, and a wrong order of the voxels.
-
-    Args:
-      scan: the showers.
-      energies: all incident energies in MeV [n], NaN where unusable; None if there are none.
-      detector: the geometry, if it is known.
-      response: mean E_sum/E_inc of the sampled showers.
-    """
+def physics_findings(scan: Scan) -> Iterator[Finding]:
+    """Wrong units, voxels below the threshold, and a wrong order of the voxels."""
+    detector = scan.detector
     if detector is None or scan.smallest == np.inf:
         return
     units = []
-    if energies is not None:
-        units = list(_units(energies, scan.sums[scan.index], response, scan.smallest, detector))
+    if scan.energies is not None:
+        sums = scan.sums[scan.index]
+        units = list(_units(scan.energies, sums, scan.response, scan.smallest, detector))
     yield from units
     # In other units every voxel would be below the threshold, which is no news.
     if scan.below and not units:
@@ -98,7 +91,7 @@ def physics_findings(
             f"below the readout threshold of {energy_text(detector.readout_threshold)}; the "
             f"smallest is {energy_text(scan.smallest)}.",
         )
-    yield from _order(scan, energies, detector)
+    yield from _order(scan, detector)
 
 
 def unit_findings(source: ShowerSource) -> tuple[Finding, ...]:
@@ -212,7 +205,7 @@ def _voxel_units(
     yield Finding(severity, f"mean E_sum/E_inc is {response:.3g}: {advice}.")
 
 
-def _order(scan: Scan, energies: np.ndarray | None, detector: Detector) -> Iterator[Finding]:
+def _order(scan: Scan, detector: Detector) -> Iterator[Finding]:
     """The order of the voxels, judged by how much the mean shower looks like one."""
     with np.errstate(invalid="ignore"):
         sums = scan.sample.sum(axis=1, dtype=np.float64)
@@ -223,8 +216,8 @@ def _order(scan: Scan, energies: np.ndarray | None, detector: Detector) -> Itera
     mean = (1 / sums[usable]).astype(np.float32) @ rows
     low, high = detector.energy_range or (1.0, 1e12)
     energy = math.sqrt(low * high)
-    if energies is not None and np.isfinite(energies).any():
-        energy = float(np.clip(np.nanmedian(energies), low, high))
+    if scan.energies is not None and np.isfinite(scan.energies).any():
+        energy = float(np.clip(np.nanmedian(scan.energies), low, high))
     overlaps = order_overlaps(mean, detector, energy)
     best = max(overlaps, key=overlaps.__getitem__)
     ours = overlaps[OURS]

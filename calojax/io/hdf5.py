@@ -311,7 +311,8 @@ def _check_filters(what: str, plan: h5py.h5p.PropDCID) -> None:
             importlib.import_module("hdf5plugin")  # Registers its filters.
     for code, *_, name in filters:
         if not h5py.h5z.filter_avail(code):
+            called = f" ({_text(name)})" if name else ""
             raise CalojaxError(
-                f"{what} is compressed by filter {code} ({name.decode(errors='replace')}), which "
-                "is not installed; pip install hdf5plugin, or write the file with gzip."
+                f"{what} is compressed by filter {code}{called}, which is not installed; pip "
+                "install hdf5plugin, or write the file with gzip."
             )

@@ -21,45 +21,18 @@ from calojax.io.stored_geometry import guess_detector
 
 
 @dataclasses.dataclass(frozen=True)
-class Summary:
-    """Numbers that describe the showers of a file. All energies are in MeV.
-
-    Attributes:
-      showers: number of showers.
-      voxels: number of voxels of each.
-      detector: the geometry, if it is known.
-      energy_range: lowest and highest incident energy, if there are any.
-      response: mean of E_sum/E_inc over the sampled showers, NaN without incident energies.
-      spread: standard deviation of the same.
-      occupied: mean number of non-zero voxels of the sampled showers.
-      smallest: smallest voxel above zero in the whole file (infinite if there is none).
-      sampled: number of showers over which averages were taken.
-    """
-
-    showers: int
-    voxels: int
-    detector: Detector | None
-    energy_range: tuple[float, float] | None
-    response: float
-    spread: float
-    occupied: float
-    smallest: float
-    sampled: int
-
-
-@dataclasses.dataclass(frozen=True)
 class Inspection:
     """The result of `inspect`.
 
     Attributes:
       path: the file.
-      summary: numbers that describe its showers; None if no showers could be read.
+      scan: numbers of its showers; None if no showers could be read.
       attributes: texts and numbers among its attributes.
       findings: everything that is wrong with it, errors first.
     """
 
     path: pathlib.Path
-    summary: Summary | None
+    scan: Scan | None
     attributes: dict[str, str | int | float]
     findings: tuple[Finding, ...]
 
@@ -70,7 +43,7 @@ class Inspection:
 
     def text(self) -> str:
         """A report of a few lines for the screen."""
-        lines = [printable(self.path), *(_rows(self.summary) if self.summary else [])]
+        lines = [printable(self.path), *(_rows(self.scan) if self.scan else [])]
         for name, value in self.attributes.items():
             text = printable(value)
             lines.append(_row(printable(name), text if len(text) <= 200 else f"{text[:200]}..."))
@@ -92,7 +65,7 @@ def inspect(path: str | os.PathLike, detector: Detector | None = None) -> Inspec
     """
     path = pathlib.Path(path)
     attributes: dict[str, str | int | float] = {}
-    summary = None
+    scan = None
     findings: list[Finding] = []
 
     def refused(error: CalojaxError) -> Finding:
@@ -112,15 +85,13 @@ def inspect(path: str | os.PathLike, detector: Detector | None = None) -> Inspec
                 if detector is None or detector.n_voxels != voxels:
                     detector = guess_detector(voxels)
                 energies = _energies(file, len(showers))
-                scan = scan_showers(showers, detector, f"checking {path.name}")
-                summary = _summary(scan, energies, detector)
-                findings += voxel_findings(scan)
-                findings += physics_findings(scan, energies, detector, summary.response)
+                scan = scan_showers(showers, energies, detector, f"checking {path.name}")
+                findings += [*voxel_findings(scan), *physics_findings(scan)]
     except CalojaxError as error:
         # If the file cannot be opened at all, this is the same sentence again.
         findings.append(refused(error))
     findings = sorted(dict.fromkeys(findings), key=lambda finding: finding.severity != "error")
-    return Inspection(path, summary, attributes, tuple(findings))
+    return Inspection(path, scan, attributes, tuple(findings))
 
 
 def _energies(file: InputFile, count: int) -> np.ndarray | None:
@@ -135,40 +106,20 @@ def _energies(file: InputFile, count: int) -> np.ndarray | None:
     return None
 
 
-def _summary(scan: Scan, energies: np.ndarray | None, detector: Detector | None) -> Summary:
-    response = np.full(0, np.nan)
-    span = None
-    if energies is not None and not np.isnan(energies).all():
-        span = float(np.nanmin(energies)), float(np.nanmax(energies))
-        response = scan.sums[scan.index] / energies[scan.index]
-        response = response[np.isfinite(response)]
-    return Summary(
-        showers=len(scan.sums),
-        voxels=scan.sample.shape[1],
-        detector=detector,
-        energy_range=span,
-        response=float(response.mean()) if response.size else math.nan,
-        spread=float(response.std()) if response.size else math.nan,
-        occupied=float(np.count_nonzero(scan.sample, axis=1).mean()),
-        smallest=scan.smallest,
-        sampled=len(scan.index),
-    )
-
-
-def _rows(summary: Summary) -> Iterator[str]:
-    detector = summary.detector
+def _rows(scan: Scan) -> Iterator[str]:
+    count, voxels, detector = len(scan.sums), scan.sample.shape[1], scan.detector
     kind = f"geometry {detector.name}, {detector.particle}s" if detector else "unknown geometry"
-    yield _row("showers", f"{summary.showers:,} of {summary.voxels:,} voxels ({kind})")
-    if summary.energy_range:
-        low, high = summary.energy_range
+    yield _row("showers", f"{count:,} of {voxels:,} voxels ({kind})")
+    if scan.energies is not None and not np.isnan(scan.energies).all():
+        low, high = np.nanmin(scan.energies), np.nanmax(scan.energies)
         yield _row("incident energy", f"{energy_text(low)} to {energy_text(high)}")
-        yield _row("E_sum/E_inc", f"{summary.response:.4g} +- {summary.spread:.2g}")
-    share = summary.occupied / summary.voxels
-    yield _row("non-zero voxels", f"{summary.occupied:,.0f} a shower ({share:.1%})")
-    if summary.smallest < math.inf:
-        yield _row("smallest non-zero", energy_text(summary.smallest))
-    if summary.sampled < summary.showers:
-        yield _row("averages over", f"{summary.sampled:,} showers spread over the file")
+        yield _row("E_sum/E_inc", f"{scan.response:.4g} +- {scan.spread:.2g}")
+    hits = scan.occupied / count
+    yield _row("hits", f"{hits:,.0f} a shower ({hits / voxels:.1%} of the voxels)")
+    if scan.smallest < math.inf:
+        yield _row("smallest hit", energy_text(scan.smallest))
+    if len(scan.index) < count:
+        yield _row("averages over", f"{len(scan.index):,} showers spread over the file")
 
 
 def _row(name: str, value: str) -> str:

@@ -16,22 +16,30 @@ SAMPLE = 2000
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """Numbers of all showers, and a sample of them.
+    """Numbers of all showers of a file, and a sample of them. All energies are in MeV.
 
     Attributes:
+      detector: the geometry, if it is known.
+      energies: incident energies, float64 [n], NaN where unusable; None if there are none.
       index: numbers of the showers in the sample, [m].
-      sample: showers of the sample in MeV, float32 [m, v].
-      sums: E_sum of every shower in MeV, float64 [n].
-      smallest: smallest voxel above zero in MeV.
+      sample: showers of the sample, float32 [m, v].
+      sums: E_sum of every shower, float64 [n].
+      response: mean of E_sum/E_inc over the sample, NaN without incident energies.
+      spread: standard deviation of the same.
+      smallest: smallest voxel above zero (infinite if there is none).
       occupied: number of voxels above zero.
       below: number of those that are below the readout threshold.
       bad: for "NaN", "infinite" and "negative", number of voxels, and the first shower with one.
       repeated: for each shower that repeats another, its number and that of the first such shower.
     """
 
+    detector: Detector | None
+    energies: np.ndarray | None
     index: np.ndarray
     sample: np.ndarray
     sums: np.ndarray
+    response: float
+    spread: float
     smallest: float
     occupied: int
     below: int
@@ -39,12 +47,15 @@ class Scan:
     repeated: list[tuple[int, int]]
 
 
-def scan_showers(showers: ShowerRows, detector: Detector | None, title: str) -> Scan:
+def scan_showers(
+    showers: ShowerRows, energies: np.ndarray | None, detector: Detector | None, title: str
+) -> Scan:
     """Reads all showers.
 
     Args:
       showers: the showers of an open file.
-      detector: the geometry, for its readout threshold.
+      energies: incident energies in MeV [n], NaN where unusable; None if there are none.
+      detector: the geometry, if it is known.
       title: the label of the progress bar.
     """
     count = len(showers)
@@ -76,10 +87,17 @@ def scan_showers(showers: ShowerRows, detector: Detector | None, title: str) -> 
                 if earlier != shower:
                     repeated.append((shower, earlier))
             bar.update(len(block))
+    sums = np.concatenate(sums)
+    response = np.full(0, np.nan) if energies is None else sums[index] / energies[index]
+    response = response[np.isfinite(response)]
     return Scan(
+        detector=detector,
+        energies=energies,
         index=index,
         sample=np.concatenate(sample),
-        sums=np.concatenate(sums),
+        sums=sums,
+        response=float(response.mean()) if response.size else np.nan,
+        spread=float(response.std()) if response.size else np.nan,
         smallest=smallest,
         occupied=occupied,
         below=below,

@@ -12,42 +12,41 @@ from calojax.geometry import Detector
 
 
 class ShowerSource(Protocol):
-    """Showers of one detector, wherever they are kept."""
+    """Showers of one detector, wherever they are kept.
 
-    @property
-    def detector(self) -> Detector:
-        """The geometry of the showers."""
-        ...
+    Attributes:
+      detector: the geometry of the showers.
+      energies: incident energies in MeV, float32 [n].
+      attributes: origin of the showers: model, seed, versions.
+    """
 
-    @property
-    def energies(self) -> np.ndarray:
-        """Incident energies in MeV, float32 [n]."""
-        ...
-
-    @property
-    def attributes(self) -> Mapping[str, str | int | float]:
-        """Origin of the showers: model, seed, versions."""
-        ...
+    detector: Detector
+    energies: np.ndarray
+    attributes: Mapping[str, str | int | float]
 
     def __len__(self) -> int:
         """Number of showers, n."""
         ...
 
     def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Pairs (energies [b], showers [b, v]) in order, float32 MeV; the last may be smaller."""
+        """Pairs (energies [b], showers [b, v]) in order, float32 MeV; the last may be smaller.
+
+        Raises:
+          CalojaxError: if a voxel is negative or not finite, or a file is damaged.
+        """
         ...
 
     def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Showers start..stop as a new float32 array [stop - start, v] in MeV."""
+        """Showers start..stop (as in a slice) as a new float32 array [stop - start, v] in MeV.
+
+        Raises:
+          CalojaxError: if a voxel is negative or not finite, or a file is damaged.
+        """
         ...
 
 
-class BlockSource(abc.ABC):
-    """A `ShowerSource` that gets its showers in blocks."""
-
-    detector: Detector
-    energies: np.ndarray
-    attributes: Mapping[str, str | int | float]
+class BlockSource(ShowerSource):
+    """A source that gets its showers in blocks."""
 
     def __len__(self) -> int:
         return len(self.energies)
@@ -57,11 +56,6 @@ class BlockSource(abc.ABC):
         """Checked float32 blocks [any, v] that together are the showers start..stop."""
 
     def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Pairs (energies [b], showers [b, v]) in order, float32 MeV; the last may be smaller.
-
-        Raises:
-          CalojaxError: if a voxel is negative or not finite, or a file is damaged.
-        """
         if size < 1:
             raise ValueError(f"batch size must be at least 1, got {size}")
         first = 0
@@ -70,11 +64,6 @@ class BlockSource(abc.ABC):
             first += len(showers)
 
     def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Showers start..stop (as in a slice) as a new float32 array [stop - start, v] in MeV.
-
-        Raises:
-          CalojaxError: if a voxel is negative or not finite, or a file is damaged.
-        """
         start, stop, _ = slice(start, stop).indices(len(self))
         showers = np.empty((max(stop - start, 0), self.detector.n_voxels), np.float32)
         filled = 0
