@@ -1,5 +1,6 @@
 """Downloads from a local server that breaks off, refuses and sends rubbish."""
 
+import gc
 import hashlib
 import http.server
 import os
@@ -13,6 +14,8 @@ import calojax
 from calojax.errors import CalojaxError
 from calojax.io.download import FILES, RemoteFile, download
 
+# pooch leaves the connection of an answer that broke off to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 CONTENT = bytes(range(256)) * 400
 FILE = RemoteFile("42", "data.hdf5", hashlib.md5(CONTENT).hexdigest())
 
@@ -43,6 +46,7 @@ def server(monkeypatch):
         yield server
         server.shutdown()
         thread.join()
+    gc.collect()
 
 
 def fetch(server, folder, *replies):
@@ -69,7 +73,6 @@ def test_another_file_of_that_name_is_left_alone(server, tmp_path):
     assert server.requests == []
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_passing_trouble_is_survived(server, tmp_path):
     trouble = [(429, b"busy"), (503, b"busy"), (200, CONTENT[:1000]), (200, b"<html>busy</html>")]
     (path,) = fetch(server, tmp_path, *trouble)
@@ -77,8 +80,6 @@ def test_passing_trouble_is_survived(server, tmp_path):
     assert len(server.requests) == 5
 
 
-# pooch leaves the connection of an answer that broke off to the garbage collector.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     ("reply", "message"),
     [
