@@ -19,6 +19,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from jax.extend.core import Literal
 
 from calojax import distributed, models
 from calojax.geometry import DETECTORS, Detector
@@ -106,3 +107,25 @@ def with_autoencoder(model: CaloVQ, **settings) -> CaloVQ:
     """The model with other settings of its first stage."""
     autoencoder = dataclasses.replace(model.config.autoencoder, **settings)
     return CaloVQ(dataclasses.replace(model.config, autoencoder=autoencoder), model.detector)
+
+
+def depends(function, *arguments):
+    """Which leaves of a result depend on the arguments; found by tracing, without compilation."""
+    traced, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
+    known = set(traced.jaxpr.invars)
+    for equation in traced.jaxpr.eqns:
+        if any(x in known for x in equation.invars if not isinstance(x, Literal)):
+            known.update(equation.outvars)
+    found = [not isinstance(x, Literal) and x in known for x in traced.jaxpr.outvars]
+    return jax.tree.unflatten(jax.tree.structure(shapes), found)
+
+
+def trained_by(model, stage, variables, batch) -> set[str]:
+    """The entries of ``params`` to which the loss of a stage has a gradient."""
+
+    def loss(params):
+        now = variables | {"params": params}
+        return model.loss(stage.name, now, jax.random.key(0), batch, training=True)[0]
+
+    gradient = depends(jax.grad(loss), variables["params"])
+    return {name for name, tree in gradient.items() if any(jax.tree.leaves(tree))}

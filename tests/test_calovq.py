@@ -6,138 +6,66 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tiny_config, with_autoencoder
+from conftest import tiny_config, trained_by, with_autoencoder
 
 from calojax import models, rng
 from calojax.errors import CalojaxError
 from calojax.geometry import DETECTORS
 from calojax.models.calovq import PriorConfig
 from calojax.models.voxels import layer_sums
-from calojax.training import step
-
-
-def reached(tree):
-    return {name for name, part in tree.items() if any(np.any(x) for x in jax.tree.leaves(part))}
 
 
 def test_each_stage_trains_its_own_parameters_and_no_others(model, variables, batch):
-    few = {part: value[:8] for part, value in batch.items()}
-
-    def loss(params, weights):
-        now, key = variables | {"params": params}, jax.random.key(0)
-        losses = [model.loss(s.name, now, key, few, training=True)[0] for s in model.stages]
-        return sum(w * x for w, x in zip(weights, losses, strict=True))
-
-    # One program for all stages.
-    gradient = jax.jit(jax.grad(loss))
-    for stage, weights in zip(model.stages, np.eye(3, dtype=np.float32), strict=True):
-        assert reached(gradient(variables["params"], weights)) == set(stage.parameters)
+    for stage in model.stages:
+        assert trained_by(model, stage, variables, batch) == set(stage.parameters)
 
 
-def test_codebook_learnt_by_gradient_gets_one(model, batch, variables):
-    by_gradient = with_autoencoder(model, codebook="gradient")
-    few = {part: value[:8] for part, value in batch.items()}
-    fresh = jax.eval_shape(by_gradient.init, jax.random.key(0), variables["transforms"], few)
+@pytest.mark.parametrize("settings", [{"codebook": "gradient"}, {"codebook": "fsq"}])
+def test_other_codebooks_are_trained_by_gradient_or_not_at_all(settings, model, batch, variables):
+    model = with_autoencoder(model, **settings)
+    fresh = jax.eval_shape(model.init, jax.random.key(0), variables["transforms"], batch)
     assert fresh["state"] == {}
-    assert fresh["params"]["codebook"].shape == (16, 4)
-    assert "codebook" in by_gradient.stages[0].parameters
-    codebook = variables["state"]["codebook"]["vectors"]
-
-    def loss(codebook):
-        now = variables | {"params": variables["params"] | {"codebook": codebook}}
-        return by_gradient.loss("autoencoder", now, jax.random.key(0), few, training=True)[0]
-
-    assert np.any(jax.jit(jax.grad(loss))(codebook))
+    assert trained_by(model, model.stages[0], fresh, batch) == set(model.stages[0].parameters)
+    assert ("codebook" in model.stages[0].parameters) == (settings["codebook"] == "gradient")
 
 
-def test_codebook_of_averages_changes_in_training_only(model, variables, batch):
-    few = {part: value[:8] for part, value in batch.items()}
-
-    @jax.jit
+def test_moving_averages_change_in_training_only(model, variables, batch):
     def states(variables):
-        return [
-            model.loss("autoencoder", variables, jax.random.key(0), few, training=training)[1].state
-            for training in (True, False)
-        ]
+        for training in (True, False):
+            _, outcome = model.loss("autoencoder", variables, key, batch, training=training)
+            same = outcome.state["codebook"] is variables["state"]["codebook"]
+            assert same != training
 
-    training, validation = (state["codebook"]["vectors"] for state in states(variables))
-    before = variables["state"]["codebook"]["vectors"]
-    assert np.any(training != before)
-    np.testing.assert_array_equal(validation, before)
-
-
-@pytest.mark.parametrize(("head", "codebook"), [("density", "ema"), ("point", "gradient")])
-def test_every_stage_learns(model, showers, batch, variables, head, codebook, one_device):
-    model = with_autoencoder(model, head=head, codebook=codebook)
-    now = jax.jit(model.init)(jax.random.key(0), variables["transforms"], batch)
-    # The stages after the first see codes, wherever they come from.
-    stages = model.stages if head == "density" else model.stages[:1]
-    for stage in stages:
-        train_step = step.make(model, stage, 0, one_device)
-        state = step.start(now, stage)
-        losses = []
-        for _ in range(8):
-            state, metrics = train_step(state, batch)
-            losses.append(float(metrics["loss"]))
-        assert losses[-1] < losses[0]
-        now = state.variables
+    key = jax.random.key(0)
+    jax.eval_shape(states, variables)
 
 
 def test_conditions_of_decoder_and_prior_follow_the_setting(model, variables, batch):
-    told = model._condition(variables, batch["energies"], np.ones((64, 10)))
-    alone = with_autoencoder(model, condition_on_layers=False)
-    assert told.flat().shape == (64, 22)
-    assert told.by_layer(10).shape == (64, 10, 4)
-    alone = alone._condition(variables, batch["energies"], np.ones((64, 10)))
-    assert alone.flat().shape == (64, 1)
-    assert alone.by_layer(10).shape == (64, 10, 1)
+    for told, flat, by_layer in ((True, 22, 4), (False, 1, 1)):
+        one = with_autoencoder(model, condition_on_layers=told)
+        condition = one._condition(variables, batch["energies"], np.ones((64, 10)))
+        assert condition.flat().shape == (64, flat)
+        assert condition.by_layer(10).shape == (64, 10, by_layer)
 
 
-def test_samples_are_showers_and_parts_together_are_the_whole(model, variables, batch):
+def test_samples_are_showers_and_reconstruction_keeps_layer_energies(model, variables, batch):
     keys = rng.per_item(rng.root(0), np.arange(64))
 
     @jax.jit
     def both(variables):
-        parts = model.parts(variables, keys, batch["energies"])
-        assert list(parts) == ["energies", "prior", "decoder"]
-        function, arguments = parts["decoder"]
-        return model.sample(variables, keys, batch["energies"]), function(*arguments)
+        assert list(model.parts(variables, keys, batch["energies"])) == [
+            "energies", "prior", "decoder"
+        ]  # fmt: skip
+        new = model.sample(variables, keys, batch["energies"])
+        return new, model.reconstruct(variables, keys, batch)
 
     showers, again = map(np.asarray, both(variables))
     assert showers.shape == (64, 120)
     assert showers.dtype == np.float32
     assert np.isfinite(showers).all()
     assert (showers[showers > 0] >= model.detector.readout_threshold * (1 - 1e-6)).all()
-    np.testing.assert_allclose(again, showers, rtol=1e-5)
-
-
-def test_reconstruction_keeps_layer_energies(model, variables, batch):
-    keys = rng.per_item(rng.root(0), np.arange(64))
-    again = jax.jit(model.reconstruct)(variables, keys, batch)
     expected = layer_sums(batch["showers"], model.detector)
     np.testing.assert_allclose(layer_sums(again, model.detector), expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", ["ds1-pions", "ds2"])
-def test_every_geometry_trains_and_samples(name):
-    detector = DETECTORS[name]
-    model = models.build(tiny_config(rotate=detector.grid is not None), detector)
-    rng_ = np.random.default_rng(0)
-    showers = rng_.exponential(10.0, (8, detector.n_voxels)).astype(np.float32)
-    batch = {"energies": showers.sum(1), "showers": showers}
-    fitted = model.fit([(showers.sum(1), showers)])
-    variables = jax.jit(model.init)(jax.random.key(0), fitted, batch)
-    losses = jax.jit(
-        lambda variables: [
-            model.loss(stage.name, variables, jax.random.key(1), batch, training=True)[0]
-            for stage in model.stages
-        ]
-    )
-    assert np.isfinite(losses(variables)).all()
-    keys = rng.per_item(rng.root(0), np.arange(8))
-    sampled = jax.jit(model.sample)(variables, keys, batch["energies"])
-    assert sampled.shape == showers.shape
-    assert np.isfinite(sampled).all()
 
 
 def test_models_survive_json(model):
@@ -154,43 +82,37 @@ def test_foreign_descriptions_are_refused(model):
         models.from_json(description)
 
 
+def test_differing_settings_are_named_with_their_values(model):
+    other = with_autoencoder(model, beta=0.5, hidden=(32, 8))
+    other = dataclasses.replace(other, detector=DETECTORS["ds2"])
+    found = models.differing(model, other)
+    assert {"autoencoder.beta 0.25, not 0.5", "detector.name 'tiny', not 'ds2'"} <= {*found}
+    assert {"autoencoder.hidden", "detector.layers.n_alpha"} <= {*found}
+    assert models.differing(model, model) == []
+
+
 # --- priors ---------------------------------------------------------------------------------------
 
 
-def with_prior(**settings):
+@pytest.mark.parametrize("kind", ["transformer", "masked"])
+def test_every_kind_of_prior_has_gradients_and_codes(kind, tiny, variables, batch):
     config = tiny_config()
-    return dataclasses.replace(config, prior=dataclasses.replace(config.prior, **settings))
-
-
-@pytest.mark.parametrize("kind", ["gru", "transformer", "masked"])
-def test_every_kind_trains_and_samples(kind, tiny, variables, batch, one_device):
-    model = models.build(with_prior(kind=kind, layers=1, heads=2, passes=3), tiny)
+    prior = dataclasses.replace(config.prior, kind=kind, layers=1, heads=2, passes=3)
+    model = models.build(dataclasses.replace(config, prior=prior), tiny)
     assert models.from_json(models.to_json(model)) == model
-    prior = jax.jit(model._prior.init)(jax.random.key(0), jnp.zeros((1, 8)))["params"]
-    now = variables | {"params": variables["params"] | {"prior": prior}}
-    now = jax.tree.map(jnp.copy, now)  # Steps are donated their variables.
-    stage = model.stages[-1]
-    train_step = step.make(model, stage, 0, one_device)
-    state = step.start(now, stage)
-    losses = []
-    for _ in range(8):
-        state, metrics = train_step(state, batch)
-        losses.append(float(metrics["loss"]))
-    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+    prior = jax.eval_shape(model._prior.init, jax.random.key(0), jnp.zeros((1, 8)))["params"]
+    variables = variables | {"params": variables["params"] | {"prior": prior}}
+    assert trained_by(model, model.stages[-1], variables, batch) == {"context", "prior"}
+    keys = rng.per_item(rng.root(0), np.arange(64))
     layer_energy = np.ones((64, 10), np.float32)
-    sample = jax.jit(model.sample_codes)
-    codes = sample(
-        state.variables, rng.per_item(rng.root(0), np.arange(64)), batch["energies"], layer_energy
-    )
-    assert codes.shape == (64, 4)
-    assert codes.min() >= 0
-    assert codes.max() < 16
+    codes = jax.eval_shape(model.sample_codes, variables, keys, batch["energies"], layer_energy)
+    assert (codes.shape, codes.dtype) == ((64, 4), jnp.int32)
 
 
-def test_settings_that_do_not_fit():
-    with pytest.raises(CalojaxError, match="width 16 is not a multiple of twice its 3 heads"):
+def test_prior_settings_that_do_not_fit_are_refused():
+    with pytest.raises(CalojaxError, match=r"multiple of twice --prior.heads, got 16 and 3"):
         PriorConfig(kind="transformer", width=16, heads=3)
     for name in ("layers", "heads", "passes"):
-        with pytest.raises(CalojaxError, match=f"{name} are 0; take 1 or more"):
+        with pytest.raises(CalojaxError, match=f"--prior.{name} must be at least 1, got 0"):
             PriorConfig(**{name: 0})
     assert PriorConfig(width=30).kind == "gru"

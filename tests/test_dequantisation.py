@@ -35,13 +35,21 @@ NOISE = np.concatenate(
 ).astype(np.float32)
 
 
+# One program for each shape, instead of one for each operation.
+FORWARD = {name: jax.jit(method.forward) for name, method in DEQUANTISATIONS.items()}
+INVERSE = {name: jax.jit(method.inverse) for name, method in DEQUANTISATIONS.items()}
+
+
 def every_bin(num):
     """Every bin with every noise, [num, noise]."""
     return np.broadcast_arrays(np.arange(num)[:, None], NOISE)
 
 
-@pytest.mark.parametrize("x64", [False, True])
-@pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS)
+@pytest.mark.parametrize(
+    ("counts", "x64"),
+    [(counts, False) for counts in COUNTS.values()] + [(COUNTS["rare"], True)],
+    ids=[*COUNTS, "rare in float64"],
+)
 @pytest.mark.parametrize("name", DEQUANTISATIONS)
 def test_every_bin_comes_back(name, counts, x64):
     method = DEQUANTISATIONS[name]
@@ -49,11 +57,11 @@ def test_every_bin_comes_back(name, counts, x64):
         statistics = method.fit(counts)
         assert {array.dtype for array in statistics.values()} == {np.dtype("float32")}
         index, noise = every_bin(len(counts))
-        x = method.forward(index, noise, statistics)
-        again = method.inverse(x, statistics)
+        x = FORWARD[name](index, noise, statistics)
+        again = INVERSE[name](x, statistics)
     assert x.dtype == jnp.float32
     assert again.dtype == jnp.int32
-    assert np.abs(x).max() <= method.limit * (1 + 1e-5)
+    assert np.abs(np.asarray(x)).max() <= method.limit * (1 + 1e-5)
     np.testing.assert_array_equal(again, index)
 
 
@@ -62,7 +70,7 @@ def test_every_bin_comes_back(name, counts, x64):
 def test_every_number_is_in_a_bin(name, counts):
     method = DEQUANTISATIONS[name]
     x = np.array([-np.inf, -1e9, -7, 0, 7, 1e9, np.inf, np.nan], np.float32)
-    index = np.asarray(method.inverse(x, method.fit(counts)))
+    index = np.asarray(INVERSE[name](x, method.fit(counts)))
     assert (index[:2] == 0).all()
     assert (index[5:7] == len(counts) - 1).all()
     assert ((index >= 0) & (index < len(counts))).all()
@@ -75,7 +83,7 @@ def test_the_inverse_is_the_talks():
     x = np.linspace(-4, 4, 1001).astype(np.float32)
     u = np.array([0.5 * math.erfc(-value / math.sqrt(2)) for value in x.astype(np.float64)])
     expected = np.argmax(u[:, None] <= cdf[None, 1:], axis=1)
-    np.testing.assert_array_equal(CDF.inverse(x, CDF.fit(counts)), expected)
+    np.testing.assert_array_equal(INVERSE["cdf"](x, CDF.fit(counts)), expected)
 
 
 def test_cdf_is_the_formula_where_float32_can_say_it():
@@ -84,7 +92,7 @@ def test_cdf_is_the_formula_where_float32_can_say_it():
     index = np.repeat([0, 2, 3, 5], len(NOISE) - 4)
     noise = np.tile(NOISE[4:], 4)
     u = np.concatenate([[0], np.cumsum(pmf)])[index] + pmf[index] * noise.astype(np.float64)
-    x = np.asarray(CDF.forward(index, noise, CDF.fit(counts)), np.float64)
+    x = np.asarray(FORWARD["cdf"](index, noise, CDF.fit(counts)), np.float64)
     normal = np.array([0.5 * math.erfc(-value / math.sqrt(2)) for value in x])
     np.testing.assert_allclose(normal, u, rtol=2e-6)
 
@@ -92,7 +100,7 @@ def test_cdf_is_the_formula_where_float32_can_say_it():
 def test_uniform_is_the_logit_of_even_bins():
     index, noise = every_bin(9)
     index, noise = index[:, 4:], noise[:, 4:]
-    x = np.asarray(UNIFORM.forward(index, noise, UNIFORM.fit(np.arange(9))), np.float64)
+    x = np.asarray(FORWARD["uniform"](index, noise, UNIFORM.fit(np.arange(9))), np.float64)
     np.testing.assert_allclose(9 / (1 + np.exp(-x)), index + noise, rtol=3e-6)
 
 
@@ -112,7 +120,7 @@ def test_cdf_makes_marginals_standard_normal(counts):
     counts = np.asarray(counts)
     index = generator.choice(len(counts), num, p=counts / counts.sum())
     noise = generator.random(num, np.float32)
-    x = CDF.forward(index, noise, CDF.fit(counts))
+    x = FORWARD["cdf"](index, noise, CDF.fit(counts))
     assert distance(x) < FAR / math.sqrt(num)
 
 
@@ -121,7 +129,9 @@ def test_uniform_does_not():
     generator = np.random.default_rng(1)
     counts = COUNTS["falling"]
     index = generator.choice(len(counts), num, p=counts / counts.sum())
-    x = np.asarray(UNIFORM.forward(index, generator.random(num, np.float32), UNIFORM.fit(counts)))
+    x = np.asarray(
+        FORWARD["uniform"](index, generator.random(num, np.float32), UNIFORM.fit(counts))
+    )
     assert distance((x - x.mean()) / x.std()) > 4 * FAR / math.sqrt(num)
 
 
@@ -133,7 +143,7 @@ def test_the_picture_says_how_far_marginals_are_from_normal():
         index = generator.choice(len(counts), 5000, p=counts / counts.sum())
         noise = generator.random(5000, np.float32)
         drawn[coordinate] = {
-            name: np.asarray(method.forward(index, noise, method.fit(counts)))
+            name: np.asarray(FORWARD[name](index, noise, method.fit(counts)))
             for name, method in DEQUANTISATIONS.items()
         }
     picture = plot.marginals(drawn | {"none": {"empty": np.zeros(0)}})
@@ -146,21 +156,22 @@ def test_the_picture_says_how_far_marginals_are_from_normal():
 
 def test_tails_keep_their_digits_at_both_ends():
     counts = np.array([1, 10**8, 1])
-    x = np.asarray(CDF.forward(np.array([0, 2]), np.float32(0.5), CDF.fit(counts)))
+    x = np.asarray(FORWARD["cdf"](np.array([0, 2]), np.float32(0.5), CDF.fit(counts)))
     assert x[0] == pytest.approx(-5.7307, abs=2e-4)  # Phi^-1(0.5e-8)
     assert x[1] == -x[0]
 
 
-@pytest.mark.parametrize("shape", [(16, 9), (50, 18), (4, 3), (1, 5)])
+@pytest.mark.parametrize("shape", [(16, 9), (50, 18), (1, 5)])
 def test_every_bin_of_the_plane_comes_back(shape):
     ends = np.array([0.0, 1 - 2.0**-24, 0.5], np.float32)
     noise = np.stack(np.meshgrid(ends, ends), -1).reshape(-1, 2)
     noise = np.concatenate([noise, np.random.default_rng(0).random((60, 2), np.float32)])
     alpha, r = (axis.reshape(-1, 1) for axis in np.indices(shape))
-    x = plane_forward(alpha, r, noise[None], shape)
+    x = jax.jit(plane_forward, static_argnums=3)(alpha, r, noise[None], shape)
     assert x.dtype == jnp.float32
     assert np.isfinite(x).all()
-    for found, expected in zip(plane_inverse(x, shape), (alpha, r), strict=True):
+    inverse = jax.jit(plane_inverse, static_argnums=1)(x, shape)
+    for found, expected in zip(inverse, (alpha, r), strict=True):
         np.testing.assert_array_equal(found, np.broadcast_to(expected, found.shape))
 
 

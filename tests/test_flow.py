@@ -63,10 +63,10 @@ def start(flow: Flow, context):
 
 def moved(variables, scale: float = 0.15):
     """Parameters away from the identity."""
-    leaves, tree = jax.tree.flatten(variables)
-    keys = jax.random.split(jax.random.key(2), len(leaves))
-    noise = [scale * jax.random.normal(k, a.shape) for k, a in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(tree, [a + n for a, n in zip(leaves, noise, strict=True)])
+    generator = np.random.default_rng(2)
+    return jax.tree.map(
+        lambda a: a + scale * generator.normal(size=a.shape).astype(np.float32), variables
+    )
 
 
 def in_float64(tree):
@@ -128,17 +128,6 @@ def test_every_pair_of_layers_moves_every_feature(flow, context):
     np.testing.assert_array_equal(np.take_along_axis(orders, back, 1)[0], range(flow.features))
 
 
-def test_halves_follow_the_seed():
-    def orders(seed):
-        flow = Flow(16, depth=6, hidden=(4,), seed=seed)
-        context = jnp.ones((1, 1))
-        variables = flow.init(jax.random.key(0), jnp.ones((1, 16)), context)
-        return flow.bind(variables)._couplings(context)[1]
-
-    np.testing.assert_array_equal(orders(3), orders(3))
-    assert (orders(3) != orders(4)).any()
-
-
 def test_density_integrates_to_one():
     flow = Flow(2, depth=4, hidden=(8,))
     context = jnp.ones((1, 3))
@@ -171,7 +160,7 @@ def test_order_of_points_goes_with_them(flow, context):
 
 
 @of_points
-def test_padding_is_harmless(flow, context):
+def test_padding_changes_nothing(flow, context):
     x, variables = features(flow), moved(start(flow, context))
     apply = jax.jit(flow.apply)
     u, log_det = apply(variables, x, context)
@@ -196,11 +185,10 @@ def test_padding_is_harmless(flow, context):
 
 
 @of_points
-@pytest.mark.parametrize("size", [1, 3, 4])
-def test_tiles_are_no_matter(flow, context, size):
+def test_the_size_of_tiles_does_not_matter(flow, context):
     x, variables = features(flow), moved(start(flow, context))
     u, _ = jax.jit(flow.apply)(variables, x, context)
-    tiling, number = tiles.lay(HITS, 15, size)
+    tiling, number = tiles.lay(HITS, 15, 4)
     points, given = x[INSIDE], context.given[INSIDE]
     other, _ = jax.jit(flow.apply)(
         variables, points[number], Owned(context.context, tiling, given[number])
@@ -233,24 +221,27 @@ def test_context_once_a_shower_is_context_at_every_point():
 
 
 @of_points
-@pytest.mark.parametrize("sizes", [(15,), (3, 6, 15), (12, 15)])
-def test_sizes_change_nothing(flow, context, sizes):
+def test_the_smallest_size_that_suffices_runs_and_changes_nothing(flow, context):
     u, variables = features(flow), moved(start(flow, context))
-    whole = flow.apply(variables, u, context, method="inverse")
-    inverse = jax.jit(
-        lambda u, count: flow.apply(
-            variables, u, context, count, sizes=sizes, method="inverse_of_first"
+
+    @jax.jit
+    def inverse(u, count):
+        return flow.apply(
+            variables, u, context, count, sizes=(6, 12, 15), method="inverse_of_first"
         )
-    )
-    np.testing.assert_allclose(inverse(u, 12)[INSIDE], whole[INSIDE], atol=1e-4)
 
-
-def test_places_beyond_the_size_are_not_worked_on():
-    flow, context = FLOWS["points"]
-    u, variables = features(flow), moved(start(flow, context))
-    x = flow.apply(variables, u, context, 4, sizes=(3, 6, 15), method="inverse_of_first")
+    back, _ = jax.jit(flow.apply)(variables, inverse(u, 12), context)
+    np.testing.assert_allclose(back[INSIDE], u[INSIDE], atol=1e-4)
+    x = inverse(u, 4)
     np.testing.assert_array_equal(x[6:], u[6:])
     assert (x[:6] != u[:6]).any()
+    if flow.summary is None:
+        np.testing.assert_allclose(x[:6], inverse(u, 13)[:6], atol=1e-5)
+
+
+def test_sizes_that_are_no_multiples_of_tiles_are_refused():
+    flow, context = FLOWS["points"]
+    u, variables = features(flow), start(flow, context)
     for sizes in ((3, 6), (4, 15)):
         with pytest.raises(ValueError, match="multiples of the tile size 3 up to 15"):
             flow.apply(variables, u, context, 4, sizes=sizes, method="inverse_of_first")

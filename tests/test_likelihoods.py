@@ -1,4 +1,4 @@
-"""Voxel heads: a density that integrates to one, and draws that follow it."""
+"""Likelihoods of voxels: a density that integrates to one, and draws that follow it."""
 
 import dataclasses
 
@@ -77,7 +77,7 @@ def test_density_gradients_are_finite_far_from_the_data():
     assert np.isfinite(gradient).all()
 
 
-def test_point_head_fits_empty_voxels_too():
+def test_point_fits_empty_voxels_too():
     y = jnp.array([[0.0, 0.4, 0.3]])
     loss = Point().loss(jnp.array([[[0.1], [0.4], [0.5]]]), y, y > 0, y)
     assert loss == pytest.approx(0.1**2 + 0.2**2)

@@ -25,17 +25,21 @@ class Exact:
     ``variables`` is the table [3, 3, 3] of the joint.
     """
 
+    variables: jax.Array | None = None
     size: int = 3
     length: int = 3
 
-    def apply(self, variables, tokens, context, chosen=None, *, method):
+    def bind(self, variables):
+        return Exact(variables)
+
+    def logits(self, tokens, context):
         every = jnp.asarray(list(itertools.product(range(3), repeat=3)))[None]
         agrees = (tokens[:, None] == every) | (tokens[:, None] == 3)
-        weight = jnp.where(agrees.all(-1), variables.reshape(1, -1), 0.0)
-        p = jnp.einsum("bn,ntk->btk", weight, jax.nn.one_hot(every[0], 3))
-        logits = jnp.log(p)
-        if method == "logits":
-            return logits
+        weight = jnp.where(agrees.all(-1), self.variables.reshape(1, -1), 0.0)
+        return jnp.log(jnp.einsum("bn,ntk->btk", weight, jax.nn.one_hot(every[0], 3)))
+
+    def logits_at(self, tokens, context, chosen):
+        logits = self.logits(tokens, context)
         return jnp.take_along_axis(logits, chosen[..., None], axis=1, mode="clip")
 
 

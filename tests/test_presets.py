@@ -1,6 +1,6 @@
-"""Presets: each trains and samples, small, on the tiny geometry; sizes are as promised."""
+"""Presets: each can be trained and sampled, traced at full size, and has the promised sizes."""
 
-import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,90 +10,51 @@ import pytest
 from calojax import models, rng
 from calojax.geometry import DETECTORS
 from calojax.models.base import Model
-from calojax.models.calovq import CaloVQConfig
-from calojax.models.calovq_released import ReleasedConfig
-from calojax.models.pointflow import GenerationConfig, PointFlowConfig
-from calojax.nn.flow import Summary
 from calojax.presets import PRESETS
-from calojax.sampling import generation
-from calojax.training.run import Options, train
+
+B = 64
+KEYS = rng.per_item(rng.root(0), np.arange(B))
 
 
-def scheduled(block, **changes):
-    schedule = dataclasses.replace(block.schedule, steps=2, batch_size=16)
-    return dataclasses.replace(block, schedule=schedule, **changes)
-
-
-def small(config, grid):
-    """A preset's settings, with sizes that a test can afford and patches that fit a grid."""
-    replace = dataclasses.replace
-    if isinstance(config, CaloVQConfig):
-        kernel = tuple(map(min, config.autoencoder.kernel, grid))
-        sizes = {"hidden": (32,), "filters": 4, "codebook_size": 8, "kernel": kernel}
-        return replace(
-            config,
-            autoencoder=scheduled(config.autoencoder, **sizes),
-            energies=scheduled(config.energies, hidden=(16,)),
-            prior=scheduled(config.prior, width=16, embedding=8, context=8),
-        )
-    if isinstance(config, ReleasedConfig):
-        # Its networks come in one size; the tiny detector has few layers.
-        return replace(
-            config,
-            autoencoder=scheduled(config.autoencoder, z_padding=(8, 8)),
-            prior=scheduled(config.prior),
-        )
-    if isinstance(config, PointFlowConfig):
-        summary = Summary((8,), (8,), 4)
-        sizes = {"depth": 2, "bins": 4, "hidden": (16,)}
-        buffer = {"summary": summary, "group": 8, "points_per_shower": 110}
-        return replace(
-            config,
-            totals=scheduled(config.totals, **sizes),
-            encoder=replace(config.encoder, point=(8,), shower=(8,)),
-            latent=replace(config.latent, dimensions=4, **sizes),
-            points=scheduled(config.points, **sizes, **buffer),
-            placement=scheduled(config.placement, hidden=8),
-            generation=GenerationConfig(showers=8, points=512),
-        )
-    raise TypeError(f"no small version of {type(config).__name__}: add one")
-
-
-# Presets that differ only in what is made small here are tried once.
-GRID = DETECTORS["tiny"].grid
-DIFFERENT = {small(PRESETS[name].model, GRID): name for name in reversed(list(PRESETS))}
-
-
-@pytest.mark.parametrize("name", DIFFERENT.values())
-def test_each_preset_trains_and_samples(name, tiny, showers, one_device, tmp_path):
-    model = models.build(small(PRESETS[name].model, tiny.grid), tiny)
-    variables = train(model, showers, tmp_path, Options(), mesh=one_device)
-    energies = showers.energies[:4]
-    ((_, new),) = generation.generate(
-        model, variables, energies, batch_size=len(energies), mesh=one_device
-    )
-    assert new.shape == (4, tiny.n_voxels)
-    assert np.isfinite(new).all()
-    assert (new >= 0).all()
-    batch = {"energies": energies, "showers": showers.showers[:4]}
-    keys = rng.per_item(rng.root(0), np.arange(4))
-    again = jax.jit(model.reconstruct)(variables, keys, batch)
-    assert again.shape == new.shape
-    assert np.isfinite(again).all()
-
-
-def shapes(name: str) -> tuple[Model, dict]:
-    """A preset's model and the shapes of its variables."""
+@functools.cache
+def shapes(name: str) -> tuple[Model, dict, dict]:
+    """A preset's model, and the shapes of its variables and of a batch."""
     preset = PRESETS[name]
     detector = DETECTORS[preset.geometry]
     model = models.build(preset.model, detector)
     batch = {
-        "energies": jax.ShapeDtypeStruct((64,), jnp.float32),
-        "showers": jax.ShapeDtypeStruct((64, detector.n_voxels), jnp.float32),
+        "energies": jax.ShapeDtypeStruct((B,), jnp.float32),
+        "showers": jax.ShapeDtypeStruct((B, detector.n_voxels), jnp.float32),
     }
     some = np.random.default_rng(0).exponential(1.0, (2, detector.n_voxels))
     fitted = model.fit([(some.sum(1), some.astype(np.float32))])
-    return model, jax.eval_shape(lambda b: model.init(rng.root(0), fitted, b), batch)
+    return model, jax.eval_shape(lambda b: model.init(rng.root(0), fitted, b), batch), batch
+
+
+# Presets with the same settings for another detector are traced once.
+DIFFERENT = {preset.model: name for name, preset in PRESETS.items()}
+
+
+@pytest.mark.parametrize("name", DIFFERENT.values())
+def test_each_preset_has_losses_gradients_and_showers(name):
+    model, variables, batch = shapes(name)
+
+    def everything(variables, batch):
+        losses = {
+            stage.name: model.loss(stage.name, variables, rng.root(0), batch, training=True)
+            for stage in model.stages
+        }
+        new = model.sample(variables, KEYS, batch["energies"])
+        return losses, new, model.reconstruct(variables, KEYS, batch)
+
+    losses, *showers = jax.eval_shape(everything, variables, batch)
+    for stage in model.stages:
+        loss, outcome = losses[stage.name]
+        assert (loss.shape, loss.dtype) == ((), jnp.float32)
+        assert jax.tree.structure(outcome.state) == jax.tree.structure(variables["state"])
+        assert {*stage.parameters} <= variables["params"].keys()
+    for some in showers:
+        assert (some.shape, some.dtype) == ((B, model.detector.n_voxels), jnp.float32)
 
 
 def size(tree) -> int:
@@ -113,8 +74,7 @@ COUNTS = {
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_released_presets_have_the_published_numbers_of_parameters(name):
-    _, variables = shapes(name)
-    params = variables["params"]
+    params = jax.tree.map(lambda leaf: leaf, shapes(name)[1]["params"])
     quant, post_quant = params["encoder"].pop("quant"), params["decoder"].pop("post_quant")
     encoder, decoder, prior = (size(params[part]) for part in ("encoder", "decoder", "prior"))
     whole = decoder + size(post_quant) + size(params["codebook"]) + prior
@@ -126,7 +86,7 @@ def test_released_presets_have_the_published_numbers_of_parameters(name):
     ("name", "grid"), [("calovq-ds2", (13, 8, 4)), ("calovq-ds3", (13, 10, 5))]
 )
 def test_networks_after_the_talk_are_as_small_as_promised(name, grid):
-    model, variables = shapes(name)
+    model, variables, _ = shapes(name)
     assert size(variables["params"]["encoder"]) < 150_000
     assert size(variables["params"]["decoder"]) < 150_000
     assert 28 <= PRESETS[name].model.autoencoder.filters <= 40

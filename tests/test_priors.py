@@ -1,15 +1,16 @@
-"""Priors over codes: teacher forcing against stepping, causality, draws, their place in Calo-VQ.
+"""Priors over codes: teacher forcing against stepping, causality, and draws.
 
-What is asked of every prior runs for all of them; what is peculiar to one has a file of its own.
+Tests of every prior; each kind has a file of its own too. For each prior the log-probabilities
+of all 5^6 sequences are computed once, by one program.
 """
 
-import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import depends
 
 from calojax import rng
 from calojax.nn.priors import categorical
@@ -31,151 +32,146 @@ CELLS = {
 }
 FILLING = Transformer(5, Line(6), layers=1, heads=2, width=16, causal=False)
 PRIORS = {name: Autoregressive(cell) for name, cell in CELLS.items()} | {
-    "masked": Masked(FILLING, passes=3)
+    "masked": Masked(FILLING, passes=6)
 }
-CODES = jax.random.randint(jax.random.key(2), (3, 6), 0, 5)
-CONTEXT = jax.random.normal(jax.random.key(0), (3, 2))
+EVERY = np.stack(np.meshgrid(*[np.arange(5)] * 6, indexing="ij"), -1).reshape(-1, 6)
+CONTEXT = np.broadcast_to(np.float32([0.7, -1.1]), (len(EVERY), 2))
+ROWS = np.array([0, 4321, 15000])
+KEYS = rng.per_item(rng.root(0), np.arange(len(EVERY)))
+
+cells = pytest.mark.parametrize("name", CELLS)
+priors = pytest.mark.parametrize("name", PRIORS)
 
 
 @functools.cache
-def variables_of(prior):
+def start(name):
+    return jax.jit(PRIORS[name].init)(jax.random.key(1), CONTEXT[:3])
+
+
+@functools.cache
+def variables(name):
     """Far enough from the start that codes differ in probability."""
-    variables = jax.jit(prior.init)(jax.random.key(1), CONTEXT)
     return jax.tree.map(
         lambda x: x + 0.3 * np.random.default_rng(x.size).normal(size=x.shape).astype(np.float32),
-        variables,
+        start(name),
     )
 
 
-def keys_of(number):
-    return rng.per_item(rng.root(0), np.arange(number))
+@functools.cache
+def program(name, method):
+    return jax.jit(getattr(PRIORS[name], method))
 
 
-cells = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
-priors = pytest.mark.parametrize("prior", PRIORS.values(), ids=PRIORS)
+@functools.cache
+def table(name):
+    """log p(code | earlier codes) of every sequence [5, ..., 5, 6]."""
+    return np.asarray(program(name, "log_probs")(variables(name), EVERY, CONTEXT)).reshape(
+        *[5] * 6, 6
+    )
+
+
+@functools.cache
+def drawn(name):
+    n = len(EVERY) if name in CELLS else 16
+    draw = program(name, "draw")
+    return np.asarray(draw(variables(name), KEYS[:n], CONTEXT[:n], temperature=1.0))
 
 
 @cells
-def test_teacher_forced_equals_stepped(cell):
-    prior = Autoregressive(cell)
-    variables = variables_of(prior)
-    forced = jax.jit(prior.log_probs)(variables, CODES, CONTEXT)
-    carry = cell.apply(variables, CONTEXT, method="start")
-    carry = cell.apply(variables, carry, 6, method="grow")
-    token = jnp.full(3, 5)
+def test_teacher_forced_equals_stepped(name):
+    cell = CELLS[name]
+    carry = cell.apply(variables(name), CONTEXT[:3], method="start")
+    carry = cell.apply(variables(name), carry, 6, method="grow")
+    token = np.full(3, 5)
     take = jax.jit(functools.partial(cell.apply, method="step"))
+    forced = table(name).reshape(-1, 6)[ROWS]
     for t in range(6):
-        carry, logits = take(variables, carry, token, jnp.asarray(t), CONTEXT)
-        token = CODES[:, t]
-        stepped = jax.nn.log_softmax(logits)[jnp.arange(3), token]
-        np.testing.assert_allclose(forced[:, t], stepped, rtol=1e-5, atol=1e-5)
+        carry, logits = take(variables(name), carry, token, np.int32(t), CONTEXT[:3])
+        token = EVERY[ROWS, t]
+        stepped = np.asarray(logits) - np.logaddexp.reduce(logits, -1, keepdims=True)
+        np.testing.assert_allclose(forced[:, t], stepped[[0, 1, 2], token], rtol=1e-5, atol=1e-5)
 
 
 @cells
-def test_probabilities_of_all_sequences_sum_to_one(cell):
-    prior = Autoregressive(cell)
-    every = jnp.stack(jnp.meshgrid(*[jnp.arange(5)] * 6, indexing="ij"), -1).reshape(-1, 6)
-    context = jnp.broadcast_to(CONTEXT[0], (len(every), 2))
-    log_p = jax.jit(prior.log_probs)(variables_of(prior), every, context).sum(-1)
-    assert jnp.exp(log_p).sum() == pytest.approx(1, rel=1e-4)
+def test_probabilities_of_all_sequences_sum_to_one(name):
+    assert np.exp(table(name).sum(-1)).sum() == pytest.approx(1, rel=1e-4)
 
 
 @cells
-def test_no_gradient_from_later_positions(cell):
-    variables = variables_of(Autoregressive(cell))
-    name = "positions" if isinstance(cell, GRU) else "places"
-
-    def logits(embedding):
-        params = variables["params"] | {name: {"embedding": embedding}}
-        tokens = jnp.concatenate([jnp.full((3, 1), 5), CODES[:, :-1]], axis=1)
-        return cell.apply({"params": params}, tokens, CONTEXT, method="logits")[0, :, 0]
-
-    embedding = variables["params"][name]["embedding"]
-    seen = (jax.jit(jax.jacrev(logits))(embedding) != 0).any(-1)
-    np.testing.assert_array_equal(seen, np.tril(np.ones((6, 6), bool)))
+def test_a_code_depends_on_all_earlier_ones_and_on_no_later_one(name):
+    for t in range(6):
+        log_p = table(name)[..., t]
+        for later in range(t + 1, 6):
+            np.testing.assert_allclose(np.ptp(log_p, later), 0, atol=1e-6)
+        for earlier in range(t):
+            assert np.ptp(log_p, earlier).max() > 1e-3
 
 
 @cells
-def test_a_code_does_not_see_itself_or_later_ones(cell):
-    prior = Autoregressive(cell)
-    log_probs = jax.jit(prior.log_probs)
-    before = log_probs(variables_of(prior), CODES, CONTEXT)
-    changed = CODES.at[:, 4].set((CODES[:, 4] + 1) % 5)
-    after = log_probs(variables_of(prior), changed, CONTEXT)
-    np.testing.assert_array_equal(before[:, :4], after[:, :4])
-    assert (before[:, 5] != after[:, 5]).all()
+def test_context_changes_every_position(name):
+    other = program(name, "log_probs")(variables(name), EVERY, CONTEXT + 1)
+    assert (np.abs(np.asarray(other) - table(name).reshape(-1, 6)).max(0) > 1e-3).all()
 
 
 @cells
-def test_context_changes_every_position(cell):
-    prior = Autoregressive(cell)
-    log_probs = jax.jit(prior.log_probs)
-    here = log_probs(variables_of(prior), CODES, CONTEXT)
-    assert (here != log_probs(variables_of(prior), CODES, CONTEXT + 1)).all()
-
-
-@cells
-def test_draws_follow_the_probabilities(cell):
-    prior = Autoregressive(cell)
-    n = 20_000
-    context = jnp.broadcast_to(CONTEXT[0], (n, 2))
-    drawn = jax.jit(prior.draw)(variables_of(prior), keys_of(n), context)
-    # All codes drawn, against what the prior says of the codes that were drawn before.
-    logits = jax.jit(functools.partial(cell.apply, method="logits"))
-    tokens = jnp.concatenate([jnp.full((n, 1), 5), drawn[:, :-1]], axis=1)
-    expected = jax.nn.softmax(logits(variables_of(prior), tokens, context)).mean(0)
-    frequency = jax.nn.one_hot(drawn, 5).mean(0)
+def test_draws_follow_the_probabilities(name):
+    p = np.exp(table(name).sum(-1))
+    expected = np.stack([p.sum(tuple({*range(6)} - {t})) for t in range(6)])
+    frequency = np.stack([np.bincount(codes, minlength=5) for codes in drawn(name).T]) / len(EVERY)
     # Five standard deviations of a binomial of p <= 1/2.
-    np.testing.assert_allclose(frequency, expected, atol=5 * 0.5 / n**0.5)
+    error = 5 * 0.5 / len(EVERY) ** 0.5
+    np.testing.assert_allclose(frequency, expected, atol=error)
+    # Neighbours too, which are not independent.
+    pairs = np.bincount(drawn(name)[:, 4:] @ [5, 1], minlength=25).reshape(5, 5) / len(EVERY)
+    np.testing.assert_allclose(pairs, p.sum((0, 1, 2, 3)), atol=error)
     # Not uniform: the test would see a wrong distribution.
     assert expected.max() > 0.3
 
 
 @priors
-def test_a_sequence_drawn_alone_equals_the_same_in_a_batch(prior):
-    keys = keys_of(16)
-    context = jax.random.normal(jax.random.key(5), (16, 2))
-    draw = jax.jit(prior.draw)
-    together = draw(variables_of(prior), keys, context)
-    alone = draw(variables_of(prior), keys[9:10], context[9:10])
-    np.testing.assert_array_equal(together[9:10], alone)
-    assert together.dtype == jnp.int32
-    assert len(np.unique(together, axis=0)) > 8
+def test_a_sequence_does_not_depend_on_the_others(name):
+    codes = drawn(name)
+    order = np.random.default_rng(0).permutation(len(codes))
+    again = program(name, "draw")(
+        variables(name), KEYS[: len(codes)][order], CONTEXT[: len(codes)], temperature=1.0
+    )
+    np.testing.assert_array_equal(again, codes[order])
+    assert again.dtype == jnp.int32
+    assert len(np.unique(codes, axis=0)) > 8
 
 
 @priors
-def test_low_temperature_forgets_the_key(prior):
-    draw = jax.jit(prior.draw)
-    context = jnp.broadcast_to(CONTEXT[0], (8, 2))
-    cold = draw(variables_of(prior), keys_of(8), context, temperature=1e-6)
-    if isinstance(prior, Autoregressive):
-        np.testing.assert_array_equal(cold, jnp.repeat(cold[:1], len(cold), 0))
-        tokens = jnp.concatenate([jnp.full((8, 1), 5), cold[:, :-1]], axis=1)
-        logits = prior.cell.apply(variables_of(prior), tokens, context, method="logits")
-        np.testing.assert_array_equal(cold, logits.argmax(-1))
+def test_low_temperature_forgets_the_key(name):
+    n = len(drawn(name))
+    draw = functools.partial(program(name, "draw"), variables(name), KEYS[:n], CONTEXT[:n])
+    cold = np.asarray(draw(temperature=1e-6))
+    if name in CELLS:
+        assert (cold == cold[0]).all()
+        for t, code in enumerate(cold[0]):
+            log_p = table(name)[*cold[0, :t]].reshape(5, -1, 6)[:, 0, t]
+            assert code == log_p.argmax()
     else:
-        # The order of filling is still random; whatever is filled last is its conditional's mode.
-        whole = dataclasses.replace(prior, passes=6)
-        cold = jax.jit(whole.draw)(variables_of(prior), keys_of(8), context, temperature=1e-6)
-        hot = jax.jit(whole.draw)(variables_of(prior), keys_of(8), context, temperature=1e6)
-        assert len(np.unique(cold, axis=0)) < len(np.unique(hot, axis=0)) == 8
+        # The order of filling is still random.
+        hot = np.asarray(draw(temperature=1e6))
+        assert len(np.unique(cold, axis=0)) < len(np.unique(hot, axis=0)) == 16
 
 
 @priors
-def test_loss_is_a_number_for_each_sequence_and_has_gradients_everywhere(prior):
+def test_loss_has_gradients_everywhere(name):
     def loss(variables):
-        return prior.loss(variables, keys_of(3), CODES, CONTEXT)
+        each = PRIORS[name].loss(variables, KEYS[:3], EVERY[ROWS], CONTEXT[:3])
+        assert each.shape == (3,)
+        return each.sum()
 
-    variables = variables_of(prior)
-    assert jax.jit(loss)(variables).shape == (3,)
-    gradients = jax.jit(jax.grad(lambda variables: loss(variables).sum()))(variables)
-    assert all(np.any(x) for x in jax.tree.leaves(gradients))
+    assert all(jax.tree.leaves(depends(jax.grad(loss), variables(name))))
 
 
 @priors
-def test_a_new_prior_knows_nothing(prior):
-    variables = jax.jit(prior.init)(jax.random.key(1), CONTEXT)
-    loss = jax.jit(prior.loss)(variables, keys_of(3), CODES, CONTEXT)
+def test_a_new_prior_knows_nothing(name):
+    if name in CELLS:
+        loss = -np.asarray(program(name, "log_probs")(start(name), EVERY, CONTEXT))
+    else:
+        loss = program(name, "loss")(start(name), KEYS[:16], EVERY[-16:], CONTEXT[:16])
     assert loss.mean() == pytest.approx(np.log(5), rel=0.3)
 
 
@@ -204,40 +200,34 @@ def test_codes_of_many_are_at_their_quantiles(size):
 
 @pytest.mark.parametrize("cell", [GRU(4, 1, 8, 4), Transformer(4, Line(1), 1, 2, 8, True)])
 def test_a_sequence_may_be_one_code(cell):
-    prior = Autoregressive(cell)
-    context = jnp.zeros((3, 2))
-    variables = jax.jit(prior.init)(jax.random.key(0), context)
-    codes = jax.jit(prior.draw)(variables, keys_of(3), context)
-    assert codes.shape == (3, 1)
-    assert np.isfinite(jax.jit(prior.log_probs)(variables, codes, context)).all()
+    def codes(key, keys):
+        prior, context = Autoregressive(cell), jnp.zeros((3, 2))
+        variables = prior.init(key, context)
+        codes = prior.draw(variables, keys, context)
+        return codes, prior.log_probs(variables, codes, context)
 
-
-@priors
-def test_a_context_for_every_position_may_be_the_same_everywhere(prior):
-    variables = variables_of(prior)
-    everywhere = jnp.broadcast_to(CONTEXT[:, None], (3, 6, 2))
-    for function in (jax.jit(prior.loss), jax.jit(lambda v, k, _, c: prior.draw(v, k, c))):
-        np.testing.assert_allclose(
-            function(variables, keys_of(3), CODES, everywhere),
-            function(variables, keys_of(3), CODES, CONTEXT),
-            rtol=1e-5,
-        )
+    shapes = jax.eval_shape(codes, jax.random.key(0), KEYS[:3])
+    assert [x.shape for x in shapes] == [(3, 1)] * 2
 
 
 @cells
-def test_a_context_of_a_position_is_seen_there(cell):
-    prior = Autoregressive(cell)
-    variables = variables_of(prior)
-    context = jax.random.normal(jax.random.key(5), (3, 6, 2))
-    log_probs = jax.jit(prior.log_probs)
-    together = log_probs(variables, CODES, context)
-    changed = log_probs(variables, CODES, context.at[:, 4].add(1.0))
-    assert (changed[:, 4] != together[:, 4]).all()
-    # Teacher-forced and stepped still agree: draws have the probabilities of `log_probs`.
-    draws = jax.jit(prior.draw)(variables, keys_of(3), context, temperature=1e-4)
-    again = log_probs(variables, draws, context)
-    other = log_probs(variables, draws.at[:, 5].set((draws[:, 5] + 1) % 5), context)
-    assert (again[:, 5] > other[:, 5]).all()
+def test_every_position_may_have_its_own_context(name):
+    everywhere = np.broadcast_to(CONTEXT[:16, None], (16, 6, 2))
+    rows = np.arange(0, len(EVERY), 1000)
+    log_probs = program(name, "log_probs")
+    together = np.asarray(log_probs(variables(name), EVERY[rows], everywhere))
+    np.testing.assert_allclose(together, table(name).reshape(-1, 6)[rows], rtol=1e-5, atol=1e-6)
+    codes = program(name, "draw")(variables(name), KEYS[:16], everywhere, temperature=1.0)
+    np.testing.assert_array_equal(codes, drawn(name)[:16])
+    # It acts at its position; draws at a low temperature have the largest log-probability there.
+    other = everywhere + 2.0 * (np.arange(6) == 5)[None, :, None].astype(np.float32)
+    cold = np.asarray(program(name, "draw")(variables(name), KEYS[:16], other, temperature=1e-4))
+    last = np.repeat(cold[:1], 16, 0)
+    last[:, 5] = np.arange(16) % 5
+    log_p = np.asarray(log_probs(variables(name), last, other))[:5, 5]
+    assert cold[0, 5] == log_p.argmax()
+    unchanged = np.asarray(log_probs(variables(name), last, everywhere))[:5, 5]
+    assert np.abs(log_p - unchanged).max() > 1e-3
 
 
 def test_neighbours_of_a_grid_are_behind():

@@ -24,6 +24,7 @@ def network(positions=GRID, *, causal, dtype=jnp.float32):
     return Transformer(7, positions, layers=2, heads=2, width=24, causal=causal, dtype=dtype)
 
 
+@functools.cache
 def start(module):
     return jax.tree.map(lambda x: 2 * x, jax.jit(module.init)(jax.random.key(1), CONTEXT))
 
@@ -42,9 +43,8 @@ def draw_without_cache(cell, variables, keys, context):
     return lax.scan(step, tokens, jnp.arange(cell.length))[0][:, 1:]
 
 
-@pytest.mark.parametrize(("positions", "stretch"), [(Line(24), 24), (GRID, 10)], ids=str)
-def test_with_a_cache_as_without(positions, stretch):
-    cell = network(positions, causal=True).clone(stretch=stretch)
+def test_with_a_cache_as_without():
+    cell = network(causal=True).clone(stretch=10)
     variables = start(cell)
     keys = rng.per_item(rng.root(0), np.arange(3))
     cached = jax.jit(Autoregressive(cell).draw)(variables, keys, CONTEXT)
@@ -147,8 +147,9 @@ def test_logits_of_chosen_positions():
 def test_bfloat16_computes_in_it_and_answers_in_float32():
     exact, rough = network(causal=True), network(causal=True, dtype=jnp.bfloat16)
     variables = start(exact)
+    other = jax.eval_shape(rough.init, jax.random.key(1), CONTEXT)
     assert jax.tree.all(
-        jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), variables, start(rough))
+        jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), variables, other)
     )
     codes = jax.random.randint(jax.random.key(2), (3, 24), 0, 7)
     log_p = [
@@ -171,17 +172,13 @@ def test_bfloat16_computes_in_it_and_answers_in_float32():
 
 
 def test_double_precision_elsewhere_changes_nothing():
-    module = network(causal=True)
-    codes = jax.random.randint(jax.random.key(2), (3, 24), 0, 7)
+    cell = network(causal=True)
+    variables, prior = start(cell), Autoregressive(cell)
     keys = rng.per_item(rng.root(0), np.arange(3))
-    prior = Autoregressive(module)
-    variables = start(module)
     single = jax.jit(prior.draw)(variables, keys, CONTEXT)
-    forced = jax.jit(prior.log_probs)(variables, codes, CONTEXT)
     with jax.enable_x64(True):
         double = jax.jit(prior.draw)(variables, keys, CONTEXT)
-        np.testing.assert_allclose(
-            forced, jax.jit(prior.log_probs)(variables, codes, CONTEXT), atol=1e-5
-        )
+        forced = jax.eval_shape(prior.log_probs, variables, double, CONTEXT)
+        assert forced.dtype == jnp.float32
     np.testing.assert_array_equal(single, double)
     assert double.dtype == jnp.int32

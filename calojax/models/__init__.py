@@ -2,7 +2,7 @@
 
 import functools
 import importlib.metadata
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -29,7 +29,7 @@ _FAMILIES: dict[str, Family] = {
 def register(name: str, family: Family) -> None:
     """Adds a family of models and its presets.
 
-    A package adds a family without this call if it declares the `Family` as an entry point::
+    An installed package needs no call if it declares its `Family` as an entry point::
 
         [project.entry-points."calojax.models"]
         mymodel = "mypackage:FAMILY"
@@ -38,7 +38,7 @@ def register(name: str, family: Family) -> None:
       ValueError: if a family or a preset of that name exists.
     """
     presets = {preset for other in _FAMILIES.values() for preset in other.presets}
-    taken = sorted(presets & family.presets.keys()) + [name] * (name in _FAMILIES)
+    taken = [*sorted(presets & family.presets.keys()), *_FAMILIES.keys() & {name}]
     if taken:
         raise ValueError(f"already registered: {', '.join(taken)}")
     _FAMILIES[name] = family
@@ -105,17 +105,15 @@ def to_json(model: Model) -> dict[str, Any]:
 
 def differing(one: Model, other: Model) -> list[str]:
     """The names of settings, with both values, in which two models differ."""
-
-    def compare(a: Any, b: Any, name: str) -> Iterator[str]:
-        if isinstance(a, dict) and isinstance(b, dict):
-            for key in sorted(a.keys() | b.keys()):
-                yield from compare(a.get(key), b.get(key), f"{name}.{key}" if name else key)
-        elif a != b:
-            # Of a geometry, lists are long.
-            yield name if isinstance(a, list | tuple) else f"{name} {a!r}, not {b!r}"
-
-    a, b = to_json(one), to_json(other)
-    return list(compare(a.pop("config"), b.pop("config"), "")) + list(compare(a, b, ""))
+    a, b = (_by_name(to_json(model)) for model in (one, other))
+    names = [name for name in sorted(a.keys() | b.keys()) if a.get(name) != b.get(name)]
+    return [
+        # Lists are long in geometries.
+        f"{name.removeprefix('config.')} {a[name][0]!r}, not {b[name][0]!r}"
+        if len(a.get(name, ())) == len(b.get(name, ())) == 1
+        else name.removeprefix("config.")
+        for name in names
+    ]
 
 
 def from_json(description: dict[str, Any]) -> Model:
@@ -139,8 +137,8 @@ def from_json(description: dict[str, Any]) -> Model:
     try:
         config = msgspec.convert(description.get("config"), families()[name].config)
         model = build(config, msgspec.convert(description.get("detector"), Detector))
-        unknown = sorted(_unknown(description, description | to_json(model)))
-        if unknown:
+        known = _by_name(description | to_json(model))
+        if unknown := sorted(_by_name(description).keys() - known.keys()):
             raise ValueError(f"unknown settings: {', '.join(unknown)}")
         return model
     except (msgspec.ValidationError, ValueError) as error:
@@ -149,14 +147,13 @@ def from_json(description: dict[str, Any]) -> Model:
         ) from None
 
 
-def _unknown(given: Any, known: Any, prefix: str = "") -> Iterator[str]:
-    """The names of settings that are given but not known."""
-    if isinstance(given, dict) and isinstance(known, dict):
-        for name, value in given.items():
-            if name not in known:
-                yield prefix + name
-            else:
-                yield from _unknown(value, known[name], f"{prefix}{name}.")
-    elif isinstance(given, list) and isinstance(known, tuple | list):
-        for value, own in zip(given, known, strict=True):
-            yield from _unknown(value, own, prefix)
+def _by_name(tree: Any, name: str = "") -> dict[str, list[Any]]:
+    """The values of nested dicts by dotted name; those of a list share its name."""
+    if not isinstance(tree, dict | list | tuple):
+        return {name: [tree]}
+    found: dict[str, list[Any]] = {}
+    inner = tree.items() if isinstance(tree, dict) else (("", value) for value in tree)
+    for key, value in inner:
+        for full, values in _by_name(value, f"{name}.{key}".strip(".")).items():
+            found.setdefault(full, []).extend(values)
+    return found

@@ -14,10 +14,18 @@ from calojax.geometry import DETECTORS, Detector
 Batch = Mapping[str, jax.Array]
 """``energies`` [b] and ``showers`` [b, v], both in MeV, float32."""
 
+Keys = PRNGKeyArray
+"""One key for each shower, [b]."""
+
+Energies = Float[Array, " b"]
+"""Incident energies in MeV."""
+
+Showers = Float[Array, "b v"]
+"""Energies of voxels in MeV."""
+
 Variables = dict[str, Any]
 """Nested dicts of arrays: ``params`` (trained by gradient), ``state`` (updated by other rules) and
 ``transforms`` (fitted once)."""
-
 
 Parts = dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]
 """Steps of a computation: name -> (function, arguments)."""
@@ -68,10 +76,10 @@ class Stage:
 
     Attributes:
       name: name of the stage.
-      parameters: entries of ``variables["params"]`` that it trains.
+      parameters: entries of ``variables["params"]`` that the stage trains.
       schedule: optimiser schedule.
-      state: entries of ``variables["state"]`` that it changes.
-      needs: stages that must be trained before it, and before it again if they change.
+      state: entries of ``variables["state"]`` that the stage changes.
+      needs: earlier stages whose results it uses; it is trained again if they change.
       packing: buffer for hits, if the loss has one.
     """
 
@@ -105,16 +113,16 @@ class Model(Protocol):
 
     @property
     def detector(self) -> Detector:
-        """The detector whose showers it models."""
+        """Detector of the showers."""
         ...
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """The stages in the order of training."""
+        """Stages in the order of training."""
         ...
 
     def fit(self, showers: Iterable[tuple[np.ndarray, np.ndarray]]) -> Variables:
-        """Fits ``transforms`` in one pass over (incident energies [b], showers [b, v]) in MeV.
+        """Fits ``transforms`` in one pass over batches of incident energies and showers in MeV.
 
         Raises:
           CalojaxError: if the settings do not suit the detector or the showers.
@@ -132,32 +140,23 @@ class Model(Protocol):
         ...
 
     def summarise(self, metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Numbers for people, from metrics averaged over batches."""
+        """Numbers for the log, from metrics averaged over batches."""
         ...
 
     def sample(
-        self,
-        variables: Variables,
-        keys: PRNGKeyArray,
-        energies: Float[Array, " b"],
-        *,
-        temperature: float = 1.0,
-    ) -> Float[Array, "b v"]:
-        """Showers in MeV from one key for each shower [b] and incident energies in MeV.
+        self, variables: Variables, keys: Keys, energies: Energies, *, temperature: float = 1.0
+    ) -> Showers:
+        """New showers.
 
         A temperature of 1 samples the learnt distribution; below 1 showers are less diverse.
         """
         ...
 
-    def reconstruct(
-        self, variables: Variables, keys: PRNGKeyArray, batch: Batch
-    ) -> Float[Array, "b v"]:
-        """Showers in MeV, encoded to the latent representation and decoded again."""
+    def reconstruct(self, variables: Variables, keys: Keys, batch: Batch) -> Showers:
+        """Showers encoded to the latent representation and decoded again."""
         ...
 
-    def parts(
-        self, variables: Variables, keys: PRNGKeyArray, energies: Float[Array, " b"]
-    ) -> Parts:
+    def parts(self, variables: Variables, keys: Keys, energies: Energies) -> Parts:
         """The steps of `sample`, for benchmarks."""
         ...
 
@@ -186,10 +185,10 @@ class Family:
     """A kind of model, as `calojax.models.register` takes it.
 
     Attributes:
-      model: makes the model from settings and detector; a class.
+      model: class of the model, called with settings and detector.
       config: class of the settings.
       presets: settings to train with, by name.
-      check: refuses settings that make no sense, by a `CalojaxError`.
+      check: function that raises `CalojaxError` for settings that make no sense.
     """
 
     model: Callable[[ModelConfig, Detector], Model]

@@ -1,4 +1,4 @@
-"""Checks of settings: numbers that make no sense are refused by the name of their flag."""
+"""Checks of the numbers in settings of models."""
 
 import dataclasses
 import math
@@ -7,20 +7,20 @@ from collections.abc import Iterator
 from calojax.errors import CalojaxError
 from calojax.models.base import ModelConfig
 
-# Whole numbers that may be 0; the others are at least 1.
+# Whole numbers that may be 0; the others must be at least 1.
 _FROM_ZERO = {"warmup", "memory", "z_padding"}
-# Real numbers that must be above 0; the others are at least 0.
+# Real numbers that must be above 0; the others must be at least 0.
 _POSITIVE = {"learning_rate", "clip", "log_scale", "largest"}
-# Numbers of layers, each of which is compiled, and of runs of a network.
+# Numbers of layers, each of which takes time to compile, and of network evaluations.
 _REPEATED = {"depth", "layers", "passes"}
 _MOST_REPEATED, _MOST = 1_000, 10**9
 
 
 def check(config: ModelConfig) -> None:
-    """Refuses settings of which a number makes no sense.
+    """Checks the numbers in settings.
 
     Raises:
-      CalojaxError: if one does not; the message names its flag.
+      CalojaxError: if a number makes no sense; the message names its flag.
     """
     for setting, value in _numbers(config):
         flag, name = f"--{setting.replace('_', '-')}", setting.rpartition(".")[2]
@@ -35,7 +35,7 @@ def check(config: ModelConfig) -> None:
 
 
 def _numbers(config: ModelConfig, prefix: str = "") -> Iterator[tuple[str, int | float]]:
-    """The numbers among settings, including blocks and tuples, with the names of the settings."""
+    """Names and values of all numbers, also those in nested settings and tuples."""
     for field in dataclasses.fields(config):
         value, name = getattr(config, field.name), prefix + field.name
         if dataclasses.is_dataclass(value):

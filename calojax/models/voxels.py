@@ -1,4 +1,4 @@
-"""Operations that models share: layer sums, rotations, and the condition on incident energy."""
+"""Operations on showers that models share: sums over layers, rotations, scaled energies."""
 
 import math
 
@@ -13,16 +13,18 @@ from calojax.geometry import Detector
 
 def layer_sums(voxels: Shaped[Array, "b v"], detector: Detector) -> Shaped[Array, "b l"]:
     """Sums over the voxels of each layer."""
-    if detector.grid is not None:
-        return voxels.reshape(len(voxels), detector.n_layers, -1).sum(-1)
-    return jnp.stack([voxels[:, where].sum(-1) for where in detector.layer_slices], -1)
+    return _reduced(jnp.sum, voxels, detector)
 
 
 def layer_max(voxels: Shaped[Array, "b v"], detector: Detector) -> Shaped[Array, "b l"]:
     """Maxima over the voxels of each layer."""
+    return _reduced(jnp.max, voxels, detector)
+
+
+def _reduced(reduce, voxels, detector):
     if detector.grid is not None:
-        return voxels.reshape(len(voxels), detector.n_layers, -1).max(-1)
-    return jnp.stack([voxels[:, where].max(-1) for where in detector.layer_slices], -1)
+        return reduce(voxels.reshape(len(voxels), detector.n_layers, -1), -1)
+    return jnp.stack([reduce(voxels[:, where], -1) for where in detector.layer_slices], -1)
 
 
 def over_voxels(values: Shaped[Array, "b l"], detector: Detector) -> Shaped[Array, "b v"]:
@@ -34,42 +36,40 @@ def over_voxels(values: Shaped[Array, "b l"], detector: Detector) -> Shaped[Arra
 
 
 def energy_condition(energies: Float[Array, " b"], detector: Detector) -> Float[Array, "b 1"]:
-    """Condition of a network: log E of incident energies in MeV, from -1 to 1 over the range."""
-    assert detector.energy_range is not None  # `models.build` sees to it.
+    """Logarithm of incident energies in MeV, scaled to [-1, 1] over the detector's range."""
+    assert detector.energy_range is not None  # `models.build` checks it.
     low, high = (math.log(e) for e in detector.energy_range)
     return (2.0 * (jnp.log(energies) - low) / (high - low) - 1.0)[:, None]
 
 
 def rotation_table(detector: Detector) -> np.ndarray:
-    """Permutations of voxels that rotate a shower about its axis: [n_alpha, v].
+    """Permutations of voxels that rotate a shower about its axis, [n_alpha, v].
 
     ``showers[:, table[k]]`` is rotated by k angular bins. Layers with one angular bin stay.
 
     Raises:
-      CalojaxError: if layers differ in their (more than one) number of angular bins.
+      CalojaxError: if layers have different numbers of angular bins, other than one.
     """
     counts = {layer.n_alpha for layer in detector.layers} - {1}
     if len(counts) > 1:
         raise CalojaxError(
             f"{detector.name}: its layers have different numbers of angular bins {sorted(counts)}, "
-            "so its showers cannot be turned; add --autoencoder.no-rotate."
+            "so its showers cannot be rotated; add --autoencoder.no-rotate."
         )
-    n_alpha = counts.pop() if counts else 1
-    voxels = detector.voxels
-    per_layer = np.array([layer.n_alpha for layer in detector.layers])[voxels.layer]
-    return np.stack(
-        [
-            detector.voxel_index(voxels.layer, (voxels.alpha - k) % per_layer, voxels.r)
-            for k in range(n_alpha)
-        ]
-    )
+    layer, alpha, r = detector.voxels.layer, detector.voxels.alpha, detector.voxels.r
+    turns = np.arange(max(counts, default=1))[:, None]
+    return detector.voxel_index(layer, (alpha - turns) % _n_alpha(detector), r)
 
 
 def mirror_table(detector: Detector) -> np.ndarray:
-    """Permutation of voxels that mirrors a shower in alpha: [v]."""
+    """Permutation of voxels that mirrors a shower in alpha, [v]."""
     voxels = detector.voxels
-    per_layer = np.array([layer.n_alpha for layer in detector.layers])[voxels.layer]
-    return detector.voxel_index(voxels.layer, per_layer - 1 - voxels.alpha, voxels.r)
+    return detector.voxel_index(voxels.layer, _n_alpha(detector) - 1 - voxels.alpha, voxels.r)
+
+
+def _n_alpha(detector: Detector) -> np.ndarray:
+    """Number of angular bins in the layer of each voxel."""
+    return np.array([layer.n_alpha for layer in detector.layers])[detector.voxels.layer]
 
 
 def random_rotations(

@@ -7,7 +7,7 @@ decides; all functions accept both.
 
 A convolution on the cylinder is a convolution without borders on a padded array. The padding is
 circular in alpha, zero in z and beyond the outer r, and at the axis zero or the neighbours across
-it: the innermost bins of r turned by half a turn. Two details make it several times as fast
+it: the innermost bins of r, rotated by half a turn. Two details make it several times as fast
 (`benchmarks/convolution.py` times them and other layouts):
 
 - A kernel over r becomes a kernel over (z, alpha) with all bins of r as channels. Most of its
@@ -24,7 +24,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.linen.dtypes import promote_dtype
 
 Padding = Literal["same", "valid"]
 Strides = int | tuple[int, ...]
@@ -107,8 +106,7 @@ def conv(
       strides: stride of all axes, or one per axis.
       z_padding: "same" (zeros) or "valid".
       r_padding: "same" (zeros) or "valid".
-      across_axis: whether the innermost bins see those across the axis, see `pad`; no effect on a
-        valid r.
+      across_axis: whether windows continue across the axis, see `pad`; no effect on a valid r.
 
     Returns:
       [b, z', alpha', r', features] or [b, z', alpha', features].
@@ -145,10 +143,10 @@ def conv_transpose(
       kernel: [k_z, k_alpha, k_r, c, features] or [k_z, k_alpha, c, features].
       shape: bins (z, alpha, r) or (z, alpha) of the result; `conv` has the same number of windows
         for several shapes.
-      strides: see `conv`.
-      z_padding: see `conv`.
-      r_padding: see `conv`.
-      across_axis: see `conv`.
+      strides: stride of all axes, or one per axis.
+      z_padding: "same" or "valid".
+      r_padding: "same" or "valid".
+      across_axis: whether windows continue across the axis.
 
     Returns:
       [b, z, alpha, r, c] or [b, z, alpha, c].
@@ -199,8 +197,7 @@ class _Layer(nn.Module):
       strides: stride of all axes, or one per axis.
       z_padding: "same" (zeros) or "valid".
       r_padding: "same" (zeros) or "valid".
-      across_axis: whether the innermost bins see those across the axis.
-      dtype: type of the computation; by default that of input and parameters.
+      across_axis: whether windows continue across the axis.
     """
 
     features: int
@@ -209,7 +206,6 @@ class _Layer(nn.Module):
     z_padding: Padding = "same"
     r_padding: Padding = "same"
     across_axis: bool = False
-    dtype: Any = None
 
     def _options(self) -> dict[str, Any]:
         return {
@@ -219,12 +215,12 @@ class _Layer(nn.Module):
             "across_axis": self.across_axis,
         }
 
-    def _promoted(self, x: jax.Array, channels: tuple[int, int]) -> list[jax.Array]:
-        """Input, weights [*kernel, *channels] and bias [features], in one dtype."""
+    def _parameters(self, *channels: int) -> tuple[jax.Array, jax.Array]:
+        """Weights [*kernel, *channels] and bias, with one axis for each axis of the result."""
         xavier = nn.initializers.xavier_uniform()
         weights = self.param("weights", xavier, (*self.kernel, *channels), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        return promote_dtype(x, weights, bias, dtype=self.dtype)
+        return weights, jnp.expand_dims(bias, range(len(self.kernel) + 1))
 
 
 class Conv(_Layer):
@@ -233,8 +229,8 @@ class Conv(_Layer):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[b, z, alpha, r, c] -> [b, z', alpha', r', features]; or both without r."""
-        x, weights, bias = self._promoted(x, (x.shape[-1], self.features))
-        return conv(x, weights, **self._options()) + jnp.expand_dims(bias, range(x.ndim - 1))
+        weights, bias = self._parameters(x.shape[-1], self.features)
+        return conv(x, weights, **self._options()) + bias
 
 
 class ConvTranspose(_Layer):
@@ -249,10 +245,9 @@ class ConvTranspose(_Layer):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[b, z', alpha', r', c] -> [b, z, alpha, r, features]; or both without r."""
-        x, weights, bias = self._promoted(x, (self.features, x.shape[-1]))
+        weights, bias = self._parameters(self.features, x.shape[-1])
         shape = self.shape or self._natural_shape(x.shape[1:-1])
-        y = conv_transpose(x, weights, shape=shape, **self._options())
-        return y + jnp.expand_dims(bias, range(x.ndim - 1))
+        return conv_transpose(x, weights, shape=shape, **self._options()) + bias
 
     def _natural_shape(self, windows: tuple[int, ...]) -> tuple[int, ...]:
         paddings = (self.z_padding, "same", self.r_padding)
@@ -367,7 +362,7 @@ def _conv_transpose(y: jax.Array, kernel: jax.Array, z: _Axis, alpha: _Axis) -> 
     last = [(axis.low + axis.size - 1) // axis.stride for axis in (z, alpha)]
     whole = alpha.size % alpha.stride == 0
     if whole:
-        # The windows are periodic as the bins are, so any full turn of blocks will do.
+        # The windows are periodic like the bins, so any full turn of blocks suffices.
         last[1] = first[1] + alpha.windows - 1
     else:
         first[1], last[1] = 0, alpha.windows + alpha.blocks - 2
@@ -389,7 +384,7 @@ def _conv_transpose(y: jax.Array, kernel: jax.Array, z: _Axis, alpha: _Axis) -> 
 
 
 def _seen(axes: Sequence[_Axis], across_axis: bool) -> int:
-    """Number of bins of r that windows see across the axis."""
+    """Number of bins of r that windows cover across the axis."""
     return min(axes[_R - 1].low, axes[_R - 1].size) if across_axis else 0
 
 

@@ -2,8 +2,8 @@
 
 After Zaheer et al. 2017 (arXiv:1703.06114): a network for every point, the mean over the points of
 a set, a network for the set. In CaloPointFlow the last layer before the mean and the first one
-after it are linear. The mean of linear maps is the linear map of the mean, so both are one matrix
-here, applied once per set: the same functions, with a ninth of the work for the published encoder.
+after it are linear. The mean of linear maps is the linear map of the mean, so here they are one
+matrix, applied once per set, with a ninth of the work for the published encoder.
 """
 
 from collections.abc import Callable, Sequence

@@ -9,7 +9,7 @@ A flow of points is conditioned on the set that a point belongs to. The context 
 layer of every network by a linear map, applied once per set and copied to the tiles of the set. A
 DeepSetFlow (talk on CaloPointFlow II, November 2023) adds features of the set of kept features to
 the context of every layer. The points of a set then depend on each other, and the layer is still
-invertible, since it does not change what it keeps.
+invertible, since it does not change the kept features.
 """
 
 import dataclasses
@@ -24,6 +24,9 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from calojax.nn import spline, tiles
 from calojax.nn.deepset import DeepSet
 from calojax.nn.tiles import Tiling
+
+# Splines are the identity outside [-5, 5].
+_BOUND = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +93,7 @@ class Coupling(nn.Module):
         return self.set.of_points(known)
 
     def first(self, context: jax.Array, mean: jax.Array | None = None) -> jax.Array:
-        """Share of the context in the first layer: [g, c], means of `of_point` [g, m] -> [g, h]."""
+        """First layer's input from context [g, c] and means of `of_point` [g, m]: [g, h]."""
         if mean is not None:
             context = jnp.concatenate([context, self.set.of_showers(mean)], -1)
         return self.of_context(context)
@@ -100,7 +103,7 @@ class Coupling(nn.Module):
 
         Args:
           kept: kept (and known) features, [p, k].
-          first: share of the context in the first layer, of points [p, 1, h] or tiles [t, 1, h].
+          first: contribution of the context to the first layer, [p, 1, h] or for tiles [t, 1, h].
         """
         x = self.of_kept(kept)
         x = nn.relu(x.reshape(len(first), -1, x.shape[-1]) + first).reshape(x.shape)
@@ -112,7 +115,7 @@ class Coupling(nn.Module):
         return rows.reshape(self.moved, -1, len(x)).swapaxes(0, 1)
 
     def __call__(self, kept: jax.Array, context: jax.Array) -> jax.Array:
-        """Touches every parameter, for ``init``: kept [1, k], context [1, c]."""
+        """Uses every parameter, for ``init``: kept [1, k], context [1, c]."""
         mean = None if self.summary is None else self.of_point(kept)
         return self.parameters(kept, self.first(context, mean)[:, None])
 
@@ -125,40 +128,35 @@ class Flow(nn.Module):
       depth: number of coupling layers.
       bins: bins of the splines.
       hidden: widths of the networks.
-      bound: splines are the identity outside [-bound, bound].
       summary: set features, which make a flow of points a DeepSetFlow; None for none.
-      seed: seed of the random choice of features that each layer keeps.
     """
 
     features: int
     depth: int = 8
     bins: int = 8
     hidden: tuple[int, ...] = (128, 128, 128)
-    bound: float = 5.0
     summary: Summary | None = None
-    seed: int = 0
 
     def __call__(self, x: jax.Array, context: jax.Array | Owned) -> tuple[jax.Array, jax.Array]:
         """Features [p, d] -> (base variables u [p, d], log |det du/dx| [p]).
 
         Args:
           x: features.
-          context: [p, c], or the context of points. Results at empty places have no meaning.
+          context: context [p, c], or that of points; results at empty places have no meaning.
         """
 
         def layer(carry, coupling):
             x, log_det = carry
             network, order, back = self._bind(coupling)
             kept, moved = self._halves(x[:, order])
-            moved, log_slope = spline.forward(
-                moved.T, self._parameters(network, kept, context), bound=self.bound
-            )
+            parameters = self._parameters(network, kept, context)
+            moved, log_slope = spline.forward(moved.T, parameters, bound=_BOUND)
             moved, log_slope = moved.T, log_slope.T
             x = jnp.concatenate([kept, moved], -1)[:, back]
             return (x, log_det + log_slope.sum(-1)), None
 
-        # The gradient computes a layer's activations again instead of storing them: a seventh of
-        # the memory for 12 layers, and no slower on a CPU, where reading memory costs as much.
+        # The gradient recomputes a layer's activations instead of storing them: a seventh of the
+        # memory for 12 layers, and no slower on a CPU.
         layer = jax.checkpoint(layer, prevent_cse=False)
         start = x, jnp.zeros(len(x), x.dtype)
         return jax.lax.scan(layer, start, self._couplings(context))[0]
@@ -177,16 +175,8 @@ class Flow(nn.Module):
     ) -> jax.Array:
         """`inverse` of the first ``count`` places, with work about proportional to their number.
 
-        One program is compiled for each size; the smallest size that holds ``count`` runs.
-
-        Args:
-          u: base variables [p, d].
-          context: context of the points.
-          count: number of places before the tiles without points, int32 [].
-          sizes: increasing numbers of places up to p, multiples of the tile size.
-
-        Returns:
-          [p, d]; results at empty places have no meaning.
+        One program is compiled for each of ``sizes``, increasing multiples of the tile size up to
+        p; the smallest one that holds ``count`` runs. Results at other places have no meaning.
         """
         couplings, tile = self._couplings(context), context.tiling.size
         if sizes[-1] != len(u) or any(size % tile for size in sizes):
@@ -212,7 +202,7 @@ class Flow(nn.Module):
             network, order, back = self._bind(coupling)
             kept, moved = self._halves(x[:, order])
             parameters = self._parameters(network, kept, context)
-            moved = spline.inverse(moved.T, parameters, bound=self.bound)[0].T
+            moved = spline.inverse(moved.T, parameters, bound=_BOUND)[0].T
             return jnp.concatenate([kept, moved], -1)[:, back], None
 
         return jax.lax.scan(layer, u, couplings, reverse=True)[0]
@@ -224,10 +214,9 @@ class Flow(nn.Module):
 
     @nn.compact
     def _couplings(self, context: jax.Array | Owned) -> tuple[Any, np.ndarray, np.ndarray]:
-        """Parameters of all layers, the order that puts kept features first, and its inverse.
+        """Parameters of all layers, random orders with kept features first, and their inverses.
 
-        The second layer of a pair has the reversed order of the first, so that the pair moves every
-        feature.
+        The second layer of a pair has the reversed order, so that the pair moves every feature.
         """
         known = self.features // 2
         if isinstance(context, Owned):
@@ -240,14 +229,14 @@ class Flow(nn.Module):
             keys = jax.random.split(key, self.depth)
             return jax.vmap(lambda key: self._network.init(key, *inputs)["params"])(keys)
 
-        generator = np.random.default_rng(self.seed)
+        generator = np.random.default_rng(0)
         pairs = [generator.permutation(self.features) for _ in range((self.depth + 1) // 2)]
         orders = np.stack([order for first in pairs for order in (first, first[::-1])])
         orders = orders[: self.depth]
         return self.param("couplings", stacked), orders, np.argsort(orders, 1)
 
     def _bind(self, coupling: tuple) -> tuple[Coupling, jax.Array, jax.Array]:
-        """The network of one layer with its parameters, its order and the inverse of that."""
+        """The network of one layer with its parameters, the order and its inverse."""
         parameters, order, back = coupling
         return self._network.bind({"params": parameters}), order, back
 

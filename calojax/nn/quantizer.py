@@ -1,4 +1,4 @@
-"""Quantisers: latents become codes, with a gradient through them, and a codebook is learnt.
+"""Quantisers: maps from latents to codes and back, with gradients, and the learning of codebooks.
 
 Vector quantisation follows van den Oord et al. 2017 (arXiv:1711.00937, equations 1 to 3). The
 codebook is learnt by gradient (`ByGradient`) or by exponential moving averages (`ByAverages`,
@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 
 class Quantised(NamedTuple):
-    """Latents after the bottleneck, in training.
+    """Quantised latents, in training.
 
     Attributes:
       codes: codes of the latents.
@@ -50,11 +50,7 @@ class Quantizer(Protocol):
 
     @property
     def home(self) -> str | None:
-        """Collection of variables that holds the codebook.
-
-        It is "params" if the codebook is learnt by gradient, "state" if by other rules, and None if
-        there is no codebook.
-        """
+        """Collection of the codebook: "params" if learnt by gradient, "state" if by other rules."""
         ...
 
     def start(self, key: jax.Array, latents: Float[Array, "*shape d"]) -> Any:
@@ -72,7 +68,7 @@ class Quantizer(Protocol):
     def through(
         self, codebook: Any, latents: Float[Array, "*shape d"], key: jax.Array
     ) -> Quantised:
-        """Latents through the bottleneck in training; the key is consumed."""
+        """Quantises latents in training; the key is consumed."""
         ...
 
 
@@ -88,8 +84,8 @@ class ByAverages:
       width: dimensions of a latent d.
       beta: weight of the commitment term.
       decay: decay of the averages per step.
-      revive_below: a code whose count is below this fraction of an even share is moved to a random
-        latent of the batch.
+      revive_below: fraction of an even share of latents; codes with a smaller count are moved to
+        random latents of the batch.
     """
 
     size: int
@@ -107,17 +103,14 @@ class ByAverages:
         return {"vectors": vectors, "count": count, "total": vectors * count[:, None]}
 
     def codes(self, codebook: dict[str, jax.Array], latents: jax.Array) -> jax.Array:
-        """See `Quantizer`."""
         return nearest(latents, codebook["vectors"])
 
     def vectors(self, codebook: dict[str, jax.Array], codes: jax.Array) -> jax.Array:
-        """See `Quantizer`."""
         return codebook["vectors"][codes]
 
     def through(
         self, codebook: dict[str, jax.Array], latents: jax.Array, key: jax.Array
     ) -> Quantised:
-        """See `Quantizer`."""
         codes = self.codes(codebook, latents)
         chosen = codebook["vectors"][codes]
         commitment = _distance(latents, chosen)
@@ -134,11 +127,7 @@ class ByAverages:
     ) -> dict[str, jax.Array]:
         """Moves codes towards the means of their latents, and revives dead ones.
 
-        Args:
-          codebook: codebook before the step.
-          latents: encoder outputs of the whole batch, on all devices together.
-          codes: codes of the latents.
-          key: key of the random latents that replace dead codes, consumed.
+        Latents are those of the whole batch, on all devices together; the key is consumed.
         """
         latents = jax.lax.stop_gradient(latents)
         batch_count = jax.ops.segment_sum(jnp.ones(len(codes), latents.dtype), codes, self.size)
@@ -148,7 +137,7 @@ class ByAverages:
 
         share = len(latents) / self.size
         dead = count < self.revive_below * share
-        # With an even share a revived code has as long to live as any other.
+        # With an even share, a revived code is not soon dead again.
         reborn = _draw(key, latents, self.size)
         count = jnp.where(dead, share, count)
         total = jnp.where(dead[:, None], reborn * share, total)
@@ -175,22 +164,18 @@ class ByGradient:
     home = "params"
 
     def start(self, key: jax.Array, latents: jax.Array) -> jax.Array:
-        """See `Quantizer`."""
         if self.spread:
             shape = (self.size, self.width)
             return jax.random.uniform(key, shape, latents.dtype, -self.spread, self.spread)
         return _draw(key, latents.reshape(-1, self.width), self.size)
 
     def codes(self, codebook: jax.Array, latents: jax.Array) -> jax.Array:
-        """See `Quantizer`."""
         return nearest(latents, codebook)
 
     def vectors(self, codebook: jax.Array, codes: jax.Array) -> jax.Array:
-        """See `Quantizer`."""
         return codebook[codes]
 
     def through(self, codebook: jax.Array, latents: jax.Array, key: jax.Array) -> Quantised:
-        """See `Quantizer`; the key is not used."""
         codes = self.codes(codebook, latents)
         chosen = codebook[codes]
         commitment = _distance(latents, chosen)
@@ -211,31 +196,27 @@ class Finite:
 
     @property
     def size(self) -> int:
-        """Number of codes."""
         return math.prod(self.levels)
 
     @property
     def width(self) -> int:
-        """Dimensions of a latent."""
         return len(self.levels)
 
     def start(self, key: jax.Array, latents: jax.Array) -> None:
-        """There is no codebook."""
+        return None
 
     def codes(self, codebook: None, latents: jax.Array) -> jax.Array:
-        """See `Quantizer`."""
         steps = jnp.round(self._bounded(latents)) + _row(self._half.astype(np.float32), latents)
         return (steps @ self._worth.astype(np.float32)).astype(jnp.int32)
 
     def vectors(self, codebook: None, codes: jax.Array) -> jax.Array:
-        """See `Quantizer`; components lie in [-1, 1]."""
+        """Vectors of codes, with components in [-1, 1]."""
         codes = codes[..., None]
         steps = codes // _row(self._worth, codes) % _row(self.levels, codes)
         half = _row(self._half, codes)
         return (steps - half) / half.astype(np.float32)
 
     def through(self, codebook: None, latents: jax.Array, key: jax.Array) -> Quantised:
-        """See `Quantizer`; the key is not used, and there are no penalties."""
         bounded = self._bounded(latents)
         passed = straight_through(bounded, jnp.round(bounded)) / _row(self._half, latents)
         zero = jnp.zeros((), latents.dtype)
@@ -247,14 +228,14 @@ class Finite:
 
     @property
     def _worth(self) -> np.ndarray:
-        """What a step of each dimension adds to the code."""
+        """Change of the code for a step in each dimension."""
         return np.cumprod((1, *self.levels[:-1]))
 
     def _bounded(self, latents: jax.Array) -> jax.Array:
         """Latents squeezed so that rounding gives each level (arXiv:2309.15505, appendix A.1)."""
         levels = _row(self.levels, latents)
-        # An even number of levels has none in the middle, hence the offset. The small excess keeps
-        # the outermost levels within reach of the hyperbolic tangent.
+        # An even number of levels has none in the middle, hence the offset. With the small excess
+        # the hyperbolic tangent reaches the outermost levels.
         half = (levels - 1) * (1 + 1e-3) / 2
         offset = np.where(levels % 2 == 0, 0.5, 0.0)
         shift = np.arctanh(offset / half).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Settings of Calo-VQ, one block for each stage."""
+"""Settings of Calo-VQ, one class for each stage."""
 
 import dataclasses
 from typing import Literal
@@ -19,8 +19,8 @@ class AutoencoderConfig:
       hidden: layer widths of the dense encoder, and reversed of the decoder.
       length: codes per shower of the dense network.
       filters: channels of the convolutions.
-      kernel: bins (z, alpha, r) of the patches that become codes.
-      strides: bins (z, alpha, r) from a patch to the next.
+      kernel: size in bins (z, alpha, r) of the patches that become codes.
+      strides: distance in bins (z, alpha, r) between patches.
       codebook: kind of codebook: learnt by moving averages with revival of dead codes ("ema"),
         learnt by gradient ("gradient"), or finite scalar quantisation ("fsq").
       codebook_size: number of codes of a learnt codebook.
@@ -28,12 +28,12 @@ class AutoencoderConfig:
       levels: levels of each dimension in finite scalar quantisation; codes are their combinations.
       beta: weight of the commitment term ||z - sg[e]||^2.
       decay: decay of the moving averages per step.
-      revive_below: fraction of an even share of latents below which a code counts as dead.
+      revive_below: share of latents, relative to an even one, below which a code is dead.
       head: likelihood of a voxel: "point", as in the talk, or "density".
       scale: space of the voxels: fractions of the layer ("linear"), compressed as in the talk
         ("arctanh"), or energies through the spectrum of all hits ("quantile").
-      condition_on_layers: give the layer energies to decoder and prior.
-      rotate: rotate training showers by random angles (right where the detector is symmetric).
+      condition_on_layers: condition decoder and prior on the layer energies.
+      rotate: rotate training showers by random angles, for detectors symmetric in alpha.
       schedule: optimiser schedule.
     """
 
@@ -65,7 +65,7 @@ class EnergiesConfig:
       latents: size of the latent space.
       hidden: layer widths of encoder and decoder.
       components: number of normals in the mixture for a layer's log share.
-      memory: number of layers in front of a layer that condition its density; 0 as in the talk.
+      memory: number of preceding layers that condition a layer's density; 0 as in the talk.
       schedule: optimiser schedule.
     """
 
@@ -93,7 +93,7 @@ class PriorConfig(priors.Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        # Settings that do not fit fail here, not in the middle of training.
+        # Settings that do not fit are refused here, not in the middle of training.
         self.build(1, Line(1))
 
     def build(self, size: int, positions: Positions) -> priors.Prior:

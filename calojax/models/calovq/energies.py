@@ -3,9 +3,9 @@
 Calo-VQ has a separate model of layer energies, a conditional VAE with four latents (talk at the
 CaloChallenge workshop 2022). Here its decoder gives a density instead of a point: each layer is
 empty with some probability and otherwise log-normal in its share of the visible energy; the visible
-fraction E_sum / E_inc is normal. So fluctuations that four latents cannot describe remain as noise
-of the right size. That noise is correlated between layers, so the density of a layer is also
-conditioned on the layers in front of it.
+fraction E_sum / E_inc is normal. Fluctuations that four latents cannot describe remain as noise of
+the right size. This noise is correlated between layers, so the density of a layer is also
+conditioned on the preceding layers.
 """
 
 from typing import Any, NamedTuple
@@ -46,7 +46,7 @@ class EnergyVAE(nn.Module):
       latents: size of the latent space.
       hidden: layer widths of encoder and decoder.
       components: number of normals in the mixture for a layer's log share.
-      memory: number of layers in front of a layer that condition its density; 0 as in the talk.
+      memory: number of preceding layers that condition a layer's density; 0 as in the talk.
     """
 
     layers: int
@@ -82,7 +82,7 @@ class EnergyVAE(nn.Module):
     ) -> tuple[distrax.Bernoulli, distrax.MixtureSameFamily, distrax.Normal]:
         """p(present), p(share | present), p(visible), given latent [b, latents] and condition.
 
-        The first two of every layer are conditioned on the ``energies`` of the layers in front.
+        The first two are conditioned on the ``energies`` of the preceding layers.
         """
         visible, base, context = self._decoded(latent, condition)
         seen = jnp.concatenate([_before(x, self.memory) for x in energies[:2]], -1)
@@ -90,13 +90,13 @@ class EnergyVAE(nn.Module):
         return present, share, distrax.Normal(*_location_and_scale(visible))
 
     def _decoded(self, latent, condition):
-        """Parameters of the visible fraction [b, 2] and of layers [b, l, n]; contexts of layers."""
+        """Parameters of the visible fraction [b, 2] and of layers [b, l, n]; layer contexts."""
         out = self.decoder(jnp.concatenate([latent, condition], -1))
         layers = out[:, 2:].reshape(len(out), self.layers, -1)
         return out[:, :2], layers[..., : self._parameters], layers[..., self._parameters :]
 
     def _layer(self, base, context, seen):
-        """p(present), p(share | present) of layers, given the layers in front [..., 2 memory]."""
+        """p(present), p(share | present) of layers, given the preceding ones [..., 2 memory]."""
         if self.memory:
             base = base + self.refinement(jnp.concatenate([context, seen], -1))
         weight, mean, scale = jnp.split(base[..., 1:], 3, -1)
@@ -114,13 +114,7 @@ class EnergyVAE(nn.Module):
         condition: Float[Array, "b c"],
         noise: Float[Array, "b latents"],
     ) -> dict[str, jax.Array]:
-        """Terms of the negative ELBO in nats, each [b]; their sum is the loss.
-
-        Args:
-          energies: standardised layer energies.
-          condition: condition of the showers.
-          noise: standard normal noise.
-        """
+        """Terms of the negative ELBO in nats, each [b], from standard normal noise."""
         posterior = self.posterior(energies, condition)
         latent = jnp.asarray(posterior.loc) + posterior.scale_diag * noise
         present, share, visible = self.likelihood(latent, condition, energies)
@@ -140,7 +134,7 @@ class EnergyVAE(nn.Module):
         """
         l, k = self.layers, self.components
 
-        def numbers(key):
+        def noise(key):
             latent, rest = jax.random.split(key)
             a, b, c, d = jax.random.split(rest, 4)
             return (
@@ -151,7 +145,7 @@ class EnergyVAE(nn.Module):
                 jax.random.normal(d),
             )
 
-        latent, uniform, gumbel, normal, normal_visible = jax.vmap(numbers)(keys)
+        latent, uniform, gumbel, normal, normal_visible = jax.vmap(noise)(keys)
         visible, base, context = self._decoded(latent, condition)
 
         def layer(seen, inputs):
@@ -179,9 +173,8 @@ def _location_and_scale(numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _before(x: jax.Array, memory: int) -> jax.Array:
-    """The values in front of each of x [b, l], nearest last: [b, l, memory], zeros outside."""
+    """The values before each of x [b, l], nearest last: [b, l, memory], zeros outside."""
+    n = x.shape[1]
     x = jnp.pad(x.astype(jnp.float32), ((0, 0), (memory, 0)))
-    n = x.shape[1] - memory
-    return (
-        jnp.stack([x[:, i : i + n] for i in range(memory)], -1) if memory else x[..., None][..., :0]
-    )
+    before = [x[:, i : i + n] for i in range(memory)]
+    return jnp.stack(before, -1) if memory else jnp.zeros((*x.shape, 0))

@@ -13,6 +13,9 @@ from calojax.geometry import Detector
 from calojax.models.voxels import layer_max, over_voxels
 
 LikelihoodName = Literal["point", "density"]
+Outputs = Float[Array, "b v n"]
+Voxels = Float[Array, "b v"]
+Hits = Bool[Array, "b v"]
 
 # Largest distance of the threshold above the mean of a truncated normal, in standard deviations.
 # Beyond 4 the normal's upper tail (3e-5) loses its float32 digits; at 4 it is already exponential.
@@ -29,13 +32,7 @@ class Point:
 
     outputs = 1
 
-    def loss(
-        self,
-        out: Float[Array, "b v n"],
-        y: Float[Array, "b v"],
-        hit: Bool[Array, "b v"],
-        lower: Float[Array, "b v"],
-    ) -> Float[Array, " b"]:
+    def loss(self, out: Outputs, y: Voxels, hit: Hits, lower: Voxels) -> Float[Array, " b"]:
         """Squared error of each shower, including empty voxels.
 
         Args:
@@ -47,12 +44,8 @@ class Point:
         return jnp.sum((out[..., 0] - y) ** 2, -1)
 
     def draw(
-        self,
-        keys: PRNGKeyArray,
-        out: Float[Array, "b v n"],
-        lower: Float[Array, "b v"],
-        detector: Detector,
-    ) -> tuple[Float[Array, "b v"], Bool[Array, "b v"]]:
+        self, keys: PRNGKeyArray, out: Outputs, lower: Voxels, detector: Detector
+    ) -> tuple[Voxels, Hits]:
         """y and hits of voxels, from one key for each shower: the decoder outputs."""
         return out[..., 0], jnp.ones(out.shape[:-1], bool)
 
@@ -60,21 +53,15 @@ class Point:
 class Density:
     """A density per voxel: empty with some probability, otherwise a truncated normal.
 
-    A point cannot be both zero and right on average: with squared error a soft voxel becomes a mean
-    over mostly empty voxels. Here a hit is a Bernoulli variable, and its y is normal, truncated at
-    the readout threshold. Both are drawn in generation.
+    With squared error, the output for a soft voxel is its mean over showers in which it is mostly
+    empty. Here a hit is a Bernoulli variable, and its y is normal, truncated at the readout
+    threshold. Both are drawn in generation.
     """
 
     outputs = 3
 
-    def loss(
-        self,
-        out: Float[Array, "b v n"],
-        y: Float[Array, "b v"],
-        hit: Bool[Array, "b v"],
-        lower: Float[Array, "b v"],
-    ) -> Float[Array, " b"]:
-        """Negative log-likelihood in nats, up to the constant of the change of variables."""
+    def loss(self, out: Outputs, y: Voxels, hit: Hits, lower: Voxels) -> Float[Array, " b"]:
+        """Negative log-likelihood of y in nats, not of energies."""
         logit, mean, scale = self._split(out, lower)
         standard = (y - mean) / scale
         log_normal = -0.5 * standard**2 - jnp.log(scale) - 0.5 * jnp.log(2 * jnp.pi)
@@ -84,25 +71,19 @@ class Density:
         return -jnp.sum(jnp.where(hit, log_hit + log_normal - log_kept, log_empty), -1)
 
     def draw(
-        self,
-        keys: PRNGKeyArray,
-        out: Float[Array, "b v n"],
-        lower: Float[Array, "b v"],
-        detector: Detector,
-    ) -> tuple[Float[Array, "b v"], Bool[Array, "b v"]]:
-        """Draws hits and their y; the inverse distribution function gives the truncated normal.
+        self, keys: PRNGKeyArray, out: Outputs, lower: Voxels, detector: Detector
+    ) -> tuple[Voxels, Hits]:
+        """Draws hits and their y, by the inverse distribution function of the truncated normal.
 
-        A layer has at least one hit: if none is drawn, one voxel becomes a hit, with probabilities
-        in proportion to the voxels' hit rates.
+        A layer has at least one hit: if none is drawn, one voxel becomes a hit, with probability
+        in proportion to its hit rate.
         """
         logit, mean, scale = self._split(out, lower)
-        voxels = logit.shape[1:]
 
-        def numbers(key):
-            hit, energy = jax.random.split(key)
-            return jax.random.uniform(hit, voxels), jax.random.uniform(energy, voxels)
+        def uniforms(key):
+            return [jax.random.uniform(k, logit.shape[1:]) for k in jax.random.split(key)]
 
-        uniform_hit, uniform = jax.vmap(numbers)(keys)
+        uniform_hit, uniform = jax.vmap(uniforms)(keys)
         # Hits as first arrivals of Poisson processes before time 1: P(hit) = sigmoid(logit), and
         # voxel i is the first of its layer with probability rate_i / sum of rates.
         arrival = -jnp.log1p(-uniform_hit) / jax.nn.softplus(logit)

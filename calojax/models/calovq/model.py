@@ -15,7 +15,7 @@ After the Calo-VQ talk (CaloChallenge workshop, November 2022). The released cod
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import flax.linen as nn
 import jax
@@ -25,15 +25,35 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from calojax import rng
 from calojax.geometry import Detector
-from calojax.models.base import Batch, Outcome, Parts, Stage, Variables, trained
+from calojax.models.base import (
+    Batch,
+    Energies,
+    Keys,
+    Outcome,
+    Parts,
+    Showers,
+    Stage,
+    Variables,
+    trained,
+)
 from calojax.models.calovq import networks, transforms
-from calojax.models.calovq.config import CaloVQConfig
+from calojax.models.calovq.config import AutoencoderConfig, CaloVQConfig
 from calojax.models.calovq.energies import EnergyVAE, LayerEnergies
 from calojax.models.calovq.likelihoods import LIKELIHOODS, Likelihood
 from calojax.models.calovq.networks import Condition, Networks
 from calojax.models.calovq.voxel_transforms import VOXEL_TRANSFORMS, VoxelTransform
 from calojax.models.voxels import energy_condition, layer_sums, random_rotations, rotation_table
 from calojax.nn import priors, quantizer
+from calojax.nn.quantizer import ByAverages, ByGradient, Finite, Quantizer
+
+QUANTIZERS: dict[str, Callable[[AutoencoderConfig], Quantizer]] = {
+    "ema": lambda c: ByAverages(c.codebook_size, c.code_width, c.beta, c.decay, c.revive_below),
+    "gradient": lambda c: ByGradient(c.codebook_size, c.code_width, c.beta),
+    "fsq": lambda c: Finite(c.levels),
+}
+
+LayerEnergy = Float[Array, "b l"]
+"""Layer energies in MeV."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,15 +65,11 @@ class CaloVQ:
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """Autoencoder, energies, prior."""
         config, home = self.config, self._quantizer.home
+        learnt, averaged = (("codebook",) * (home == where) for where in ("params", "state"))
+        autoencoder = ("encoder", "decoder", *learnt)
         return (
-            Stage(
-                "autoencoder",
-                ("encoder", "decoder", *(("codebook",) if home == "params" else ())),
-                config.autoencoder.schedule,
-                state=("codebook",) if home == "state" else (),
-            ),
+            Stage("autoencoder", autoencoder, config.autoencoder.schedule, state=averaged),
             Stage("energies", ("energies",), config.energies.schedule),
             Stage("prior", ("context", "prior"), config.prior.schedule, needs=("autoencoder",)),
         )
@@ -63,10 +79,7 @@ class CaloVQ:
     @functools.cached_property
     def networks(self) -> Networks:
         """The kind of networks between voxels and codes."""
-        c = self.config.autoencoder
-        if c.network == "dense":
-            return networks.Dense(c.hidden, c.length, self.detector.n_voxels)
-        return networks.Cylinder(networks.grid_of(self.detector, c.kernel, c.strides), c.filters)
+        return networks.networks_of(self.config.autoencoder, self.detector)
 
     @functools.cached_property
     def _encoder(self) -> nn.Module:
@@ -81,13 +94,8 @@ class CaloVQ:
         return self.networks.context(self.config.prior.context)
 
     @functools.cached_property
-    def _quantizer(self) -> quantizer.Quantizer:
-        c = self.config.autoencoder
-        if c.codebook == "fsq":
-            return quantizer.Finite(c.levels)
-        if c.codebook == "gradient":
-            return quantizer.ByGradient(c.codebook_size, c.code_width, c.beta)
-        return quantizer.ByAverages(c.codebook_size, c.code_width, c.beta, c.decay, c.revive_below)
+    def _quantizer(self) -> Quantizer:
+        return QUANTIZERS[self.config.autoencoder.codebook](self.config.autoencoder)
 
     @functools.cached_property
     def _energies(self) -> EnergyVAE:
@@ -111,33 +119,32 @@ class CaloVQ:
     # --- start ------------------------------------------------------------------------------------
 
     def fit(self, showers: Iterable[tuple[np.ndarray, np.ndarray]]) -> Variables:
-        """Fits the standardisation of layer energies, and the spectrum of hits."""
         if self.config.autoencoder.rotate:
-            rotation_table(self.detector)
+            rotation_table(self.detector)  # Raises an error if they cannot be rotated.
         return transforms.fit(showers, self.detector)
 
     def init(self, key: PRNGKeyArray, transforms: Variables, batch: Batch) -> Variables:
         """Random networks, and a codebook of latents of the batch."""
         variables: Variables = {"params": {}, "state": {}, "transforms": transforms}
         params = variables["params"]
-        fractions, layer_energy = self._split(batch["showers"])
-        condition = self._condition(variables, batch["energies"], layer_energy)
-        full = self._full_condition(variables, batch["energies"], layer_energy)
+        showers, energies = batch["showers"], batch["energies"]
+        layer_energy = layer_sums(showers, self.detector)
+        condition = self._condition(variables, energies, layer_energy)
 
         def initial(name, module, *args):
             params[name] = module.init(rng.stream(key, name), *args)["params"]
 
-        initial("encoder", self._encoder, self._voxels(fractions), full)
-        latents = self._latents(variables, fractions, full)
+        initial("encoder", self._encoder, *self._encoder_inputs(variables, showers, energies))
+        latents = self._latents(variables, showers, energies)
         if self._quantizer.home is not None:
             book = self._quantizer.start(rng.stream(key, "codebook"), latents)
             variables[self._quantizer.home]["codebook"] = book
         initial("decoder", self._decoder, latents, condition)
         noise = jnp.zeros((len(latents), self.config.energies.latents))
-        shares = self._shares(variables, layer_energy, batch["energies"])
-        initial("energies", self._energies, shares, self._energy(batch["energies"]), noise)
+        shares = self._shares(variables, layer_energy, energies)
+        initial("energies", self._energies, shares, self._energy(energies), noise)
         initial("context", self._context, condition)
-        initial("prior", self._prior, self._prior_context(variables, condition))
+        initial("prior", self._prior, self._prior_context(variables, energies, layer_energy))
         return variables
 
     # --- losses -----------------------------------------------------------------------------------
@@ -156,13 +163,15 @@ class CaloVQ:
             "energies": self._energies_loss,
             "prior": self._prior_loss,
         }
-        return losses[stage](variables, key, showers, energies, training)
+        metrics, state = losses[stage](variables, key, showers, energies)
+        if not training:
+            state = {}
+        return metrics["loss"], Outcome(metrics, variables["state"] | state)
 
-    def _autoencoder_loss(self, variables, key, showers, energies, training):
-        fractions, layer_energy = self._split(showers)
-        full = self._full_condition(variables, energies, layer_energy)
+    def _autoencoder_loss(self, variables, key, showers, energies):
+        layer_energy = layer_sums(showers, self.detector)
         condition = self._condition(variables, energies, layer_energy)
-        latents = self._latents(variables, fractions, full)
+        latents = self._latents(variables, showers, energies)
         quantised = self._quantizer.through(
             self._codebook(variables), latents, rng.stream(key, "revival")
         )
@@ -174,41 +183,34 @@ class CaloVQ:
         reconstruction = (
             self.likelihood.loss(out, y, showers > 0, lower).mean() / self.detector.n_layers
         )
-        loss = reconstruction + quantised.penalty
-        state = variables["state"]
-        if training and self._quantizer.home == "state":
-            state = state | {"codebook": quantised.codebook}
         metrics = {
-            "loss": loss,
+            "loss": reconstruction + quantised.penalty,
             "reconstruction": reconstruction,
             "commitment": quantised.commitment,
             "code_frequency": quantizer.frequency(quantised.codes, self._quantizer.size),
         }
-        return loss, Outcome(metrics, state)
+        averaged = self._quantizer.home == "state"
+        return metrics, {"codebook": quantised.codebook} if averaged else {}
 
-    def _energies_loss(self, variables, key, showers, energies, training):
-        layer_energy = layer_sums(showers, self.detector)
-        shares = self._shares(variables, layer_energy, energies)
+    def _energies_loss(self, variables, key, showers, energies):
+        shares = self._shares(variables, layer_sums(showers, self.detector), energies)
         latents = self.config.energies.latents
         noise = jax.random.normal(rng.stream(key, "posterior"), (len(showers), latents))
-        terms = trained(self._energies, variables, "energies")(
-            shares, self._energy(energies), noise
-        )
-        metrics = {name: term.mean() for name, term in terms.items()}
-        loss = jax.tree.reduce(jnp.add, metrics)
-        return loss, Outcome({"loss": loss} | metrics, variables["state"])
+        vae = trained(self._energies, variables, "energies")
+        metrics = {k: v.mean() for k, v in vae(shares, self._energy(energies), noise).items()}
+        return {"loss": jax.tree.reduce(jnp.add, metrics)} | metrics, {}
 
-    def _prior_loss(self, variables, key, showers, energies, training):
-        fractions, layer_energy = self._split(showers)
-        codes = self._encode(variables, fractions, energies, layer_energy)
-        condition = self._condition(variables, energies, layer_energy)
+    def _prior_loss(self, variables, key, showers, energies):
+        codes = self._quantizer.codes(
+            self._codebook(variables), self._latents(variables, showers, energies)
+        )
         loss = self._prior.loss(
             {"params": variables["params"]["prior"]},
             rng.per_item(rng.stream(key, "prior"), jnp.arange(len(codes))),
             jax.lax.stop_gradient(codes),
-            self._prior_context(variables, condition),
+            self._prior_context(variables, energies, layer_sums(showers, self.detector)),
         ).mean()
-        return loss, Outcome({"loss": loss}, variables["state"])
+        return {"loss": loss}, {}
 
     def summarise(self, metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Scalars as they are; code frequencies as perplexity and share of live codes."""
@@ -217,33 +219,22 @@ class CaloVQ:
     # --- generation -------------------------------------------------------------------------------
 
     def sample(
-        self,
-        variables: Variables,
-        keys: PRNGKeyArray,
-        energies: Float[Array, " b"],
-        *,
-        temperature: float = 1.0,
-    ) -> Float[Array, "b v"]:
-        """Showers in MeV: layer energies, then codes, then voxels; from one key for each shower.
-
-        The temperature applies to the codes.
-        """
+        self, variables: Variables, keys: Keys, energies: Energies, *, temperature: float = 1.0
+    ) -> Showers:
+        """Layer energies, then codes, then voxels; the temperature applies to the codes."""
         layer_energy = self.sample_layer_energies(variables, keys, energies)
         codes = self.sample_codes(variables, keys, energies, layer_energy, temperature)
         return self.decode(variables, keys, codes, energies, layer_energy)
 
-    def reconstruct(
-        self, variables: Variables, keys: PRNGKeyArray, batch: Batch
-    ) -> Float[Array, "b v"]:
+    def reconstruct(self, variables: Variables, keys: Keys, batch: Batch) -> Showers:
         """Showers encoded to codes and decoded again, with their own layer energies."""
-        fractions, layer_energy = self._split(batch["showers"])
-        codes = self._encode(variables, fractions, batch["energies"], layer_energy)
-        return self.decode(variables, keys, codes, batch["energies"], layer_energy)
+        showers, energies = batch["showers"], batch["energies"]
+        codes = self._quantizer.codes(
+            self._codebook(variables), self._latents(variables, showers, energies)
+        )
+        return self.decode(variables, keys, codes, energies, layer_sums(showers, self.detector))
 
-    def parts(
-        self, variables: Variables, keys: PRNGKeyArray, energies: Float[Array, " b"]
-    ) -> Parts:
-        """The steps of `sample`: three networks."""
+    def parts(self, variables: Variables, keys: Keys, energies: Energies) -> Parts:
         layer_energy = self.sample_layer_energies(variables, keys, energies)
         codes = self.sample_codes(variables, keys, energies, layer_energy)
         return {
@@ -253,43 +244,39 @@ class CaloVQ:
         }
 
     def sample_layer_energies(
-        self, variables: Variables, keys: PRNGKeyArray, energies: Float[Array, " b"]
-    ) -> Float[Array, "b l"]:
-        """Layer energies in MeV."""
-        condition = self._energy(energies)
+        self, variables: Variables, keys: Keys, energies: Energies
+    ) -> LayerEnergy:
+        """Layer energies from the energy model."""
         drawn = trained(self._energies, variables, "energies").draw(
-            rng.streams(keys, "energies"), condition
+            rng.streams(keys, "energies"), self._energy(energies)
         )
-        return transforms.layer_energies(
-            drawn.share, drawn.present, drawn.visible, energies, variables["transforms"]
-        )
+        return transforms.layer_energies(*drawn, energies, variables["transforms"])
 
     def sample_codes(
         self,
         variables: Variables,
-        keys: PRNGKeyArray,
-        energies: Float[Array, " b"],
-        layer_energy: Float[Array, "b l"],
+        keys: Keys,
+        energies: Energies,
+        layer_energy: LayerEnergy,
         temperature: float = 1.0,
     ) -> Int[Array, "b t"]:
         """Codes from the prior."""
-        context = self._prior_context(variables, self._condition(variables, energies, layer_energy))
         return self._prior.draw(
             {"params": variables["params"]["prior"]},
             rng.streams(keys, "prior"),
-            context,
+            self._prior_context(variables, energies, layer_energy),
             temperature=temperature,
         )
 
     def decode(
         self,
         variables: Variables,
-        keys: PRNGKeyArray,
+        keys: Keys,
         codes: Int[Array, "b t"],
-        energies: Float[Array, " b"],
-        layer_energy: Float[Array, "b l"],
-    ) -> Float[Array, "b v"]:
-        """Showers in MeV from codes and layer energies in MeV."""
+        energies: Energies,
+        layer_energy: LayerEnergy,
+    ) -> Showers:
+        """Showers from codes and layer energies."""
         vectors = self._quantizer.vectors(self._codebook(variables), codes)
         condition = self._condition(variables, energies, layer_energy)
         out = trained(self._decoder, variables, "decoder")(vectors, condition)
@@ -300,12 +287,6 @@ class CaloVQ:
 
     # --- helpers ----------------------------------------------------------------------------------
 
-    def _split(self, showers):
-        return transforms.split_layers(showers, self.detector)
-
-    def _voxels(self, fractions):
-        return transforms.arctanh_compress(fractions)
-
     def _energy(self, energies):
         return energy_condition(energies, self.detector)
 
@@ -313,27 +294,25 @@ class CaloVQ:
         statistics = variables["transforms"]
         return LayerEnergies(*transforms.layer_shares(layer_energy, energies, statistics))
 
-    def _full_condition(self, variables, energies, layer_energy) -> Condition:
-        """Incident energy and layer energies."""
-        return Condition(self._energy(energies), self._shares(variables, layer_energy, energies))
-
     def _condition(self, variables, energies, layer_energy) -> Condition:
         """Condition of decoder and prior: incident energy, and layer energies if set."""
-        if self.config.autoencoder.condition_on_layers:
-            return self._full_condition(variables, energies, layer_energy)
-        return Condition(self._energy(energies), None)
+        told = self.config.autoencoder.condition_on_layers
+        layers = self._shares(variables, layer_energy, energies) if told else None
+        return Condition(self._energy(energies), layers)
 
-    def _latents(self, variables, fractions, condition):
+    def _encoder_inputs(self, variables, showers, energies):
+        """Compressed fractions [b, v], and the condition with layer energies."""
+        fractions, layer_energy = transforms.split_layers(showers, self.detector)
+        layers = self._shares(variables, layer_energy, energies)
+        return transforms.arctanh_compress(fractions), Condition(self._energy(energies), layers)
+
+    def _latents(self, variables, showers, energies):
         """Encoder outputs [b, t, d]."""
-        return trained(self._encoder, variables, "encoder")(self._voxels(fractions), condition)
+        encoder = trained(self._encoder, variables, "encoder")
+        return encoder(*self._encoder_inputs(variables, showers, energies))
 
-    def _encode(self, variables, fractions, energies, layer_energy):
-        """Codes [b, t]."""
-        full = self._full_condition(variables, energies, layer_energy)
-        latents = self._latents(variables, fractions, full)
-        return self._quantizer.codes(self._codebook(variables), latents)
-
-    def _prior_context(self, variables, condition: Condition):
+    def _prior_context(self, variables, energies, layer_energy):
+        condition = self._condition(variables, energies, layer_energy)
         return trained(self._context, variables, "context")(condition)
 
     def _codebook(self, variables):

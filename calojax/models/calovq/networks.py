@@ -2,10 +2,11 @@
 
 An encoder maps voxels [b, v], as fractions of their layer in the compressed space of
 `transforms.arctanh_compress`, to latents [b, t, d]. A decoder maps quantised latents to outputs for
-every voxel [b, v, n], which a `likelihoods.Likelihood` interprets. A context network describes the
-shower for the prior. All are conditioned on a `Condition`.
+every voxel [b, v, n], the parameters of a `likelihoods.Likelihood`. A context network describes the
+shower for the prior, [b, width] or [b, t, width]. All are conditioned on a `Condition`.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -15,6 +16,7 @@ from jaxtyping import Array, Float
 
 from calojax.errors import CalojaxError
 from calojax.geometry import Detector
+from calojax.models.calovq.config import AutoencoderConfig
 from calojax.models.calovq.energies import LayerEnergies
 from calojax.nn import cylinder
 from calojax.nn.mlp import MLP
@@ -22,7 +24,7 @@ from calojax.nn.priors import positions
 
 
 class Condition(NamedTuple):
-    """The condition of a shower: what is given beside its codes.
+    """What the networks know about a shower besides its voxels or codes.
 
     Attributes:
       energy: incident energy, as from `calojax.models.voxels.energy_condition`.
@@ -68,31 +70,21 @@ class Dense(NamedTuple):
     voxels: int
 
     def encoder(self, width: int) -> nn.Module:
-        """The encoder to latents with ``width`` dimensions."""
         return DenseEncoder(self.hidden, self.length, width)
 
     def decoder(self, outputs: int) -> nn.Module:
-        """The decoder to ``outputs`` numbers per voxel."""
         return DenseDecoder(self.hidden[::-1], self.voxels, outputs)
 
     def context(self, width: int) -> nn.Module:
-        """The context network of the prior, with ``width`` features."""
         return DenseContext(width)
 
     @property
     def positions(self) -> positions.Positions:
-        """The positions of the codes."""
         return positions.Line(self.length)
 
 
 class DenseEncoder(nn.Module):
-    """A multilayer perceptron from all voxels to all latents.
-
-    Attributes:
-      hidden: layer widths.
-      length: latents per shower, t.
-      width: dimensions of a latent, d.
-    """
+    """A multilayer perceptron from all voxels to t latents with d dimensions."""
 
     hidden: tuple[int, ...]
     length: int
@@ -107,13 +99,7 @@ class DenseEncoder(nn.Module):
 
 
 class DenseDecoder(nn.Module):
-    """A multilayer perceptron from all latents to all voxels.
-
-    Attributes:
-      hidden: layer widths.
-      voxels: voxels per shower, v.
-      outputs: outputs per voxel, n.
-    """
+    """A multilayer perceptron from all latents to n outputs for each voxel."""
 
     hidden: tuple[int, ...]
     voxels: int
@@ -128,11 +114,7 @@ class DenseDecoder(nn.Module):
 
 
 class DenseContext(nn.Module):
-    """The context of a prior: features of the shower.
-
-    Attributes:
-      width: number of features.
-    """
+    """Features of the shower."""
 
     width: int
 
@@ -145,11 +127,10 @@ class DenseContext(nn.Module):
 # --- on the cylinder ------------------------------------------------------------------------------
 #
 # After the Calo-VQ talk: three layers each, kernels over (z, alpha, r). The first layer of the
-# encoder, and the last of the decoder, maps between voxels and the coarser grid of the codes. The
+# encoder and the last of the decoder map between voxels and the coarser grid of the codes. The
 # other two work on that grid: their cost does not depend on the number of voxels. Convolutions are
-# translation invariant, so positions in z and r are given to them: every place of the coarse grid
-# has learnt features and the condition of its layers, and the decoder adds a profile of each layer
-# over r to its result.
+# translation invariant, so every place of the coarse grid also has learnt features and the
+# condition of its layers, and the decoder adds a profile of each layer over r to its result.
 
 
 class Grid(NamedTuple):
@@ -172,6 +153,11 @@ class Grid(NamedTuple):
             (n - k) // s + 1 for n, k, s in zip(self.voxels, self.kernel, self.strides, strict=True)
         )
         return z, -(-self.voxels[1] // self.strides[1]), r
+
+    @property
+    def even(self) -> bool:
+        """Whether every code has a neighbour across the axis."""
+        return self.codes[1] % 2 == 0
 
     @property
     def options(self) -> dict[str, Any]:
@@ -204,47 +190,60 @@ class Cylinder(NamedTuple):
         return positions.Cylinder(*self.grid.codes)
 
 
-def grid_of(
-    detector: Detector, kernel: tuple[int, int, int], strides: tuple[int, int, int]
-) -> Grid:
-    """The patches of a detector.
+def networks_of(config: AutoencoderConfig, detector: Detector) -> "Networks":
+    """The networks that settings name.
 
     Raises:
-      CalojaxError: if its layers differ, or no patch fits.
+      CalojaxError: if they do not fit the detector.
     """
+    return _KINDS[config.network](config, detector)
+
+
+def _dense(config: AutoencoderConfig, detector: Detector) -> Dense:
+    return Dense(config.hidden, config.length, detector.n_voxels)
+
+
+def _cylinder(config: AutoencoderConfig, detector: Detector) -> Cylinder:
     if detector.grid is None:
         raise CalojaxError(
             f"{detector.name}: its layers differ, so there is no grid to convolve over; "
             "take --autoencoder.network dense."
         )
-    grid = Grid(detector.grid, kernel, strides)
+    grid = Grid(detector.grid, config.kernel, config.strides)
     if min(grid.codes) < 1:
         raise CalojaxError(
-            f"{detector.name}: patches of {kernel} bins, {strides} apart, do not fit "
-            f"its {detector.grid} bins; take a smaller --autoencoder.kernel."
+            f"{detector.name}: patches of {grid.kernel} bins, {grid.strides} apart, do not fit "
+            f"its {grid.voxels} bins; take a smaller --autoencoder.kernel."
         )
-    return grid
+    return Cylinder(grid, config.filters)
+
+
+Networks = Dense | Cylinder
+_KINDS: dict[str, Callable[[AutoencoderConfig, Detector], Networks]] = {
+    "dense": _dense,
+    "cylinder": _cylinder,
+}
+
+
+def _at_codes(grid: Grid, features: int, condition: Condition) -> jax.Array:
+    """Features of the layers at every place of the coarse grid: [b, z', 1, r', features]."""
+    layers = condition.by_layer(grid.voxels[0])[:, :, None, None]
+    kernel, strides = (grid.kernel[0], 1, 1), (grid.strides[0], 1, 1)
+    return cylinder.Conv(features, kernel, strides, "valid", name="told")(layers)
 
 
 class _Places(nn.Module):
-    """Features of the places of the coarse grid: [b, z', 1, r', features].
-
-    Attributes:
-      grid: patches that become codes.
-      features: features of a place.
-    """
+    """Learnt features of every place of the coarse grid, added to those of its layers."""
 
     grid: Grid
     features: int
 
     @nn.compact
     def __call__(self, condition: Condition) -> jax.Array:
-        """Condition -> learnt features of the place plus features of its layers."""
+        """Condition -> [b, z', 1, r', features]."""
         z, _, r = self.grid.codes
         own = self.param("own", nn.initializers.normal(0.02), (z, 1, r, self.features))
-        layers = condition.by_layer(self.grid.voxels[0])[:, :, None, None]
-        kernel, strides = (self.grid.kernel[0], 1, 1), (self.grid.strides[0], 1, 1)
-        return own + cylinder.Conv(self.features, kernel, strides, "valid", name="told")(layers)
+        return own + _at_codes(self.grid, self.features, condition)
 
 
 class _Block(nn.Module):
@@ -258,13 +257,7 @@ class _Block(nn.Module):
 
 
 class CylinderEncoder(nn.Module):
-    """Three convolutions from voxels to a grid of latents.
-
-    Attributes:
-      grid: patches that become codes.
-      filters: channels of the hidden layers.
-      width: dimensions of a latent, d.
-    """
+    """Three convolutions from voxels to a grid of latents with d dimensions."""
 
     grid: Grid
     filters: int
@@ -273,24 +266,17 @@ class CylinderEncoder(nn.Module):
     @nn.compact
     def __call__(self, voxels: jax.Array, condition: Condition) -> jax.Array:
         """Compressed fractions [b, v] -> latents [b, t, d], (z, alpha, r) in this order."""
-        x = voxels.reshape(-1, *self.grid.voxels)
+        grid = self.grid
+        x = voxels.reshape(-1, *grid.voxels)
         x = jnp.stack([x, (x > 0).astype(x.dtype)], -1)
-        x = cylinder.Conv(self.filters, self.grid.kernel, name="patches", **self.grid.options)(x)
-        x = _Block(name="block")(x + _Places(self.grid, self.filters, name="places")(condition))
-        even = self.grid.codes[1] % 2 == 0
-        x = cylinder.Conv(self.width, (3, 3, 3), across_axis=even, name="latents")(nn.silu(x))
+        x = cylinder.Conv(self.filters, grid.kernel, name="patches", **grid.options)(x)
+        x = _Block(name="block")(x + _Places(grid, self.filters, name="places")(condition))
+        x = cylinder.Conv(self.width, (3, 3, 3), across_axis=grid.even, name="latents")(nn.silu(x))
         return x.reshape(len(x), -1, self.width)
 
 
 class CylinderDecoder(nn.Module):
-    """Three convolutions from a grid of latents to voxels, and a profile of each layer.
-
-    Attributes:
-      grid: patches that become codes.
-      filters: channels of the hidden layers.
-      outputs: outputs per voxel, n.
-      profile: layer width of the network of the profiles.
-    """
+    """Three convolutions from a grid of latents to n outputs per voxel, and layer profiles."""
 
     grid: Grid
     filters: int
@@ -300,35 +286,24 @@ class CylinderDecoder(nn.Module):
     @nn.compact
     def __call__(self, latents: jax.Array, condition: Condition) -> jax.Array:
         """Latents [b, t, d] -> [b, v, n]."""
-        b, _, width = latents.shape
-        z, _, r = self.grid.voxels
-        even = self.grid.codes[1] % 2 == 0
-        x = latents.reshape(b, *self.grid.codes, width)
-        x = cylinder.Conv(self.filters, (3, 3, 3), across_axis=even, name="latents")(x)
-        x = _Block(name="block")(x + _Places(self.grid, self.filters, name="places")(condition))
+        b, grid, outputs = len(latents), self.grid, self.outputs
+        z, _, r = grid.voxels
+        x = latents.reshape(b, *grid.codes, -1)
+        x = cylinder.Conv(self.filters, (3, 3, 3), across_axis=grid.even, name="latents")(x)
+        x = _Block(name="block")(x + _Places(grid, self.filters, name="places")(condition))
         patches = cylinder.ConvTranspose(
-            self.outputs,
-            self.grid.kernel,
-            shape=self.grid.voxels,
-            name="patches",
-            **self.grid.options,
+            outputs, grid.kernel, shape=grid.voxels, name="patches", **grid.options
         )(nn.silu(x))
 
-        layers = condition.by_layer(z)
         own = self.param("layers", nn.initializers.normal(1.0), (z, 8))
-        layers = jnp.concatenate([layers, jnp.broadcast_to(own, (b, *own.shape))], -1)
-        profile = MLP((self.profile, self.profile), r * self.outputs, name="profile")(layers)
-        x = patches + profile.reshape(b, z, 1, r, self.outputs)
-        return x.reshape(b, -1, self.outputs)
+        own = jnp.broadcast_to(own, (b, *own.shape))
+        layers = jnp.concatenate([condition.by_layer(z), own], -1)
+        profile = MLP((self.profile, self.profile), r * outputs, name="profile")(layers)
+        return (patches + profile.reshape(b, z, 1, r, outputs)).reshape(b, -1, outputs)
 
 
 class CylinderContext(nn.Module):
-    """The context of a prior: features of the shower and of the layers at every code.
-
-    Attributes:
-      grid: patches that become codes.
-      width: features of a code.
-    """
+    """Features of the shower and of the layers at every code."""
 
     grid: Grid
     width: int
@@ -337,14 +312,7 @@ class CylinderContext(nn.Module):
     def __call__(self, condition: Condition) -> jax.Array:
         """Condition -> [b, t, width]."""
         shower = nn.Dense(self.width, name="shower")(condition.flat())
-        layers = condition.by_layer(self.grid.voxels[0])[:, :, None, None]
-        kernel, strides = (self.grid.kernel[0], 1, 1), (self.grid.strides[0], 1, 1)
-        at_codes = cylinder.Conv(self.width, kernel, strides, "valid", name="told")(layers)
-        x = nn.silu(at_codes + shower[:, None, None, None])
+        x = nn.silu(_at_codes(self.grid, self.width, condition) + shower[:, None, None, None])
         x = nn.Dense(self.width, name="context")(x)
-        return jnp.broadcast_to(x, (len(x), *self.grid.codes, self.width)).reshape(
-            len(x), -1, self.width
-        )
-
-
-Networks = Dense | Cylinder
+        x = jnp.broadcast_to(x, (len(x), *self.grid.codes, self.width))
+        return x.reshape(len(x), -1, self.width)

@@ -40,13 +40,13 @@ def join_layers(
 ) -> Float[Array, "b v"]:
     """Showers in MeV from fractions and layer energies, with the readout threshold applied.
 
-    Voxels below the threshold are dropped and the others scaled up to the layer's energy. So no
-    energy is lost and, since the others only grow, no voxel ends below the threshold. A layer
-    without a voxel above the threshold keeps its largest voxel. A layer whose total energy is below
-    the threshold becomes empty, as in the readout.
+    Voxels below the threshold are dropped and the others scaled up to the layer's energy, so that
+    no energy is lost and no voxel is below the threshold. A layer without a voxel above the
+    threshold keeps its largest voxel. A layer whose energy is below the threshold becomes empty, as
+    in the readout.
 
     Args:
-      fractions: fractions of layers, not negative; need not be normalised.
+      fractions: non-negative fractions of layers; need not be normalised.
       layer_energy: layer energies in MeV.
       detector: detector with the readout threshold.
     """
@@ -72,8 +72,8 @@ def join_layers(
 # --- the talk's output activation -----------------------------------------------------------------
 #
 # f(x) = A artanh(K x + B) + C and its inverse g(y) = (tanh((y - C) / A) - B) / K map [0, 1] to
-# [0, 1]: they spread out small fractions like a logarithm, and every output below 0 means an empty
-# voxel. With d = T S = 1 + B = 2e-5, the formulas as written lose all digits in float32 at both
+# [0, 1]. They spread out small fractions like a logarithm, and outputs below 0 are empty voxels.
+# With d = T S = 1 + B = 2e-5, the formulas as written lose all digits in float32 at both
 # ends (1 + K x + B near x = 0, 1 - K x - B near x = 1). With
 # artanh(u) = log((1 + u) / (1 - u)) / 2 and C = -A artanh(B) they become
 #
@@ -112,7 +112,7 @@ def arctanh_expand(y: jax.Array) -> jax.Array:
 
 
 def fit(showers: Iterable[tuple[np.ndarray, np.ndarray]], detector: Detector) -> Statistics:
-    """Fits all statistics in one pass over (energies [b], showers [b, v]) in MeV."""
+    """Fits all statistics in one pass over (incident energies [b], showers [b, v]) in MeV."""
     starts = [where.start for where in detector.layer_slices]
     edges = _spectrum_edges(detector)
     parts, counts = [], np.zeros(len(edges) - 1)
@@ -125,7 +125,7 @@ def fit(showers: Iterable[tuple[np.ndarray, np.ndarray]], detector: Detector) ->
 
 
 def fit_layer_shares(layer_energy: np.ndarray, energies: np.ndarray) -> Statistics:
-    """Fits the standardisation of `layer_shares` to layer energies [n, l] and energies [n], MeV."""
+    """Fits the standardisation of `layer_shares` to layer energies [n, l] and incident ones [n]."""
     total = layer_energy.sum(-1)
     present = layer_energy > 0
     share = np.where(present, layer_energy, 1.0) / np.where(total > 0, total, 1.0)[:, None]
@@ -178,9 +178,9 @@ def layer_energies(
 ) -> Float[Array, "b l"]:
     """Layer energies in MeV; inverse of `layer_shares`.
 
-    Shares are normalised to sum to one. Shares outside the range of the training data are clipped
-    to it: a single draw from an unphysical tail would take the energy of all other layers. If no
-    layer is present, all are empty.
+    Shares are normalised to sum to one, after they are clipped to the range of the training data: a
+    draw from an unphysical tail would take the energy of all other layers. If no layer is present,
+    all are empty.
     """
     share = jnp.clip(share, statistics["share_low"], statistics["share_high"])
     total = energies * jnp.maximum(
@@ -193,8 +193,8 @@ def layer_energies(
 
 # --- the spectrum of hits -------------------------------------------------------------------------
 #
-# The spectrum of hits has edges, among them that of a single track. A smooth density per voxel
-# smears them. The quantile map is 4 y = Phi^-1(F(log E)), with F the distribution of all training
+# The spectrum of hit energies has edges, such as that of a single track, which a smooth density per
+# voxel smears. The quantile map is 4 y = Phi^-1(F(log E)), with F the distribution of all training
 # hits. The spectrum of y is smooth, and a smooth density of y has the edges of F in E.
 
 _KNOTS = np.linspace(-1.0, 1.0, 257)
@@ -205,7 +205,7 @@ def fit_spectrum(counts: np.ndarray, edges: np.ndarray) -> Statistics:
     """Fits `hit_quantile` to counts [n] of hits between edges [n + 1] of log(E / MeV)."""
     share = np.concatenate([[0.0], np.cumsum(counts)]) / max(counts.sum(), 1)
     normal = scipy.special.erf(_KNOTS * _SPREAD / math.sqrt(2))
-    # Where F is flat, the first energy is taken, so that no hit falls where data have none.
+    # Where F is flat, the first energy is taken, so that no hit is drawn where the data have none.
     rises = np.concatenate([[True], np.diff(share) > 0])
     quantiles = (normal - normal[0]) / (normal[-1] - normal[0])
     knots = np.interp(quantiles, share[rises], edges[rises])
@@ -214,25 +214,22 @@ def fit_spectrum(counts: np.ndarray, edges: np.ndarray) -> Statistics:
 
 
 def hit_quantile(energy: jax.Array, statistics: Statistics) -> jax.Array:
-    """The y [...] in [-1, 1] of energies [...] in MeV; -1 for zero."""
+    """y [...] in [-1, 1] of hit energies [...] in MeV; -1 for zero."""
     log_energy = jnp.log(jnp.maximum(energy, 1e-30))
     return jnp.interp(log_energy, statistics["spectrum"], jnp.asarray(_KNOTS, jnp.float32))
 
 
 def hit_energy(y: jax.Array, statistics: Statistics) -> tuple[jax.Array, jax.Array]:
-    """Energies in MeV of y, and d log E / d y, all [...]; inverse of `hit_quantile`.
-
-    Outside [-1, 1] energies are those at the ends.
-    """
+    """Energies in MeV of y, clipped to [-1, 1], and d log E / dy; inverse of `hit_quantile`."""
     step = 2.0 / (len(_KNOTS) - 1)
-    place = (jnp.clip(y, -1.0, 1.0) + 1.0) / step
-    below = jnp.minimum(place.astype(jnp.int32), len(_KNOTS) - 2)
+    position = (jnp.clip(y, -1.0, 1.0) + 1.0) / step
+    below = jnp.minimum(position.astype(jnp.int32), len(_KNOTS) - 2)
     at, rise = statistics["spectrum"][:-1][below], jnp.diff(statistics["spectrum"])[below]
-    return jnp.exp(at + rise * (place - below)), rise / step
+    return jnp.exp(at + rise * (position - below)), rise / step
 
 
 def _spectrum_edges(detector: Detector) -> np.ndarray:
     """Fine bins of log(E / MeV) from the readout threshold to beyond any voxel."""
     low = max(detector.readout_threshold, 1e-3)
-    assert detector.energy_range is not None  # `models.build` sees to it.
+    assert detector.energy_range is not None  # `models.build` checks it.
     return np.linspace(math.log(low), math.log(2.0 * detector.energy_range[1]), 4001)

@@ -1,7 +1,7 @@
 """Voxel transforms: the space of numbers y in which a decoder describes voxels.
 
-A transform maps showers to one number per voxel, and drawn numbers to showers with given layer
-energies. Likelihoods (`likelihoods`) work on the numbers.
+A transform maps showers to one number y per voxel, for which `likelihoods` gives a density, and
+drawn numbers to showers with given layer energies.
 """
 
 import dataclasses
@@ -18,44 +18,30 @@ from calojax.models.calovq.transforms import Statistics
 from calojax.models.voxels import layer_sums, over_voxels
 
 VoxelTransformName = Literal["linear", "arctanh", "quantile"]
+Voxels = Float[Array, "b v"]
+Hits = Bool[Array, "b v"]
+Layers = Float[Array, "b l"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Linear:
-    """Fractions of the layer's energy; squared errors ignore soft voxels here.
-
-    Attributes:
-      detector: detector of the showers.
-    """
+    """Fractions of the layer's energy, in which squared errors of soft voxels are negligible."""
 
     detector: Detector
 
-    def numbers(
-        self,
-        showers: Float[Array, "b v"],
-        layer_energy: Float[Array, "b l"],
-        statistics: Statistics,
-    ) -> Float[Array, "b v"]:
-        """The y of showers with known layer energies in MeV."""
+    def numbers(self, showers: Voxels, layer_energy: Layers, statistics: Statistics) -> Voxels:
+        """The y of showers with their layer energies, both in MeV."""
         safe = jnp.where(layer_energy > 0, layer_energy, 1.0)
         return self._squeeze(showers / over_voxels(safe, self.detector))
 
-    def lower(
-        self, layer_energy: Float[Array, "b l"], statistics: Statistics
-    ) -> Float[Array, "b v"]:
+    def lower(self, layer_energy: Layers, statistics: Statistics) -> Voxels:
         """The y of the readout threshold."""
         threshold = self.detector.readout_threshold
         safe = jnp.maximum(layer_energy, jnp.maximum(threshold, 1e-30))
         return over_voxels(self._squeeze(threshold / safe), self.detector)
 
-    def showers(
-        self,
-        y: Float[Array, "b v"],
-        hit: Bool[Array, "b v"],
-        layer_energy: Float[Array, "b l"],
-        statistics: Statistics,
-    ) -> Float[Array, "b v"]:
-        """Showers in MeV from numbers and hits, scaled to the energies of their layers."""
+    def showers(self, y: Voxels, hit: Hits, layer_energy: Layers, statistics: Statistics) -> Voxels:
+        """Showers in MeV from y and hits, scaled to given layer energies."""
         fractions = jnp.where(hit, jnp.clip(self._stretch(y), 0.0, 1.0), 0.0)
         return transforms.join_layers(fractions, layer_energy, self.detector)
 
@@ -96,17 +82,17 @@ class Quantile:
     def showers(self, y, hit, layer_energy, statistics: Statistics) -> jax.Array:
         """Showers from hits; voxels with y below -1 are empty."""
         hit = hit & (y >= -1.0)
-        wanted = jnp.log(jnp.maximum(layer_energy, 1e-30))
+        target = jnp.log(jnp.maximum(layer_energy, 1e-30))
         shift = jnp.zeros_like(layer_energy)
-        # Newton's method for the logarithm of the sum, which is nearly linear in y. The factor that
-        # remains after four steps is close to one; `join_layers` applies it.
+        # Newton's method for the logarithm of the sum, which is nearly linear in y. After four
+        # steps the remaining factor is close to one; `join_layers` applies it.
         for _ in range(4):
             energy, slope = self._energies(y, shift, hit, statistics)
             total = layer_sums(energy, self.detector)
             rise = layer_sums(energy * slope, self.detector)
             safe = jnp.where(total > 0, total, 1.0)
             # The slope of a whole layer is about 1 to 10; near the ends of the range it vanishes.
-            step = (wanted - jnp.log(safe)) / jnp.maximum(rise / safe, 1.0)
+            step = (target - jnp.log(safe)) / jnp.maximum(rise / safe, 1.0)
             shift = shift + jnp.where(total > 0, jnp.clip(step, -0.5, 0.5), 0.0)
         energy, _ = self._energies(y, shift, hit, statistics)
         return transforms.join_layers(energy, layer_energy, self.detector)
@@ -114,8 +100,7 @@ class Quantile:
     def _energies(self, y, shift, hit, statistics):
         moved = y + over_voxels(shift, self.detector)
         energy, slope = transforms.hit_energy(moved, statistics)
-        # The softest hits lie on the threshold itself, where rounding, which depends on the batch,
-        # would decide whether they are cut.
+        # Above the threshold, since hits on the threshold are cut or not depending on rounding.
         energy = jnp.maximum(energy, (1 + 1e-3) * self.detector.readout_threshold)
         return jnp.where(hit, energy, 0.0), slope
 

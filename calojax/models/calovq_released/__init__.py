@@ -1,4 +1,4 @@
-"""Calo-VQ as its authors released it, number for number, to compare with."""
+"""Calo-VQ as its authors released it, with the same numbers of parameters, for comparisons."""
 
 from calojax.models import settings
 from calojax.models.base import Family

@@ -1,4 +1,4 @@
-"""Settings of the released Calo-VQ, one block for each part."""
+"""Settings of the released Calo-VQ, one class for each part."""
 
 import dataclasses
 from typing import Literal
@@ -21,10 +21,10 @@ class ReleasedAutoencoderConfig:
       code_width: dimensions of a code.
       commitment: weight of ||z - sg[e]||^2.
       pull: weight of ||e - sg[z]||^2.
-      norm: norm of the difference in E / E_inc, summed over voxels: "l1", or squares ("l2").
+      norm: difference in E / E_inc, summed over voxels: absolute ("l1") or squared ("l2").
       centre: weight of the squared error of centres of energy in mm^2.
       width: weight of the squared error of widths in mm^2.
-      noise: upper end of uniform noise in MeV that is added to every voxel in training.
+      noise: upper end in MeV of uniform noise that training adds to every voxel.
       augment: rotate and mirror training showers in alpha.
       schedule: optimiser schedule.
     """
@@ -50,10 +50,10 @@ class TokensConfig:
     """Energies as tokens.
 
     Attributes:
-      bits: bits of a fixed-point number; each token has as many as the codebook.
+      bits: bits of a fixed-point number, split into tokens of log2(codebook size) bits each.
       largest: upper end of the numbers' range.
-      layers: add a number for every layer after that of the shower.
-      dither: read a token as a random one of the numbers it stands for, not as the smallest.
+      layers: whether a number for every layer follows that of the shower.
+      dither: add uniform noise of one step to decoded numbers, which are otherwise too small.
     """
 
     bits: int = 10

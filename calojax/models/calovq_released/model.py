@@ -1,10 +1,10 @@
-"""Calo-VQ as it was released, to compare with (arXiv:2405.06605 and its configurations).
+"""Calo-VQ as it was released, for comparisons (arXiv:2405.06605 and its configurations).
 
 Two stages: a VQ-VAE of the voxels' shares of the visible energy, and a causal transformer that
 generates one sequence of tokens: first the visible fraction as a fixed-point number (on dataset 1
-also that of every layer), then the codes. `calojax.models.calovq` is our own version. Left out of
-the released training are the adversarial loss, dropout, and the constant learning rate. Added, but
-off by default, is `TokensConfig.dither`, which fills the gaps between the energies of tokens.
+also that of every layer), then the codes. `calojax.models.calovq` is our own version. The training
+has neither the adversarial loss, nor dropout, nor the constant learning rate of the released one.
+`TokensConfig.dither` (off by default) is new: it fills the gaps between the energies of tokens.
 """
 
 import dataclasses
@@ -15,11 +15,21 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 
 from calojax import rng
 from calojax.geometry import Detector
-from calojax.models.base import Batch, Outcome, Parts, Stage, Variables, trained
+from calojax.models.base import (
+    Batch,
+    Energies,
+    Keys,
+    Outcome,
+    Parts,
+    Showers,
+    Stage,
+    Variables,
+    trained,
+)
 from calojax.models.calovq_released import networks
 from calojax.models.calovq_released.config import ReleasedConfig
 from calojax.models.calovq_released.networks import Networks
@@ -40,16 +50,12 @@ class ReleasedCaloVQ:
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """Autoencoder, prior."""
         config, home = self.config, self._quantizer.home
+        learnt, averaged = (("codebook",) * (home == where) for where in ("params", "state"))
+        autoencoder = ("encoder", "decoder", *learnt)
         prior = ("prior",) if self.networks.context is None else ("context", "prior")
         return (
-            Stage(
-                "autoencoder",
-                ("encoder", "decoder", *(("codebook",) if home == "params" else ())),
-                config.autoencoder.schedule,
-                state=("codebook",) if home == "state" else (),
-            ),
+            Stage("autoencoder", autoencoder, config.autoencoder.schedule, state=averaged),
             Stage("prior", prior, config.prior.schedule, needs=("autoencoder",)),
         )
 
@@ -64,8 +70,7 @@ class ReleasedCaloVQ:
     @functools.cached_property
     def energy_tokens(self) -> EnergyTokens:
         """The energies as tokens."""
-        size = self.config.autoencoder.codebook_size
-        return EnergyTokens(self.config.tokens, size, self.detector)
+        return EnergyTokens(self.config.tokens, self._quantizer.size, self.detector)
 
     @functools.cached_property
     def _quantizer(self) -> quantizer.ByAverages | quantizer.ByGradient:
@@ -77,7 +82,7 @@ class ReleasedCaloVQ:
 
     @functools.cached_property
     def _encoder(self) -> nn.Module:
-        return self.networks.encoder(self.config.autoencoder.code_width)
+        return self.networks.encoder(self._quantizer.width)
 
     @functools.cached_property
     def _decoder(self) -> nn.Module:
@@ -85,16 +90,16 @@ class ReleasedCaloVQ:
 
     @functools.cached_property
     def _prior(self) -> Autoregressive:
-        c = self.config.prior
+        c, size = self.config.prior, self._quantizer.size
         line = positions.Line(self.energy_tokens.number + self.networks.codes)
-        size, conditions = self.config.autoencoder.codebook_size, self.networks.conditions
-        cell = GPT(size, line, c.layers, c.heads, c.width, True, conditions=conditions)
-        return Autoregressive(cell)
+        conditions = self.networks.conditions
+        return Autoregressive(
+            GPT(size, line, c.layers, c.heads, c.width, causal=True, conditions=conditions)
+        )
 
     # --- start ------------------------------------------------------------------------------------
 
     def fit(self, showers: Iterable[tuple[np.ndarray, np.ndarray]]) -> Variables:
-        """Nothing is fitted."""
         return {}
 
     def init(self, key: PRNGKeyArray, transforms: Variables, batch: Batch) -> Variables:
@@ -122,15 +127,14 @@ class ReleasedCaloVQ:
     def loss(
         self, stage: str, variables: Variables, key: PRNGKeyArray, batch: Batch, *, training: bool
     ) -> tuple[jax.Array, Outcome]:
-        """Loss of a stage."""
-        showers, energies = batch["showers"], batch["energies"]
-        if training:
-            showers = self._augmented(key, showers)
-        if stage == "autoencoder":
-            return self._autoencoder_loss(variables, key, showers, energies, training)
-        return self._prior_loss(variables, showers, energies)
+        showers = self._augmented(key, batch["showers"]) if training else batch["showers"]
+        losses = {"autoencoder": self._autoencoder_loss, "prior": self._prior_loss}
+        metrics, state = losses[stage](variables, key, showers, batch["energies"])
+        if not training:
+            state = {}
+        return metrics["loss"], Outcome(metrics, variables["state"] | state)
 
-    def _autoencoder_loss(self, variables, key, showers, energies, training):
+    def _autoencoder_loss(self, variables, key, showers, energies):
         c = self.config.autoencoder
         condition = self.networks.condition(energies)
         fractions = showers / energies[:, None]
@@ -149,52 +153,39 @@ class ReleasedCaloVQ:
             centre, width = self._shape_errors(shares, fractions)
             metrics |= {"centre": centre, "width": width}
             loss = loss + c.centre * centre + c.width * width
-        state = variables["state"]
-        if training and self._quantizer.home == "state":
-            state = state | {"codebook": quantised.codebook}
         frequency = quantizer.frequency(quantised.codes, self._quantizer.size)
-        return loss, Outcome({"loss": loss, "code_frequency": frequency} | metrics, state)
+        averaged = self._quantizer.home == "state"
+        state = {"codebook": quantised.codebook} if averaged else {}
+        return {"loss": loss, "code_frequency": frequency} | metrics, state
 
-    def _prior_loss(self, variables, showers, energies):
+    def _prior_loss(self, variables, key, showers, energies):
         fractions = showers / energies[:, None]
         codes = self._encode(variables, fractions, energies)
         tokens = jnp.concatenate([self.energy_tokens.encode(fractions), codes], -1)
         context = self._prior_context(variables, self.networks.condition(energies))
         prior = {"params": variables["params"]["prior"]}
-        loss = -self._prior.log_probs(prior, tokens, context).mean()
-        return loss, Outcome({"loss": loss}, variables["state"])
+        return {"loss": -self._prior.log_probs(prior, tokens, context).mean()}, {}
 
     def summarise(self, metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Scalars as they are; code frequencies as perplexity and share of live codes."""
         return quantizer.summarise(metrics)
 
     # --- generation -------------------------------------------------------------------------------
 
     def sample(
-        self,
-        variables: Variables,
-        keys: PRNGKeyArray,
-        energies: Float[Array, " b"],
-        *,
-        temperature: float = 1.0,
-    ) -> Float[Array, "b v"]:
-        """Showers in MeV: tokens, then voxels; the temperature applies to all tokens."""
+        self, variables: Variables, keys: Keys, energies: Energies, *, temperature: float = 1.0
+    ) -> Showers:
+        """Tokens, then voxels; the temperature applies to all tokens."""
         tokens = self.sample_tokens(variables, keys, energies, temperature)
         return self.decode(variables, keys, tokens, energies)
 
-    def reconstruct(
-        self, variables: Variables, keys: PRNGKeyArray, batch: Batch
-    ) -> Float[Array, "b v"]:
+    def reconstruct(self, variables: Variables, keys: Keys, batch: Batch) -> Showers:
         """Showers encoded to codes and decoded again, with their own visible energies."""
         fractions = batch["showers"] / batch["energies"][:, None]
         codes = self._encode(variables, fractions, batch["energies"])
         visible = self.energy_tokens.visible(fractions)
         return self._showers(variables, codes, visible, batch["energies"])
 
-    def parts(
-        self, variables: Variables, keys: PRNGKeyArray, energies: Float[Array, " b"]
-    ) -> Parts:
-        """The steps of `sample`: two networks."""
+    def parts(self, variables: Variables, keys: Keys, energies: Energies) -> Parts:
         tokens = self.sample_tokens(variables, keys, energies)
         return {
             "prior": (self.sample_tokens, (variables, keys, energies)),
@@ -202,11 +193,7 @@ class ReleasedCaloVQ:
         }
 
     def sample_tokens(
-        self,
-        variables: Variables,
-        keys: PRNGKeyArray,
-        energies: Float[Array, " b"],
-        temperature: float = 1.0,
+        self, variables: Variables, keys: Keys, energies: Energies, temperature: float = 1.0
     ) -> Int[Array, "b t"]:
         """Tokens of energies and codes from the prior."""
         context = self._prior_context(variables, self.networks.condition(energies))
@@ -215,13 +202,9 @@ class ReleasedCaloVQ:
         return self._prior.draw(prior, keys, context, temperature=temperature)
 
     def decode(
-        self,
-        variables: Variables,
-        keys: PRNGKeyArray,
-        tokens: Int[Array, "b t"],
-        energies: Float[Array, " b"],
-    ) -> jax.Array:
-        """Showers in MeV from tokens."""
+        self, variables: Variables, keys: Keys, tokens: Int[Array, "b t"], energies: Energies
+    ) -> Showers:
+        """Showers from tokens."""
         numbers, codes = jnp.split(tokens, [self.energy_tokens.number], axis=-1)
         visible = self.energy_tokens.decode(rng.streams(keys, "dither"), numbers)
         return self._showers(variables, codes, visible, energies)
@@ -230,7 +213,7 @@ class ReleasedCaloVQ:
         vectors = self._quantizer.vectors(self._codebook(variables), codes)
         shares = self._shares(variables, vectors, self.networks.condition(energies))
         showers = shares * self.energy_tokens.over_voxels(visible) * energies[:, None]
-        # Cut as in the evaluation: the readout has no softer voxels.
+        # The readout has no softer voxels.
         return jnp.where(showers > self.detector.readout_threshold, showers, 0.0)
 
     # --- helpers ----------------------------------------------------------------------------------
@@ -252,9 +235,8 @@ class ReleasedCaloVQ:
         return jax.lax.stop_gradient(self._quantizer.codes(self._codebook(variables), latents))
 
     def _shares(self, variables, vectors, condition):
-        return self.networks.shares(
-            trained(self._decoder, variables, "decoder")(vectors, condition)
-        )
+        out = trained(self._decoder, variables, "decoder")(vectors, condition)
+        return self.networks.shares(out)
 
     def _augmented(self, key, showers):
         c = self.config.autoencoder

@@ -40,13 +40,17 @@ class Step(NamedTuple):
     stride: int = 1
     padding: cylinder.Padding = "same"
 
+    def conv(self, x: jax.Array) -> jax.Array:
+        """Applies the convolution inside a compact method."""
+        return cylinder.Conv(self.features, self.kernel, (self.stride, 1), self.padding)(x)
+
 
 class Architecture(NamedTuple):
-    """Encoder and decoder over (z, alpha); a number between steps resamples alpha to so many bins.
+    """Encoder and decoder over (z, alpha); a number between steps resamples alpha to as many bins.
 
     Attributes:
       encoder: steps of the encoder.
-      decoder: steps of the decoder, without the last, which has the bins of r as channels.
+      decoder: steps of the decoder before the last, whose channels are the bins of r.
       inner: channels between codes and decoder.
       sparse: whether voxels can be zero: relu and expm1 instead of an exponential.
     """
@@ -57,59 +61,34 @@ class Architecture(NamedTuple):
     sparse: bool = False
 
 
+def _valid(features: int, kernel: tuple[int, int] = (3, 3), stride: int = 1) -> Step:
+    return Step(features, kernel, stride, "valid")
+
+
+# fmt: off
 ARCHITECTURES = {
     "ds2": Architecture(
         encoder=(
-            Step(16),
-            Step(32, (5, 3), stride=3),
-            8,
-            Step(64),
-            Step(128),
-            4,
-            Step(256, padding="valid"),
-            Step(128, (1, 1)),
+            Step(16), Step(32, (5, 3), 3), 8, Step(64), Step(128), 4,
+            _valid(256), Step(128, (1, 1)),
         ),
-        decoder=(
-            Step(256, padding="valid"),
-            8,
-            Step(128),
-            Step(64),
-            16,
-            Step(32, (5, 3), stride=3),
-            Step(16),
-        ),
+        decoder=(_valid(256), 8, Step(128), Step(64), 16, Step(32, (5, 3), 3), Step(16)),
         inner=128,
     ),
     "ds3": Architecture(
         encoder=(
-            Step(32, padding="valid"),
-            Step(32, padding="valid"),
-            34,
-            Step(64, stride=2, padding="valid"),
-            Step(64, padding="valid"),
-            22,
-            Step(128, padding="valid"),
-            Step(128, padding="valid"),
-            14,
-            Step(256, padding="valid"),
-            Step(256, (1, 1)),
+            _valid(32), _valid(32), 34, _valid(64, stride=2), _valid(64), 22,
+            _valid(128), _valid(128), 14, _valid(256), Step(256, (1, 1)),
         ),
         decoder=(
-            Step(128, padding="valid"),
-            22,
-            Step(128, padding="valid"),
-            Step(64, padding="valid"),
-            34,
-            Step(64, padding="valid"),
-            Step(32, stride=2, padding="valid"),
-            50,
-            Step(32, padding="valid"),
-            Step(32, padding="valid"),
+            _valid(128), 22, _valid(128), _valid(64), 34, _valid(64), _valid(32, stride=2), 50,
+            _valid(32), _valid(32),
         ),
         inner=256,
         sparse=True,
     ),
 }
+# fmt: on
 
 
 class Shape(NamedTuple):
@@ -117,21 +96,21 @@ class Shape(NamedTuple):
 
     Attributes:
       grid: bins of the detector (z, alpha, r).
-      z_padding: layers of zeros in front and behind.
+      z_padding: layers of zeros (in front, behind).
     """
 
     grid: tuple[int, int, int]
     z_padding: tuple[int, int]
 
     def codes(self, architecture: Architecture) -> tuple[int, int]:
-        """Bins (z, alpha) of the codes; fewer than one in z if there are too few layers."""
+        """Bins (z, alpha) of the codes; z < 1 if there are too few layers."""
         z, alpha = self._before(architecture)[-1], self.grid[1]
         for step in architecture.encoder:
             alpha = alpha if isinstance(step, Step) else step
         return z, alpha
 
     def unstrided(self, architecture: Architecture) -> int:
-        """Bins in z before the encoder's strided step, restored by the decoder's strided step."""
+        """Bins in z before the encoder's strided step and after the decoder's."""
         steps = [step for step in architecture.encoder if isinstance(step, Step)]
         (strided,) = (i for i, step in enumerate(steps) if step.stride > 1)
         return self._before(architecture)[strided]
@@ -181,14 +160,14 @@ class Convolutional(NamedTuple):
         return ConvDecoder(self.architecture, self.shape)
 
     def condition(self, energies: Float[Array, " b"]) -> Float[Array, "b 1"]:
-        """Condition of incident energies in MeV: the logarithm, scaled to [-1, 1]."""
+        """Logarithm of incident energies in MeV, scaled to [-1, 1]."""
         return energy_condition(energies, self.detector)
 
     def shares(self, out: Float[Array, "b v"]) -> Float[Array, "b v"]:
-        """Shares, from decoder outputs, of the energy of the shower."""
+        """Shares of the shower's energy, from decoder outputs."""
         if not self.architecture.sparse:
             return nn.softmax(out)
-        # At most e^20, which is enough for any share, for float32; equal if no output is positive.
+        # At most e^20, to stay within float32; equal shares if no output is positive.
         positive = jnp.expm1(jnp.minimum(nn.relu(out), 20.0))
         total = positive.sum(-1, keepdims=True)
         even = 1.0 / math.prod(out.shape[1:])
@@ -196,13 +175,7 @@ class Convolutional(NamedTuple):
 
 
 class ConvEncoder(nn.Module):
-    """Showers to latents on a grid (z, alpha).
-
-    Attributes:
-      architecture: steps of the encoder.
-      shape: bins between them.
-      width: dimensions of a latent, d.
-    """
+    """Showers to latents with d dimensions on a grid (z, alpha)."""
 
     architecture: Architecture
     shape: Shape
@@ -214,23 +187,18 @@ class ConvEncoder(nn.Module):
         x = x.reshape(-1, *self.shape.grid)
         x = jnp.pad(x, ((0, 0), self.shape.z_padding, (0, 0), (0, 0)))
         x = _with_condition(x, condition)
-        for number, step in enumerate(self.architecture.encoder):
-            if not isinstance(step, Step):
+        *steps, last = self.architecture.encoder
+        for step in steps:
+            if isinstance(step, Step):
+                x = nn.silu(step.conv(x))
+            else:
                 x = cylinder.resample_alpha(x, step)
-                continue
-            x = cylinder.Conv(step.features, step.kernel, (step.stride, 1), step.padding)(x)
-            if number < len(self.architecture.encoder) - 1:
-                x = nn.silu(x)
-        return nn.Dense(self.width, name="quant")(x).reshape(len(x), -1, self.width)
+        assert isinstance(last, Step)
+        return nn.Dense(self.width, name="quant")(last.conv(x)).reshape(len(x), -1, self.width)
 
 
 class ConvDecoder(nn.Module):
-    """Latents to one output per voxel.
-
-    Attributes:
-      architecture: steps of the decoder.
-      shape: bins between them.
-    """
+    """Latents on a grid (z, alpha) to one output per voxel."""
 
     architecture: Architecture
     shape: Shape
@@ -246,16 +214,17 @@ class ConvDecoder(nn.Module):
             if not isinstance(step, Step):
                 x = cylinder.resample_alpha(x, step)
                 continue
-            shape = None
-            if step.stride > 1:
-                shape = (self.shape.unstrided(self.architecture), x.shape[2])
-            strides = (step.stride, 1)
-            x = cylinder.ConvTranspose(
-                step.features, step.kernel, strides, step.padding, shape=shape
-            )(x)
-            x = nn.silu(x)
+            restored = (self.shape.unstrided(self.architecture), x.shape[2])
+            layer = cylinder.ConvTranspose(
+                step.features,
+                step.kernel,
+                (step.stride, 1),
+                step.padding,
+                shape=restored if step.stride > 1 else None,
+            )
+            x = nn.silu(layer(x))
         x = cylinder.ConvTranspose(r, (1, 1))(x)
-        # The architecture's last number of bins need not be the detector's.
+        # The detector may have more or fewer bins than the data set of the architecture.
         x = cylinder.resample_alpha(x, alpha) if x.shape[2] != alpha else x
         front = self.shape.z_padding[0]
         return x[:, front : front + z].reshape(len(x), -1)
@@ -281,8 +250,8 @@ class Dense(NamedTuple):
       detector: detector of the showers.
       codes: codes per shower.
       context: embedding of the condition for the prior; None if the prior takes the condition.
-      conditions: size of that context.
-      parts: parts of a shower whose centres and widths are compared: 1, or its layers.
+      conditions: size of the prior's context.
+      parts: number of parts of a shower whose centres and widths are compared.
     """
 
     detector: Detector
@@ -293,28 +262,22 @@ class Dense(NamedTuple):
     parts = 1
 
     def encoder(self, width: int) -> nn.Module:
-        """The encoder to latents with ``width`` dimensions."""
         return DenseEncoder(width)
 
     def decoder(self) -> nn.Module:
-        """The decoder to one output per voxel."""
         return DenseDecoder(self.detector.n_voxels)
 
     def condition(self, energies: Float[Array, " b"]) -> Int[Array, " b"]:
-        """Condition of incident energies in MeV: the number of the energy, 0 at 256 MeV."""
+        """Number of the incident energy in MeV: log2 of its ratio to 256 MeV."""
         return jnp.clip(jnp.round(jnp.log2(energies)) - 8, 0, _LABELS - 1).astype(jnp.int32)
 
     def shares(self, out: Float[Array, "b v"]) -> Float[Array, "b v"]:
-        """Shares, from decoder outputs, of the energy of each layer."""
+        """Shares of each layer's energy, from decoder outputs."""
         return jnp.concatenate([nn.softmax(out[:, x]) for x in self.detector.layer_slices], -1)
 
 
 class DenseEncoder(nn.Module):
-    """Showers to 32 latents.
-
-    Attributes:
-      width: dimensions of a latent, d.
-    """
+    """Showers to 32 latents with d dimensions."""
 
     width: int
 
@@ -332,11 +295,7 @@ class DenseEncoder(nn.Module):
 
 
 class DenseDecoder(nn.Module):
-    """32 latents to one output per voxel.
-
-    Attributes:
-      voxels: voxels per shower, v.
-    """
+    """32 latents to one output per voxel."""
 
     voxels: int
 

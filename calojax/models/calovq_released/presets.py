@@ -28,7 +28,7 @@ def _released_ds1(*, shape_weight: float) -> ReleasedConfig:
 
 PRESETS = {
     "calovq-ds2-paper": Preset(
-        "Calo-VQ as released, dataset 2: 68 codes and the visible energy; to compare with",
+        "Calo-VQ as released, dataset 2: 68 codes and the visible energy, for comparisons",
         "ds2",
         ReleasedConfig(
             ReleasedAutoencoderConfig(
@@ -38,7 +38,7 @@ PRESETS = {
         ),
     ),
     "calovq-ds3-paper": Preset(
-        "Calo-VQ as released, dataset 3: 182 codes and the visible energy; to compare with",
+        "Calo-VQ as released, dataset 3: 182 codes and the visible energy, for comparisons",
         "ds3",
         ReleasedConfig(
             ReleasedAutoencoderConfig(
@@ -56,12 +56,12 @@ PRESETS = {
         ),
     ),
     "calovq-ds1-photons-paper": Preset(
-        "Calo-VQ as released, dataset 1 photons: 32 codes and 12 tokens; to compare with",
+        "Calo-VQ as released, dataset 1 photons: 32 codes and 12 tokens, for comparisons",
         "ds1-photons",
         _released_ds1(shape_weight=0.1),
     ),
     "calovq-ds1-pions-paper": Preset(
-        "Calo-VQ as released, dataset 1 pions: 32 codes and 16 tokens; to compare with",
+        "Calo-VQ as released, dataset 1 pions: 32 codes and 16 tokens, for comparisons",
         "ds1-pions",
         _released_ds1(shape_weight=0.0),
     ),

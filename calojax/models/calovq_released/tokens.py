@@ -39,13 +39,13 @@ class EnergyTokens:
         if 2**each != self.size or bits % each:
             raise CalojaxError(
                 f"--tokens.bits {bits} do not divide into tokens of a codebook of {self.size}; "
-                "--autoencoder.codebook-size must be a power of two, whose exponent divides the "
+                "--autoencoder.codebook-size must be a power of two whose exponent divides the "
                 "bits."
             )
         return self.size ** np.arange(bits // each)[::-1]
 
     def visible(self, fractions: Float[Array, "b v"]) -> Float[Array, "b k"]:
-        """Visible fractions of layers (k = l) if set, otherwise of the shower (k = 1)."""
+        """Visible fractions: of layers (k = l) if set, otherwise of the shower (k = 1)."""
         if self.config.layers:
             return layer_sums(fractions, self.detector)
         return fractions.sum(-1, keepdims=True)
@@ -67,7 +67,7 @@ class EnergyTokens:
         return tokens.reshape(len(tokens), -1)
 
     def decode(self, keys: PRNGKeyArray, tokens: Int[Array, "b n"]) -> Float[Array, "b k"]:
-        """Visible fractions of tokens, as from `visible`; one key for each shower."""
+        """Visible fractions from tokens, as of `visible`; one key for each shower."""
         c = self.config
         tokens = tokens.reshape(len(tokens), -1, len(self._digits))
         whole = (tokens * self._digits).sum(-1).astype(jnp.float32)

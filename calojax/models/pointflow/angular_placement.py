@@ -1,10 +1,10 @@
 """Learnt angles of hits: angular bins without replacement, layer after layer.
 
-CaloPointFlow II puts the hits of a (layer, r) ring on random angular bins. Its showers have no core
-that runs through the layers off the axis, and no clusters. Here a network gives scores s to the
-bins of a layer's rings, from the preceding layers and from the number and energies of the hits of
-each ring. The hits of a ring, in the order of falling energy, take bins one after the other without
-replacement,
+CaloPointFlow II puts the hits of a (layer, r) ring on random angular bins, so that its showers have
+neither clusters nor a core off the axis that continues through the layers. Here a network gives
+scores s to the bins of a layer's rings, from the preceding layers and from the number and energies
+of the hits of each ring. The hits of a ring, in the order of falling energy, take bins one after
+the other without replacement,
 
     p(a_1, ..., a_k) = prod_i exp(s_{a_i}) / (sum of exp(s_a) over the bins a still free)
 
@@ -32,7 +32,7 @@ class Placement(nn.Module):
       n_r: number of radial bins.
       unit: energy of a soft hit in MeV, such as the readout threshold.
       hidden: channels of the two hidden layers.
-      window: number of preceding layers seen one by one; earlier layers are seen as a sum.
+      window: number of preceding layers in the input; earlier layers enter as a sum.
     """
 
     n_r: int
@@ -44,7 +44,7 @@ class Placement(nn.Module):
         self.of_rings = nn.Dense(self.hidden)
         self.of_layers = Conv(self.hidden, (self.window, 3), z_padding="valid")
         self.between = Conv(self.hidden, (1, 3))
-        # Zeros: at first all bins have the same probability.
+        # Zeros, so that at first all bins have the same probability.
         self.out = nn.Dense(self.n_r, kernel_init=nn.initializers.zeros)
 
     def __call__(self, showers: jax.Array) -> jax.Array:
@@ -90,7 +90,7 @@ class Placement(nn.Module):
         return self.out(x)
 
     def _seen(self, layers: jax.Array, total: jax.Array) -> jax.Array:
-        """What later layers see of layers [b, z, alpha, r] and of the sum up to each of them.
+        """Input for later layers: layers [b, z, alpha, r] and the sum up to each of them.
 
         Both also rotated by half a turn, since bins near the axis have neighbours across it.
         """
@@ -116,8 +116,8 @@ class Placement(nn.Module):
         return jnp.log1p(energy / self.unit) / _LOG_SCALE
 
 
-# Processors are slow at sorting a few bins at a time. Comparing all pairs of n bins takes n times
-# the operations, but on whole arrays (docs/speed.md has placement before and after).
+# Sorting a few bins at a time is slow. Comparing all pairs of n bins takes n times the operations,
+# but on whole arrays (docs/speed.md has timings).
 
 
 def ranks(values: jax.Array, axis: int) -> jax.Array:
@@ -148,6 +148,6 @@ def log_prob(scores: jax.Array, energy: jax.Array) -> jax.Array:
     order = jnp.argsort(-energy, -2)
     taken = jnp.take_along_axis(scores, order, -2)
     hit = jnp.take_along_axis(energy, order, -2) > 0
-    # The bins of all later places are free for the i-th hit, with hits or without.
+    # The i-th hit can take its own bin and all later ones.
     free = jax.lax.cumlogsumexp(taken, axis=taken.ndim - 2, reverse=True)
     return jnp.where(hit, taken - free, 0.0).sum(-2)

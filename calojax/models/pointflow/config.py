@@ -1,4 +1,4 @@
-"""Settings of CaloPointFlow, one block for each part of the model."""
+"""Settings of CaloPointFlow, one class for each part of the model."""
 
 import dataclasses
 from typing import Literal
@@ -65,8 +65,8 @@ class PointsConfig:
     """The flow of points, and the training of the autoencoder.
 
     Attributes:
-      coordinates: coordinates that the flow draws: layer and both transverse coordinates ("plane",
-        version I); layer and r ("rings", version II); or r of hits whose layer is given ("layers").
+      coordinates: coordinates of a hit that the flow draws: layer and both transverse coordinates
+        ("plane", version I), layer and r ("rings", version II), or only r ("layers").
       dequantisation: map from bins to real numbers: uniform noise and a logit ("uniform"), or the
         normal quantile of the bins' distribution ("cdf").
       energy: scale of hit energies: logit of the fraction of E_sum ("fraction", as published), or
@@ -76,12 +76,11 @@ class PointsConfig:
       depth: number of coupling layers.
       bins: number of spline bins.
       hidden: layer widths of the coupling networks.
-      weights: weights of reconstruction, prior and entropy: all 1 ("slide"); 1 divided by the
-        number of dimensions of each ("released"); or those of the evidence lower bound, which has
-        the sum over points where the others have the mean ("bound").
+      weights: weights of reconstruction, prior and entropy: all 1, as on the talk's slides
+        ("slide"); 1 over the dimensions of each, as in the released code ("released"); or those of
+        the evidence lower bound, a sum over points where the others are means ("bound").
       group: number of showers that share a buffer in training, a power of two.
-      points_per_shower: size of that buffer per shower; a few per cent above the mean number of
-        hits.
+      points_per_shower: size of that buffer per shower, a few per cent above the mean of hits.
       schedule: optimiser schedule.
     """
 
@@ -112,10 +111,10 @@ class PointsConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PlacementConfig:
-    """The angles of hits on their rings, unless the flow of points draws them.
+    """The angles of hits on their rings, for points without angles.
 
     Attributes:
-      angles: distribution of the angles: uniform over distinct bins ("uniform", as published) or
+      angles: distribution of the angles: uniform over distinct bins, as published ("uniform"), or
         learnt ("learnt").
       hidden: number of channels of the network.
       window: number of preceding layers that the network sees one by one.
@@ -130,13 +129,13 @@ class PlacementConfig:
 
 @dataclasses.dataclass(frozen=True)
 class GenerationConfig:
-    """The size of a microbatch in generation; changes only speed and memory.
+    """The size of a microbatch in generation, which changes only speed and memory.
 
-    A size that is not set follows the device: small on a CPU, large elsewhere.
+    By default it is small on a CPU and large elsewhere.
 
     Attributes:
       showers: largest number of showers in a microbatch.
-      points: largest number of hits in a microbatch; at least the voxels of a shower are used.
+      points: largest number of hits in a microbatch, raised to the voxels of a shower.
     """
 
     showers: int | None = None

@@ -1,4 +1,4 @@
-"""Coordinates of a hit as real numbers for a flow, and back; `COORDINATES` lists the kinds."""
+"""Maps between the coordinates of a hit and real numbers for a flow."""
 
 import abc
 import dataclasses
@@ -24,6 +24,7 @@ from calojax.models.pointflow.dequantisation import (
 from calojax.models.pointflow.points import Points, grid_of
 
 Statistics = dict[str, Any]
+PerPoint = Float[Array, " p"]
 
 
 class Counts:
@@ -66,7 +67,7 @@ class Coordinates(abc.ABC):
     energies: HitEnergies
 
     def fit(self, counts: Counts) -> Statistics:
-        """Fits scales to the hits that were counted."""
+        """Fits scales to counted hits."""
         return {
             "layer": self.bins.fit(counts.layer),
             "r": self.bins.fit(counts.r),
@@ -74,19 +75,11 @@ class Coordinates(abc.ABC):
         }
 
     def forward(
-        self,
-        points: Points,
-        total: Float[Array, " p"],
-        noise: Float[Array, "p 3"],
-        statistics: Statistics,
+        self, points: Points, total: PerPoint, noise: Float[Array, "p 3"], statistics: Statistics
     ) -> Float[Array, "p d"]:
-        """Hits as real numbers.
+        """Hits as real numbers, with noise uniform in [0, 1) within their bins.
 
-        Args:
-          points: hits.
-          total: E_sum in MeV of the shower of each hit; positive for padding too.
-          noise: uniform numbers in [0, 1).
-          statistics: result of `fit`.
+        ``total`` is E_sum in MeV of the shower of each hit, positive also for padding.
         """
         energy = self.energies.forward(points.energy, total, statistics["energy"])
         return jnp.stack([*self._forward(points, noise, statistics), energy], -1)
@@ -94,26 +87,21 @@ class Coordinates(abc.ABC):
     def inverse(
         self,
         x: Float[Array, "p d"],
-        total: Float[Array, " p"],
+        total: PerPoint,
         owner: Int[Array, " p"],
         layer: Int[Array, " p"],
         statistics: Statistics,
     ) -> Points:
-        """The hits of real numbers; alpha is 0 if it is not among the coordinates.
+        """Hits from real numbers, E_sum in MeV and number of their showers.
 
-        Args:
-          x: real numbers.
-          total: E_sum in MeV of the shower of each hit.
-          owner: shower of each hit.
-          layer: layer of each hit, used where it is not among the coordinates.
-          statistics: result of `fit`.
+        ``layer`` is used if it is not among the coordinates; alpha is 0 if it is not.
         """
         layer, alpha, r = self._inverse(x, layer, statistics)
         energy = self.energies.inverse(x[:, -1], total, statistics["energy"])
         return Points(layer, alpha, r, energy, owner)
 
     def depth(self, layer: jax.Array, statistics: Statistics) -> jax.Array:
-        """The number that stands for a given layer [...]: the middle of its bin."""
+        """The real number of a layer [...], from the middle of its bin."""
         middle = jnp.full(layer.shape, 0.5, jnp.float32)
         return self.bins.forward(layer, middle, statistics["layer"])
 

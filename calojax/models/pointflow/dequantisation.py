@@ -1,7 +1,7 @@
-"""Dequantisation: bins and hit energies as real numbers, and back.
+"""Dequantisation: maps between bins or hit energies and real numbers.
 
 Flows need densities, but a hit's layer and radial bin are whole numbers. Noise within the bin makes
-them continuous. A map to the real line follows, which decides what the flow has to learn:
+them continuous. A map to the real line follows:
 
 - ``uniform``: all bins have the same width, u = (x + eps) / k, and the logit maps (0, 1) to the
   real line, as in CaloPointFlow I and other flows. Where the frequencies of bins differ much, the
@@ -12,7 +12,7 @@ them continuous. A map to the real line follows, which decides what the flow has
   before x.
 
 Both are the same map with other bin edges and another quantile function. Fitted statistics are a
-dict of arrays that is stored in the checkpoint; the caller draws the noise, uniform on [0, 1).
+dict of arrays that is stored in the checkpoint. Noise is uniform on [0, 1).
 """
 
 import dataclasses
@@ -32,9 +32,9 @@ Statistics = dict[str, jax.Array]
 #
 # Near u = 1 float32 has steps of 6e-8, and a quantile function loses all digits. Both quantile
 # functions are odd about u = 1/2, so above it -quantile(1 - u) is taken, with 1 - u summed up from
-# the far end. The inverse compares with bin edges that were mapped in float64 instead of mapping
-# back, and the forward map stays between the edges of its bin. So every index comes back exactly,
-# also from an empty bin, which keeps one float32 number.
+# the far end. The inverse compares with bin edges that were mapped in float64, and the forward map
+# stays between the edges of its bin. So every index is recovered exactly, even that of an empty
+# bin, which has a width of one float32 step.
 
 
 _NEARLY_ZERO = 2.0**-100
@@ -57,7 +57,7 @@ class Dequantisation:
     by_frequency: bool
 
     def fit(self, counts: np.ndarray) -> Statistics:
-        """Fits to counts [k] of the bins, whose sum must not be zero."""
+        """Fits to counts [k] of the bins, not all zero."""
         counts = np.asarray(counts, np.float64)
         pmf = counts / counts.sum() if self.by_frequency else np.full(len(counts), 1 / len(counts))
         # Each sum from its own end, so that small probabilities keep their digits.
@@ -80,7 +80,7 @@ class Dequantisation:
         return jnp.clip(x, jnp.nextafter(edges[index], jnp.float32(np.inf)), edges[index + 1])
 
     def inverse(self, x: jax.Array, statistics: Statistics) -> jax.Array:
-        """Bins, int32 [...], of real numbers [...]; every number has a bin."""
+        """Bins, int32 [...], of any real numbers [...]."""
         inner = statistics["edges"][1:-1]
         return jnp.searchsorted(inner, x, side="left").astype(jnp.int32)
 
@@ -89,7 +89,7 @@ class Dequantisation:
         x = self.exact(np.minimum(np.minimum(cdf, survival), 0.5))
         x = np.clip(np.where(cdf < survival, x, -x), -self.limit, self.limit)
         edges = x.astype(np.float32)
-        # The number after 0 is subnormal, which accelerators round to 0.
+        # The numbers next to 0 are subnormal, which accelerators round to 0.
         edges[np.abs(edges) < _NEARLY_ZERO] = -_NEARLY_ZERO
         for i in range(1, len(edges)):
             edges[i] = max(edges[i], np.nextafter(edges[i - 1], np.float32(np.inf)))
@@ -97,8 +97,8 @@ class Dequantisation:
 
 
 DequantisationName = Literal["uniform", "cdf"]
-# The limit of the logit is that of CaloPointFlow (1e-6 from the ends). The limit of the normal
-# quantile is beyond what 10^8 hits can show (1e-9 from the ends).
+# The limit of the logit is that of CaloPointFlow (1e-6 from the ends). That of the normal quantile
+# (1e-9 from the ends) is beyond the reach of 10^8 hits.
 DEQUANTISATIONS: dict[DequantisationName, Dequantisation] = {
     "uniform": Dequantisation(
         jax.scipy.special.logit, scipy.special.logit, 13.8, by_frequency=False
@@ -113,7 +113,7 @@ DEQUANTISATIONS: dict[DequantisationName, Dequantisation] = {
 # (0, 1), and to the real line by logit((1 + x) / 2) = 2 artanh(x). The left side loses all digits
 # near the axis; the right side keeps them.
 
-# Fraction of a bin that stays free at its edges: several times what rounding can move a point.
+# Margin at the edges of a bin, as a fraction: several times the rounding error of a point.
 _MARGIN = 2.0**-10
 
 
@@ -131,7 +131,7 @@ def plane_forward(
 
 
 def plane_inverse(x: jax.Array, shape: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
-    """Bins alpha and r, int32 [...], of coordinates [..., 2]; beyond the last r, the last."""
+    """Bins alpha and r, int32 [...], of coordinates [..., 2]; larger r are in the last bin."""
     n_alpha, n_r = shape
     plane = jnp.tanh(x / 2)
     radius = jnp.hypot(plane[..., 0], plane[..., 1])
@@ -144,7 +144,7 @@ def plane_inverse(x: jax.Array, shape: tuple[int, int]) -> tuple[jax.Array, jax.
 
 
 class Spectrum(NamedTuple):
-    """A histogram of the logarithm of positive numbers, for fits in one pass over the data.
+    """A histogram of log x of positive numbers x, for fits in one pass over the data.
 
     Attributes:
       counts: counts of the bins, int64 [bins].
@@ -194,31 +194,30 @@ _MIN_STD = 1e-3
 class LogEnergy:
     """The logarithm of the energy, standardised.
 
-    A hit of 16 keV is as far from one of 32 keV in a shower of 1 TeV as in one of 1 GeV. Its
-    fraction of the shower follows from E_sum, on which the flow is conditioned. No decoded hit is
-    below the threshold or above E_sum. (A form with a soft edge, log(E / threshold - 1), has a tail
-    of 13 standard deviations on Geant4 showers, where 4e-5 of the hits lie at the edge.)
+    Soft hits of hard showers stay distinct, and the flow is conditioned on E_sum. Decoded hits are
+    between the threshold and E_sum. (A form with a soft edge, log(E / threshold - 1), has a tail of
+    13 standard deviations on Geant4 showers, where 4e-5 of the hits lie at the edge.)
     """
 
     def counted(self, energy: np.ndarray, total: np.ndarray) -> np.ndarray:
-        """The numbers that a `Spectrum` counts, for hits [n] of showers with E_sum [n] in MeV."""
+        """Numbers for a `Spectrum`, from energies and E_sum [n] in MeV of hits."""
         return energy
 
     def fit(self, spectrum: Spectrum, threshold: float) -> Statistics:
-        """Fits to a spectrum and the readout threshold in MeV; 0 becomes the smallest hit."""
+        """Fits to a spectrum and the readout threshold in MeV (if 0, the smallest hit)."""
         mean, std = spectrum.moments(np.log)
         low = threshold if threshold > 0 else spectrum.low
         return _float32(mean=mean, std=max(std, _MIN_STD), low=low)
 
     def forward(self, energy: jax.Array, total: jax.Array, statistics: Statistics) -> jax.Array:
-        """Numbers [...] of energies [...], raised to the threshold, and E_sum [...] in MeV."""
+        """Real numbers of hit energies, raised to the threshold, and E_sum in MeV."""
         energy = jnp.maximum(energy, statistics["low"])
         return (jnp.log(energy) - statistics["mean"]) / statistics["std"]
 
     def inverse(self, x: jax.Array, total: jax.Array, statistics: Statistics) -> jax.Array:
-        """Energies [...] in MeV of numbers [...], from the threshold to E_sum."""
+        """Hit energies in MeV, from the threshold to E_sum."""
         high = jnp.log(jnp.maximum(total, statistics["low"]))
-        # Clipped before the exponential, which could overflow, and after it, which rounds.
+        # Clipped before the exponential, to avoid overflow, and after it, because it rounds.
         energy = jnp.exp(jnp.minimum(x * statistics["std"] + statistics["mean"], high))
         return jnp.maximum(energy, statistics["low"])
 
@@ -228,7 +227,7 @@ class FractionEnergy:
     """The logit of the fraction of E_sum, scaled to [0, 1] over the training hits; standardised.
 
     As in CaloPointFlow. The logit keeps a distance of 1e-6 from both ends to stay finite. In a
-    shower of 1 TeV that is 1 MeV, and softer hits become almost the same number.
+    shower of 1 TeV that is 1 MeV, and softer hits are hardly distinguished.
 
     Attributes:
       shrink: distance from both ends.
@@ -241,7 +240,7 @@ class FractionEnergy:
         return energy / total
 
     def fit(self, spectrum: Spectrum, threshold: float) -> Statistics:
-        """Fits to the range of the fractions; ignores the threshold."""
+        """Fits to the range of the fractions; the threshold is not used."""
         low, high = spectrum.low, spectrum.high
         high = max(high, low * (1 + 1e-3))
         mean, std = spectrum.moments(
@@ -253,7 +252,7 @@ class FractionEnergy:
         return _float32(mean=mean, std=max(std, _MIN_STD), low=low, high=high)
 
     def forward(self, energy: jax.Array, total: jax.Array, statistics: Statistics) -> jax.Array:
-        """Fractions outside the range of the training hits are moved to its ends."""
+        """Real numbers of hit energies, clipped to the fitted range of fractions of E_sum."""
         low, high = statistics["low"], statistics["high"]
         fraction = jnp.clip(energy / total, low, high)
         # 1 - p from the other end keeps its digits where p is near 1.
@@ -262,7 +261,7 @@ class FractionEnergy:
         return (logit - statistics["mean"]) / statistics["std"]
 
     def inverse(self, x: jax.Array, total: jax.Array, statistics: Statistics) -> jax.Array:
-        """Energies in proportion to E_sum; they may be below the threshold."""
+        """Hit energies in MeV; they may be below the threshold."""
         low, high = statistics["low"], statistics["high"]
         p = jax.nn.sigmoid(x * statistics["std"] + statistics["mean"])
         p = jnp.clip((p - self.shrink) / (1 - 2 * self.shrink), 0.0, 1.0)

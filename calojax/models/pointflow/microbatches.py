@@ -1,9 +1,8 @@
-"""Microbatches: a batch of showers in pieces with a bounded number of hits and static shapes.
+"""Microbatches: pieces of a batch of showers with a bounded number of hits and static shapes.
 
 A batch of b showers of dataset 3 could have b x 40,500 hits and has 3 % of them. So the batch is
-cut into microbatches of whole consecutive showers, as many as fit a buffer. The memory is that of
-one microbatch. The number of microbatches is the length of a loop, not part of a shape, and follows
-the hits that there are.
+cut into microbatches of consecutive showers, as many as fit a buffer. The memory is that of one
+microbatch. The number of microbatches depends on the hits; it is the length of a loop, not a shape.
 """
 
 from collections.abc import Callable
@@ -28,15 +27,14 @@ class Size(NamedTuple):
     points: int
 
 
-# On a CPU a few buffers that its cores can share; elsewhere enough for thousands of cores, which
-# mostly wait in a small microbatch.
+# Small buffers for the caches of a CPU, large ones for the thousands of cores of an accelerator.
 _CPU = Size(showers=64, points=32_768)
 # Sums over more showers would not always be added up in the same order (see `calojax.nn.tiles`).
 _ACCELERATOR = Size(showers=256, points=262_144)
 
 
 def size(config: GenerationConfig, showers: int, voxels: int) -> Size:
-    """The microbatches of a batch of ``showers`` with ``voxels`` each, on the default device."""
+    """Size for a batch of ``showers`` with ``voxels`` each, on the default device."""
     default = _CPU if jax.default_backend() == "cpu" else _ACCELERATOR
     points = min(config.points or default.points, showers * voxels)
     return Size(min(config.showers or default.showers, showers), max(points, voxels))
@@ -51,10 +49,10 @@ def apply(
     """Applies a function to the microbatches of a batch and joins the results.
 
     Args:
-      function: takes ``inside`` [showers] and rows [showers, ...] of every array, and returns rows
-        [showers, ...]. Only rows where ``inside`` is true belong to the microbatch; the results of
-        other rows are discarded. The result of a row must not depend on other rows.
-      hits: number of hits of each shower, none above ``size.points``.
+      function: function of ``inside`` [showers] and rows [showers, ...] of every array, to rows
+        [showers, ...]. Results of rows outside the microbatch (``inside`` is false) are discarded.
+        The result of a row must not depend on other rows.
+      hits: number of hits of each shower, at most ``size.points``.
       *arrays: arrays over showers, [b, ...] each.
       size: size of a microbatch.
 
@@ -75,7 +73,7 @@ def apply(
     def step(state):
         first, out = state
         stop, result = rows(first)
-        # Rows behind ``stop`` are overwritten by the next microbatch, or cut off at the end.
+        # The next microbatch overwrites rows after ``stop``; the last ones are cut off.
         return stop, jax.lax.dynamic_update_slice_in_dim(out, result, first, 0)
 
     shape = jax.eval_shape(lambda: rows(jnp.zeros((), jnp.int32))[1])

@@ -1,7 +1,7 @@
 """CaloPointFlow: showers as points that a flow draws, given a latent vector of the whole shower.
 
-After the talk on CaloPointFlow II (CaloChallenge workshop, November 2023). All steps from version I
-on are settings, and so are extensions. The stages are trained in turn:
+After the talk on CaloPointFlow II (CaloChallenge workshop, November 2023) and arXiv:2403.15782. The
+steps from version I to version II are settings, and so are extensions. Stages are trained in turn:
 
 - ``totals``: a flow of a shower's hit counts and energies (`totals`);
 - ``points``: a variational autoencoder of sets. An encoder gives the posterior q(z | X) of a latent
@@ -11,8 +11,8 @@ on are settings, and so are extensions. The stages are trained in turn:
     E_inc --> totals --> hits, energy --+--> prior --> z --+
                                         +-----------------+--> points --> rescaled --> placed
 
-Hits are rescaled to the total energy exactly, and none falls below the readout threshold: only the
-excess over the threshold is multiplied.
+Hits are rescaled to the total energy exactly. Only their excess over the readout threshold is
+multiplied, so that none falls below it.
 """
 
 import dataclasses
@@ -28,7 +28,18 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from calojax import rng
 from calojax.geometry import Detector
-from calojax.models.base import Batch, Outcome, Packing, Parts, Stage, Variables, trained
+from calojax.models.base import (
+    Batch,
+    Energies,
+    Keys,
+    Outcome,
+    Packing,
+    Parts,
+    Showers,
+    Stage,
+    Variables,
+    trained,
+)
 from calojax.models.pointflow import coordinates, microbatches, points
 from calojax.models.pointflow.angular_placement import Placement
 from calojax.models.pointflow.config import PointFlowConfig
@@ -41,12 +52,13 @@ from calojax.nn.deepset import Encoder
 from calojax.nn.flow import Flow, Owned
 from calojax.nn.tiles import Tiling
 
-# Places of a tile (see `calojax.nn.tiles`). On average half a tile of each shower is left over: 1
-# or 2 % of its points.
+# Places of a tile (see `calojax.nn.tiles`). On average half a tile of each shower stays empty: 1 or
+# 2 % of its points.
 _TILE = 16
-# The last microbatch, or the only one of a small batch, is not full. The flow of points has
-# programs for these fractions of a microbatch.
+# The last microbatch is not full. The flow of points has programs for these fractions of it.
 _FRACTIONS = (1 / 8, 1 / 4, 1 / 2, 1)
+
+Latents = Float[Array, "b latents"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,27 +70,21 @@ class PointFlow:
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """Totals, points, and placement if angles are learnt."""
-        c = self.config
+        c, parameters = self.config, ("encoder", "latent", "points")
         packing = Packing(c.points.group, c.points.points_per_shower, "--points.points-per-shower")
-        totals = Stage("totals", ("totals",), c.totals.schedule)
-        parameters = ("encoder", "latent", "points")
-        autoencoder = Stage("points", parameters, c.points.schedule, packing=packing)
-        placement = Stage("placement", ("placement",), c.placement.schedule)
-        return (totals, autoencoder, placement) if self._places else (totals, autoencoder)
-
-    @property
-    def _places(self) -> bool:
-        """Whether angles are learnt."""
-        return self.config.placement.angles == "learnt"
+        stages = (
+            Stage("totals", ("totals",), c.totals.schedule),
+            Stage("points", parameters, c.points.schedule, packing=packing),
+            Stage("placement", ("placement",), c.placement.schedule),
+        )
+        return stages if self._placement else stages[:2]
 
     # --- modules ----------------------------------------------------------------------------------
 
     @functools.cached_property
     def encoding(self) -> Encoding:
-        """The map between totals and real numbers: of the layers if these are given to points."""
-        given = not self.coordinates.has_layer
-        return EveryLayer(self.detector) if given else WholeShower(self.detector)
+        """The map between totals and real numbers."""
+        return (WholeShower if self.coordinates.has_layer else EveryLayer)(self.detector)
 
     @functools.cached_property
     def coordinates(self) -> Coordinates:
@@ -108,8 +114,11 @@ class PointFlow:
         return Flow(self.coordinates.features, c.depth, c.bins, c.hidden, summary=summary)
 
     @functools.cached_property
-    def _placement(self) -> Placement:
+    def _placement(self) -> Placement | None:
+        """The density of angles, if it is learnt."""
         c = self.config.placement
+        if c.angles == "uniform":
+            return None
         unit = max(self.detector.readout_threshold, 1e-3)
         return Placement(self._grid[2], unit, c.hidden, c.window)
 
@@ -120,7 +129,6 @@ class PointFlow:
     # --- start ------------------------------------------------------------------------------------
 
     def fit(self, showers: Iterable[tuple[np.ndarray, np.ndarray]]) -> Variables:
-        """Fits the maps of hits and totals to real numbers."""
         counts = Counts(self.coordinates)
         batches = []
         for incident, voxels in showers:
@@ -149,7 +157,7 @@ class PointFlow:
             "latent": (self._latent, latent, shower),
             "points": (self._points, point, owned),
         }
-        if self._places:
+        if self._placement:
             modules["placement"] = (self._placement, jnp.zeros((1, *self._grid)))
         params = {
             name: module.init(rng.stream(key, name), *inputs)["params"]
@@ -162,7 +170,7 @@ class PointFlow:
     def loss(
         self, stage: str, variables: Variables, key: PRNGKeyArray, batch: Batch, *, training: bool
     ) -> tuple[jax.Array, Outcome]:
-        """Loss of a stage; metrics have the names of the talk's terms, in nats."""
+        """Loss of a stage; metrics are in nats and have the names of the talk's terms."""
         losses = {
             "totals": self._totals_loss,
             "points": self._points_loss,
@@ -195,7 +203,7 @@ class PointFlow:
             normal = jax.random.normal(
                 rng.stream(key, "posterior"), (c.group, self.config.latent.dimensions)
             )
-            # Each shower may leave places of its last tile over.
+            # The last tile of each shower may have empty places.
             count = -(-size // _TILE) + c.group
             tiling, number = tiles.lay(points.count(hit.owner, c.group), count, _TILE)
             elbo = self.bound(variables, x[number], given[number], tiling, context, normal)
@@ -203,7 +211,7 @@ class PointFlow:
 
         keys = rng.per_item(rng.stream(key, "points"), jnp.arange(num))
         elbo, overflow = jax.vmap(terms)(keys, groups, *by_group)
-        # Without the showers that fill up the last group.
+        # Without the empty showers that complete the last group.
         elbo = [term.reshape(-1)[: len(showers)] for term in elbo]
         hits = whole.hits.sum(-1)
         reconstruction, prior, entropy = elbo
@@ -226,18 +234,18 @@ class PointFlow:
         context: Float[Array, "g c"],
         normal: Float[Array, "g latents"],
     ) -> tuple[Float[Array, " g"], Float[Array, " g"], Float[Array, " g"]]:
-        """Terms of the evidence lower bound of g showers in nats, the first a mean over points.
+        """Terms of the evidence lower bound of g showers in nats.
 
         Args:
           variables: variables of the model.
           x: points as real numbers, in the places of tiles.
-          given: numbers that are given for each point.
+          given: known numbers of each point, see `_describe_points`.
           tiling: tiles of the points.
           context: description of the showers.
           normal: standard normal noise of the posterior.
 
         Returns:
-          Reconstruction, prior, entropy.
+          Reconstruction (a mean over points), prior, entropy.
         """
         num, dimensions = normal.shape
         encoder = trained(self._encoder, variables, "encoder")
@@ -252,38 +260,33 @@ class PointFlow:
 
     def _weights(self, hits: jax.Array) -> tuple[jax.Array | float, ...]:
         """Weights of reconstruction, prior and entropy for showers with hits [b]."""
-        c = self.config.points
-        if c.weights == "slide":
-            return 1.0, 1.0, 1.0
-        if c.weights == "released":
-            latent = 1.0 / self.config.latent.dimensions
-            return 1.0 / self.coordinates.features, latent, latent
-        # The bound itself, divided by a constant that makes gradients as large as the others'.
-        scale = 1.0 / c.points_per_shower
-        return hits * scale, scale, scale
+        latent, scale = (
+            1.0 / self.config.latent.dimensions,
+            1.0 / self.config.points.points_per_shower,
+        )
+        return {
+            "slide": (1.0, 1.0, 1.0),
+            "released": (1.0 / self.coordinates.features, latent, latent),
+            # The bound, divided by a constant that makes gradients as large as the others'.
+            "bound": (hits * scale, scale, scale),
+        }[self.config.points.weights]
 
     def _placement_loss(self, variables, key, energies, showers):
+        assert self._placement
         grid = showers.reshape(-1, *self._grid)
         log_prob = trained(self._placement, variables, "placement")(grid)
-        # For each hit, so that losses of different geometries can be compared.
-        loss = -log_prob.sum() / jnp.maximum((showers > 0).sum(), 1)
-        return loss, {}
+        # Per hit, so that losses of different geometries can be compared.
+        return -log_prob.sum() / jnp.maximum((showers > 0).sum(), 1), {}
 
     def summarise(self, metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """The metrics as they are."""
         return {name: float(value) for name, value in metrics.items()}
 
     # --- generation -------------------------------------------------------------------------------
 
     def sample(
-        self,
-        variables: Variables,
-        keys: PRNGKeyArray,
-        energies: Float[Array, " b"],
-        *,
-        temperature: float = 1.0,
-    ) -> Float[Array, "b v"]:
-        """Showers in MeV: totals, latent vector, points, angles; from one key for each shower.
+        self, variables: Variables, keys: Keys, energies: Energies, *, temperature: float = 1.0
+    ) -> Showers:
+        """Totals, latent vector, points, angles.
 
         The temperature scales the noise of the latent vector and of the points.
         """
@@ -292,9 +295,7 @@ class PointFlow:
         showers = self.sample_points(variables, keys, energies, totals, latent, temperature)
         return self.place(variables, keys, showers)
 
-    def reconstruct(
-        self, variables: Variables, keys: PRNGKeyArray, batch: Batch
-    ) -> Float[Array, "b v"]:
+    def reconstruct(self, variables: Variables, keys: Keys, batch: Batch) -> Showers:
         """Showers drawn again from the mean of their posterior and their own totals."""
         showers, energies = batch["showers"], batch["energies"]
         latent = self.encode(variables, keys, showers)
@@ -302,10 +303,7 @@ class PointFlow:
         showers = self.sample_points(variables, keys, energies, totals, latent)
         return self.place(variables, keys, showers)
 
-    def parts(
-        self, variables: Variables, keys: PRNGKeyArray, energies: Float[Array, " b"]
-    ) -> Parts:
-        """The steps of `sample`."""
+    def parts(self, variables: Variables, keys: Keys, energies: Energies) -> Parts:
         totals = self.sample_totals(variables, keys, energies)
         latent = self.sample_latent(variables, keys, energies, totals)
         showers = self.sample_points(variables, keys, energies, totals, latent)
@@ -314,13 +312,11 @@ class PointFlow:
             "latent": (self.sample_latent, (variables, keys, energies, totals)),
             "points": (self.sample_points, (variables, keys, energies, totals, latent)),
         }
-        if self._places:
+        if self._placement:
             parts["placement"] = (self.place, (variables, keys, showers))
         return parts
 
-    def sample_totals(
-        self, variables: Variables, keys: PRNGKeyArray, energies: Float[Array, " b"]
-    ) -> Totals:
+    def sample_totals(self, variables: Variables, keys: Keys, energies: Energies) -> Totals:
         """Hit counts and energies of showers."""
         normal = _normal(rng.streams(keys, "totals"), self.encoding.features)
         condition = energy_condition(energies, self.detector)
@@ -330,20 +326,18 @@ class PointFlow:
     def sample_latent(
         self,
         variables: Variables,
-        keys: PRNGKeyArray,
-        energies: Float[Array, " b"],
+        keys: Keys,
+        energies: Energies,
         totals: Totals,
         temperature: float = 1.0,
-    ) -> Float[Array, "b latents"]:
+    ) -> Latents:
         """Latent vectors from the prior."""
         context = self.encoding.describe(totals, energies, self._scales(variables))
         normal = _normal(rng.streams(keys, "latent"), self.config.latent.dimensions)
         return trained(self._latent, variables, "latent").inverse(temperature * normal, context)
 
-    def encode(
-        self, variables: Variables, keys: PRNGKeyArray, showers: Float[Array, "b v"]
-    ) -> Float[Array, "b latents"]:
-        """Means of the posterior of showers in MeV."""
+    def encode(self, variables: Variables, keys: Keys, showers: Showers) -> Latents:
+        """Means of the posterior of showers."""
 
         def encode(places, inside, keys, showers):
             showers = jnp.where(inside[:, None], showers, 0.0)
@@ -363,13 +357,13 @@ class PointFlow:
     def sample_points(
         self,
         variables: Variables,
-        keys: PRNGKeyArray,
-        energies: Float[Array, " b"],
+        keys: Keys,
+        energies: Energies,
         totals: Totals,
-        latent: Float[Array, "b latents"],
+        latent: Latents,
         temperature: float = 1.0,
-    ) -> Float[Array, "b v"]:
-        """Showers in MeV with the given totals, at random angles unless the points have angles."""
+    ) -> Showers:
+        """Showers with the given totals, at random angles unless the points have angles."""
         context = self.encoding.describe(totals, energies, self._scales(variables))
         context = jnp.concatenate([context, latent], -1)
 
@@ -379,23 +373,17 @@ class PointFlow:
 
         return self._in_microbatches(draw, totals.hits.sum(-1), keys, context, *totals)
 
-    def place(
-        self, variables: Variables, keys: PRNGKeyArray, showers: Float[Array, "b v"]
-    ) -> Float[Array, "b v"]:
+    def place(self, variables: Variables, keys: Keys, showers: Showers) -> Showers:
         """Showers with their hits at learnt angles; unchanged if angles are not learnt."""
-        if not self._places:
+        if not self._placement:
             return showers
         keys = rng.streams(keys, "placement")
         gumbel = jax.vmap(lambda key: jax.random.gumbel(key, self._grid))(keys)
-        grid = showers.reshape(-1, *self._grid)
-        return (
-            trained(self._placement, variables, "placement")
-            .draw(gumbel, grid)
-            .reshape(showers.shape)
-        )
+        placement = trained(self._placement, variables, "placement")
+        return placement.draw(gumbel, showers.reshape(-1, *self._grid)).reshape(showers.shape)
 
     def _draw(self, places, variables, keys, context, totals, temperature):
-        """Showers [g, v] of a microbatch with so many places, with totals [g, s]."""
+        """Showers [g, v] of a microbatch with totals [g, s], in a buffer of so many places."""
         num, parts = totals.hits.shape
         ends = jnp.cumsum(totals.hits.reshape(-1), dtype=jnp.int32)
         position = jnp.arange(places, dtype=jnp.int32)
@@ -436,20 +424,20 @@ class PointFlow:
     def _numbers(
         self, variables: Variables, hit: Points, totals: Totals, noise: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Hits as real numbers [p, d], and the numbers that are given for them [p, k]."""
+        """Hits as real numbers [p, d], and the known numbers of each hit [p, k]."""
         total = points.at(totals.energy.sum(-1), hit.owner, fill=1.0)
         x = self.coordinates.forward(hit, total, noise, variables["transforms"]["hits"])
         return x, self._describe_points(variables, hit.owner, hit.layer, totals)
 
     @property
     def _given(self) -> int:
-        """Size k of what is given for a point: depth and totals of its layer, or nothing."""
+        """Number k of known numbers of a point."""
         return 0 if self.coordinates.has_layer else 1 + self.encoding.layer_features
 
     def _describe_points(
         self, variables: Variables, owner: jax.Array, layer: jax.Array, totals: Totals
     ) -> jax.Array:
-        """Numbers that are given for points, [p, k]; see `_given`."""
+        """Known numbers of points: depth and totals of the layer, or nothing, [p, k]."""
         if self.coordinates.has_layer:
             return jnp.zeros((len(owner), 0))
         depth = self.coordinates.depth(layer, variables["transforms"]["hits"])
@@ -458,14 +446,14 @@ class PointFlow:
         return jnp.concatenate([depth[:, None], own], -1)
 
     def _in_groups(self, array: jax.Array) -> jax.Array:
-        """[b, ...] -> [groups, group, ...], filled up with zeros."""
+        """[b, ...] -> [groups, group, ...], padded by zeros."""
         group = self.config.points.group
         missing = -len(array) % group
         array = jnp.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
         return array.reshape(-1, group, *array.shape[1:])
 
     def _in_microbatches(self, function, hits: jax.Array, *arrays: jax.Array) -> jax.Array:
-        """Applies a function of (places, which rows are inside, rows of arrays) to microbatches."""
+        """Applies function(places, inside, *rows of arrays) to microbatches."""
         size = microbatches.size(self.config.generation, len(hits), self.detector.n_voxels)
         places = _in_tiles(size.points)
         return microbatches.apply(
@@ -482,5 +470,5 @@ def _normal(keys: jax.Array, num: int) -> jax.Array:
 
 
 def _in_tiles(hits: Any) -> Any:
-    """Places that showers with so many hits take, with those left over in their last tiles."""
+    """Places of the tiles of a shower, from its number of hits."""
     return -(-hits // _TILE) * _TILE

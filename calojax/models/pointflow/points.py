@@ -1,12 +1,9 @@
 """Showers as points: the hits of a group of showers in one flat buffer, and back on the grid.
 
 A shower of dataset 3 fills 3 % of its 40,500 voxels. So the g showers of a group share a buffer of
-a fixed number of points: the hits of one shower after the other, each with the number of the shower
-that owns it, then padding. `calojax.training.balanced_batches` bounds how many hits a group can
-have. Groups are independent, so a batch is a ``vmap`` over groups.
-
-`place` puts points without an angle, as version II of CaloPointFlow draws them (talk at CERN,
-November 2023), on distinct voxels of their (layer, r) ring.
+a fixed number of points: the hits of one shower after the other, each with the number of its
+shower, then padding. `calojax.training.balanced_batches` bounds the number of hits of a group.
+Groups are independent, so a batch is a ``vmap`` over groups.
 """
 
 from collections.abc import Callable
@@ -55,22 +52,17 @@ def grid_of(detector: Detector) -> tuple[int, int, int]:
 def to_points(
     showers: Float[Array, "g v"], detector: Detector, size: int
 ) -> tuple[Points, Int[Array, ""]]:
-    """Gathers the hits of showers in MeV, ordered by shower and voxel.
-
-    Args:
-      showers: showers; a voxel with energy above 0 is a hit.
-      detector: detector with equal layers.
-      size: size p of the buffer; the last hits that do not fit are left out.
+    """Gathers the hits of showers in MeV into a buffer of p = ``size`` points.
 
     Returns:
-      The points, and the number of hits that were left out.
+      Points, ordered by shower and voxel, and the number of last hits that did not fit.
     """
     _, n_alpha, n_r = grid_of(detector)
     n_voxels = showers.shape[1]
     energy = showers.reshape(-1)
     found = jnp.cumsum(energy > 0, dtype=jnp.int32)
-    # The k-th hit is where the count first reaches k: gathers, where `jnp.nonzero` scatters (2.5
-    # times faster on a CPU for dataset 3). Beyond the last hit this is the end of the showers.
+    # The k-th hit is where the count first reaches k. This gathers, whereas `jnp.nonzero` scatters
+    # (2.5 times slower on a CPU for dataset 3). Beyond the last hit it is the end of the showers.
     index = jnp.searchsorted(found, jnp.arange(1, size + 1, dtype=jnp.int32)).astype(jnp.int32)
     owner, voxel = index // n_voxels, index % n_voxels
     ring, r = voxel // n_r, voxel % n_r
@@ -93,22 +85,22 @@ def to_showers(points: Points, detector: Detector, num: int) -> Float[Array, "nu
     voxel = (points.layer * n_alpha + points.alpha) * n_r + points.r
     index = points.owner * detector.n_voxels + voxel
     empty = jnp.zeros(num * detector.n_voxels, points.energy.dtype)
-    # Indices beyond the end are those of padding.
+    # Indices of padding are beyond the end.
     return empty.at[index].add(points.energy, mode="drop").reshape(num, -1)
 
 
 def place(keys: PRNGKeyArray, points: Points, detector: Detector) -> Points:
     """Puts the points of every (layer, r) ring on uniformly random distinct angular bins.
 
-    When a ring has more than n_alpha hits, the next n_alpha of them are again put on distinct bins,
-    so that surplus hits are added to voxels that have one, and no energy is lost (as in the
-    released CaloPointFlow II). The result for a shower depends only on its own key and points, not
-    on the buffer.
+    So does version II of CaloPointFlow (talk at CERN, November 2023). If a ring has more than
+    n_alpha hits, the next n_alpha of them are again put on distinct bins and added to the hits
+    there, as in the released code. The result for a shower depends only on its own key and points,
+    not on the buffer.
 
-    A random k-subset takes work in proportion to the points, not to the voxels: the hit of rank i
-    in its ring draws c_i from 0 .. n_alpha - 1 - i, the Lehmer code of a permutation (Knuth, The
-    Art of Computer Programming, vol. 3, section 5.1.1). Its i-th element is found from right to
-    left: x = c_i, and for j = i - 1, ..., 0: x += (x >= c_j).
+    The work is proportional to the points, not to the voxels: the hit of rank i in its ring draws
+    c_i from 0 .. n_alpha - 1 - i, the Lehmer code of a permutation (Knuth, The Art of Computer
+    Programming, vol. 3, section 5.1.1). Its i-th element is found from right to left: x = c_i, and
+    for j = i - 1, ..., 0: x += (x >= c_j).
 
     Args:
       keys: one key for each shower, [g].
@@ -116,13 +108,13 @@ def place(keys: PRNGKeyArray, points: Points, detector: Detector) -> Points:
       detector: detector with equal layers.
 
     Returns:
-      The points with their ``alpha``, ordered by shower, layer and r.
+      Points with ``alpha``, ordered by shower, layer and r.
     """
     n_z, n_alpha, n_r = grid_of(detector)
     num, size = len(keys), len(points.owner)
     uniform = noise(lambda key: jax.random.uniform(key, dtype=jnp.float32), keys, points.owner)
     ring = (points.owner * n_z + points.layer) * n_r + points.r
-    # Stable, so that ranks do not depend on the buffer either.
+    # Stable, so that ranks do not depend on the buffer.
     ring, uniform, energy = jax.lax.sort((ring, uniform, points.energy), num_keys=1, is_stable=True)
     first = jnp.concatenate([jnp.ones(1, bool), ring[1:] != ring[:-1]])
     position = jnp.arange(size, dtype=jnp.int32)
@@ -163,10 +155,7 @@ def count(owner: Int[Array, " p"], num: int) -> Int[Array, " num"]:
 def noise(
     draw: Callable[[PRNGKeyArray], jax.Array], keys: PRNGKeyArray, owner: Int[Array, " p"]
 ) -> Shaped[Array, "p ..."]:
-    """Random numbers of points from one key for each shower [g].
-
-    The i-th point of a shower gets the same numbers in any buffer.
-    """
+    """Random numbers of points from one key for each shower [g], the same in any buffer."""
     num = len(keys)
     first = starts(owner, num)
     own = jnp.minimum(owner, num - 1)
@@ -177,8 +166,8 @@ def noise(
 def sums(values: Float[Array, " p"], part: Int[Array, " p"], num: int) -> Float[Array, " num"]:
     """Sums of the values of each of ``num`` parts; ``part`` is sorted.
 
-    Adds up pairs of neighbours, then pairs of pairs: always in the same order, unlike atomic
-    additions on a GPU, and with full precision, unlike differences of cumulative sums.
+    Pairs of neighbours are added, then pairs of pairs: the order is fixed, unlike that of atomic
+    additions on a GPU, and precision is full, unlike in differences of cumulative sums.
     """
 
     def add(left, right):

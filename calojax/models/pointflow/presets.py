@@ -14,7 +14,7 @@ from calojax.models.pointflow.config import (
 )
 from calojax.nn.flow import Summary
 
-# docs/results.md finds the bound's weights better; presets of the talk keep the released code's.
+# The bound's weights are better (docs/results.md); presets of the talk keep the released ones.
 _LAYERS = PointsConfig(coordinates="layers", energy="log", weights="bound")
 # Dataset 3 has more than twice the hits.
 _DS3 = {"points_per_shower": 1420, "schedule": Schedule(40_000, 64, weight_decay=0.01)}

@@ -1,9 +1,8 @@
-"""Totals of a shower, that is hit counts and energies, as real numbers for a flow, and back.
+"""Maps between the totals of a shower, hit counts and energies, and real numbers for a flow.
 
-Points are drawn to match given totals: so many hits with so much energy. CaloPointFlow has one pair
-for the whole shower (`WholeShower`). One pair for every layer (`EveryLayer`, as in ShowerFlow of
-CaloClouds II, arXiv:2309.05704) gives layer energies their correlations, which points that are
-drawn independently of each other do not have.
+Points are drawn to match given totals. CaloPointFlow has one pair for the whole shower
+(`WholeShower`). A pair for every layer (`EveryLayer`, as in ShowerFlow of CaloClouds II,
+arXiv:2309.05704) gives layer energies their correlations, which independent points do not have.
 """
 
 import dataclasses
@@ -24,7 +23,7 @@ Statistics = dict[str, jax.Array]
 _BINS = DEQUANTISATIONS["cdf"]
 # Smallest standard deviation, for data with a single value.
 _MIN_STD = 1e-3
-# Energy in MeV that stands for zero in logarithms.
+# Energy in MeV that replaces zero in logarithms.
 _EMPTY = 1e-3
 
 
@@ -41,10 +40,7 @@ class Totals(NamedTuple):
 
 
 def least_energy(detector: Detector) -> float:
-    """The smallest energy of a generated hit in MeV.
-
-    It is above the readout threshold, at which rounding would decide whether a hit is cut.
-    """
+    """The smallest energy of a generated hit in MeV: the threshold plus more than rounding."""
     return detector.readout_threshold * (1 + 1e-5)
 
 
@@ -84,7 +80,7 @@ class WholeShower:
     ) -> Float[Array, "b d"]:
         """Totals as real numbers, with noise within bins; incident energies [b] in MeV."""
         noise = jax.random.uniform(key, totals.hits[:, 0].shape, totals.energy.dtype)
-        # Without the ends: log(0 + 0) is infinite, and near n + 1 float32 could round up to it.
+        # Without the ends: log(0 + 0) is infinite, and float32 could round up to n + 1.
         return self._numbers(totals, 0.02 + 0.96 * noise, incident, statistics)
 
     def inverse(
@@ -96,7 +92,7 @@ class WholeShower:
         most = jnp.log(float(self.detector.n_voxels) + 0.5)
         log_hits = jnp.minimum(log_hits + jnp.log(incident) / 2, most)
         hits = jnp.floor(jnp.exp(log_hits)).astype(jnp.int32)
-        # E_sum of e times E_inc is beyond any shower.
+        # No shower has an E_sum of e times E_inc.
         energy = jnp.exp(jnp.minimum(log_energy, 1.0)) * incident
         return _possible(hits[:, None], energy[:, None], self.detector)
 
@@ -127,8 +123,8 @@ class EveryLayer:
     Its numbers are, for l layers: hit counts through CDF dequantisation [l]; log(E_sum / E_inc);
     and, for all layers but the last, log(E_z / E_deeper), the ratio of the layer's energy to that
     of all deeper layers [l - 1]. This stick breaking from the front fixes all energies without a
-    constraint among the numbers. Where the ratio is undefined, in layers without hits and in the
-    deepest layer with hits, the number is standard normal noise, which the flow learns at no cost.
+    constraint on the numbers. Where the ratio is undefined, in layers without hits and in the
+    deepest layer with hits, the number is standard normal noise.
     """
 
     detector: Detector
@@ -186,9 +182,8 @@ class EveryLayer:
         breaks = present[:, :-1] & more
         taken = jnp.where(breaks, jax.nn.log_sigmoid(ratio), 0.0)
         left = jnp.where(breaks, jax.nn.log_sigmoid(-ratio), 0.0)
-        log_share = jnp.pad(jnp.cumsum(left, 1), ((0, 0), (1, 0))) + jnp.pad(
-            taken, ((0, 0), (0, 1))
-        )
+        log_share = jnp.pad(jnp.cumsum(left, 1), ((0, 0), (1, 0)))
+        log_share += jnp.pad(taken, ((0, 0), (0, 1)))
         total = jnp.exp(jnp.minimum(visible, 1.0)) * incident
         return _possible(hits, total[:, None] * jnp.exp(log_share), self.detector)
 
@@ -236,13 +231,13 @@ def _log(values: jax.Array, where: jax.Array) -> jax.Array:
 
 
 def _possible(hits: jax.Array, energy: jax.Array, detector: Detector) -> Totals:
-    """Totals that hits above the readout threshold can have."""
+    """Totals, with energies raised to the least energy of their hits."""
     least = hits * least_energy(detector)
     return Totals(hits, jnp.where(hits > 0, jnp.maximum(energy, least), 0.0))
 
 
 def _moments(name: str, values: np.ndarray, where: np.ndarray | bool = True) -> Statistics:
-    """Means and standard deviations of the columns of values [n, k], over rows where ``where``."""
+    """Means and standard deviations of the columns of values [n, k], over selected entries."""
     masked = np.ma.masked_array(values, ~np.broadcast_to(where, values.shape))
     return {
         f"{name}_mean": jnp.asarray(masked.mean(0).filled(0.0), jnp.float32),
@@ -259,16 +254,16 @@ def rescaled(
 
     Args:
       energy: energies of hits.
-      part: part of each hit, sorted: shower x s + part of the shower; beyond all parts for padding,
-        whose energy becomes 0.
+      part: part of each hit, sorted: shower x s + part of the shower; larger for padding, whose
+        energy becomes 0.
       totals: totals of the showers.
       detector: detector with the readout threshold.
     """
     least = least_energy(detector)
     excess = jnp.maximum(energy - least, 1e-6 * energy)
     # Hits of real showers may lie on the threshold.
-    wanted = jnp.maximum(totals.energy - totals.hits * least, 0.0).reshape(-1)
-    found = points.sums(excess, part, wanted.size)
-    factor = wanted / jnp.where(found > 0, found, 1.0)
-    inside = part < wanted.size
+    target = jnp.maximum(totals.energy - totals.hits * least, 0.0).reshape(-1)
+    found = points.sums(excess, part, target.size)
+    factor = target / jnp.where(found > 0, found, 1.0)
+    inside = part < target.size
     return jnp.where(inside, least + excess * points.at(factor, part), 0.0)

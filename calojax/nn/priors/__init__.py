@@ -1,7 +1,7 @@
 """Priors over sequences of codes.
 
-A new prior is one file here, whose ``build`` makes a `Prior` of settings, the number of codes and
-their positions, and one line in `PRIORS`.
+A new prior is a file here, with a function ``build`` that makes a `Prior` from settings, number of
+codes and positions, and a line in `PRIORS`.
 """
 
 from collections.abc import Callable

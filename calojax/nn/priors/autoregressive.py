@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,19 +13,28 @@ from calojax.nn.priors.prior import Network, Variables
 
 
 class Cell(Network, Protocol):
-    """The interface of the linen modules in `Autoregressive`.
+    """The interface of networks in `Autoregressive`.
 
-    Tokens are codes 0..k-1, or k before the first code. Methods, called through ``apply``:
-
-    - ``start(context) -> carry`` before the first code;
-    - ``grow(carry, length) -> carry`` with room for positions below ``length``;
-    - ``step(carry, token [b], position [], context [b, c]) -> (carry, logits [b, k])``;
-    - ``logits(tokens [b, t], context) -> [b, t, k]``, all steps at once.
+    Tokens are codes 0..k-1, or k before the first code. `logits` computes all steps at once.
     """
 
     @property
     def stretch(self) -> int:
         """Largest number of positions to make room for at a time."""
+        ...
+
+    def start(self, context: jax.Array, /) -> Any:
+        """The carry before the first code."""
+        ...
+
+    def grow(self, carry: Any, length: int, /) -> Any:
+        """The carry with room for positions below ``length``."""
+        ...
+
+    def step(
+        self, carry: Any, token: jax.Array, position: jax.Array, context: jax.Array, /
+    ) -> tuple[Any, jax.Array]:
+        """One step: token [b], position [], its context [b, c] -> (carry, logits [b, k])."""
         ...
 
 
@@ -40,7 +49,6 @@ class Autoregressive:
     cell: Cell
 
     def init(self, key: jax.Array, context: jax.Array) -> Variables:
-        """See `Prior`."""
         return self.cell.init(key, context)
 
     def loss(
@@ -53,31 +61,28 @@ class Autoregressive:
         """log p(code | earlier codes, context) in nats: codes [b, t] -> [b, t]."""
         first = jnp.full_like(codes[:, :1], self.cell.size)
         tokens = jnp.concatenate([first, codes[:, :-1]], axis=1)
-        return categorical.log_prob(
-            self.cell.apply(variables, tokens, context, method="logits"), codes
-        )
+        return categorical.log_prob(self.cell.bind(variables).logits(tokens, context), codes)
 
     def draw(
         self, variables: Variables, keys: jax.Array, context: jax.Array, *, temperature: float = 1.0
     ) -> jax.Array:
-        """See `Prior`."""
-
         def step(state, inputs):
             carry, token = state
             position, u = inputs
             here = context if context.ndim == 2 else context[:, position]
-            carry, logits = self.cell.apply(variables, carry, token, position, here, method="step")
+            carry, logits = self.cell.bind(variables).step(carry, token, position, here)
             token = categorical.choose(u, logits / temperature)
             return (carry, token), token
 
         length = self.cell.length
-        carry = self.cell.apply(variables, context, method="start")
+        cell = self.cell.bind(variables)
+        carry = cell.start(context)
         token = jnp.full(len(context), self.cell.size, jnp.int32)
         inputs = jnp.arange(length), categorical.uniforms(keys, length).T
         ends = np.linspace(0, length, -(-length // self.cell.stretch) + 1).astype(int)
         codes = []
         for start, end in itertools.pairwise(ends.tolist()):
-            carry = self.cell.apply(variables, carry, end, method="grow")
+            carry = cell.grow(carry, end)
             piece = jax.tree.map(lambda x, start=start, end=end: x[start:end], inputs)
             (carry, token), drawn = jax.lax.scan(step, (carry, token), piece)
             codes.append(drawn)

@@ -21,9 +21,9 @@ def uniforms(keys: jax.Array, length: int) -> jax.Array:
 def choose(u: Float[Array, "*shape"], logits: Float[Array, "*shape k"]) -> Int[Array, "*shape"]:
     """The code at quantile u in [0, 1) of softmax(logits).
 
-    It takes one random number per code, where Gumbel noise takes k. Among many codes it first finds
-    a group and then a code of the group, which shortens the cumulative sums. Codes of probability
-    zero are never chosen.
+    This takes one random number per code, whereas Gumbel noise takes k. For many codes, a group is
+    found first and then a code of the group, which shortens the cumulative sums. Codes of
+    probability zero are never chosen.
     """
     p = jax.nn.softmax(logits)
     size = p.shape[-1]
@@ -46,8 +46,8 @@ _GROUP = 16
 def _at(value: jax.Array, p: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Index at which the cumulative sum of p [..., k] passes a value, and the sum before it.
 
-    The value is clipped below the total, which it could reach by rounding. The cumulative sum does
-    not rise where p is zero, so such indices are never found.
+    The value is clipped below the total, which it could reach by rounding. Indices where p is zero
+    are never found, since the cumulative sum does not rise there.
     """
     cumulative = jnp.cumsum(p, axis=-1)
     end = cumulative[..., -1]

@@ -1,9 +1,9 @@
 """The causal transformer of the released Calo-VQ, with a key/value cache.
 
 It differs from `calojax.nn.priors.transformer.Transformer` as follows (arXiv:2405.06605, released
-configuration, without its dropout of 0.1): positions have learnt embeddings and no angles; the
-condition takes the last components of the embedding of a token; code 0 precedes the first code; the
-last layer has no bias.
+configuration, without its dropout of 0.1): positions have learnt embeddings and no angles; the last
+components of a token's embedding are the condition; code 0 precedes the first code; the last layer
+has no bias.
 """
 
 import flax.linen as nn

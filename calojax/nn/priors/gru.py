@@ -1,9 +1,8 @@
 """The recurrent prior: a gated recurrent unit (GRU) over codes.
 
-A step waits for the code before it, so the time of a step decides the time of a shower. What does
-not depend on the state is therefore computed before the steps: a code's share of the input layer is
-a row of a table, and the three gates are one matrix. The tables save 6 to 19 % of the time of a
-prior on a CPU (docs/speed.md).
+Steps are sequential, so everything that does not depend on the state is computed before: a code's
+share of the input layer is a row of a table, and the three gates are one matrix. The tables save 6
+to 19 % of the time of a prior on a CPU (docs/speed.md).
 """
 
 from typing import NamedTuple
@@ -24,11 +23,11 @@ def build(settings: Settings, size: int, positions: Positions) -> Autoregressive
 
 
 class Tables(NamedTuple):
-    """Products of the parameters that all steps share, for k codes, a width w, a context [c].
+    """Products of the parameters, for k codes, a width w, a context [c].
 
     Attributes:
-      codes: share of a code in the input layer, for every lag a table [k + 1, w].
-      positions: share of a position, with the bias, [t, w].
+      codes: contribution of a code to the input layer, for every lag a table [k + 1, w].
+      positions: contribution of a position and bias, [t, w].
       context: kernel of the context [c, w].
       input: kernel [w, 3 w] and bias [3 w] from the input layer to the gates (reset, update, new).
       state: kernel [w, 3 w] from the state to the gates, and bias [1, w] of the new state.
@@ -42,12 +41,12 @@ class Tables(NamedTuple):
 
 
 class Carry(NamedTuple):
-    """What a step passes to the next one.
+    """The carry of a step.
 
     Attributes:
       state: recurrent state [b, w].
-      recent: last codes, the newest last [b, largest lag].
-      tables: the same for all steps.
+      recent: last codes, the newest last, [b, largest lag].
+      tables: tables, the same for all steps.
     """
 
     state: jax.Array
@@ -65,8 +64,7 @@ class GRU(nn.Module):
       length: number of positions t.
       width: size of the recurrent state w.
       embedding: size of the code and position embeddings.
-      lags: distances back to the codes that a step sees besides its state; on a grid, those of the
-        neighbours on each axis.
+      lags: distances back to the codes in the input of a step; on a grid, to its neighbours.
     """
 
     size: int
@@ -85,23 +83,19 @@ class GRU(nn.Module):
         self.output = nn.Dense(self.size)
 
     def start(self, context: jax.Array) -> Carry:
-        """The carry before the first code: context [b, c] or [b, t, c]."""
         nothing = jnp.full((len(context), max(self.lags)), self.size, jnp.int32)
         return Carry(self._initial(context), nothing, self._tables())
 
     def grow(self, carry: Carry, length: int) -> Carry:
-        """The same carry: its size does not depend on the position."""
         return carry
 
     @property
     def stretch(self) -> int:
-        """All positions."""
         return self.length
 
     def step(
         self, carry: Carry, token: jax.Array, position: jax.Array, context: jax.Array
     ) -> tuple[Carry, jax.Array]:
-        """One step: token [b], position [], its context [b, c] -> (carry, logits [b, k])."""
         tables = carry.tables
         recent = jnp.concatenate([carry.recent[:, 1:], token[:, None]], 1)
         codes = [recent[:, -lag] for lag in self.lags]
@@ -126,7 +120,7 @@ class GRU(nn.Module):
         return self.output(states.swapaxes(0, 1))
 
     def __call__(self, context: jax.Array) -> jax.Array:
-        """Touches every parameter, for ``init``: context [b, c] or [b, t, c] -> logits [b, k]."""
+        """Uses every parameter, for ``init``: context [b, c] or [b, t, c] -> logits [b, k]."""
         nothing = jnp.full(len(context), self.size)
         token = self.tokens(nothing) + self.positions(jnp.zeros_like(nothing))
         here = context if context.ndim == 2 else context[:, 0]
@@ -158,13 +152,13 @@ class GRU(nn.Module):
 def _gates(
     tables: Tables, codes: list[jax.Array], position: jax.Array, context: jax.Array
 ) -> jax.Array:
-    """The input's share of the gates [..., 3 w].
+    """The contribution of the input to the gates, [..., 3 w].
 
     Args:
-      tables: of the parameters.
-      codes: for every lag [...].
-      position: share of the position [..., w].
-      context: [..., c].
+      tables: tables of the parameters.
+      codes: codes [...] for every lag.
+      position: contribution of the position [..., w].
+      context: context [..., c].
     """
     x = position + context @ tables.context
     for table, code in zip(tables.codes, codes, strict=True):

@@ -1,7 +1,6 @@
 """Masked parallel decoding: every pass fills in some of the unknown codes.
 
-After MaskGIT (Chang et al. 2022, arXiv:2202.04200), with its cosine schedule. Two differences make
-the prior a distribution instead of a search for probable codes:
+After MaskGIT (Chang et al. 2022, arXiv:2202.04200), with its cosine schedule and two differences:
 
 - Positions are filled in random order, by draws from the conditional distributions. MaskGIT keeps
   the most confident draws, which makes samples less diverse than the data. With one position per
@@ -13,7 +12,7 @@ the prior a distribution instead of a search for probable codes:
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -31,24 +30,27 @@ def build(settings: Settings, size: int, positions: Positions) -> "Masked":
     return Masked(network, settings.passes)
 
 
+class Filler(Network, Protocol):
+    """The interface of networks in `Masked`; tokens are codes 0..k-1, or k for unknown codes."""
+
+    def logits_at(self, tokens: jax.Array, context: jax.Array, chosen: jax.Array, /) -> jax.Array:
+        """`logits` at chosen positions: [b, n] -> [b, n, k]."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Masked:
     """A prior that fills in many codes at once.
 
-    Tokens of the network are codes 0..k-1, or k for unknown codes. Its methods are
-    ``logits(tokens [b, t], context) -> [b, t, k]`` and, at chosen positions,
-    ``logits_at(tokens, context, chosen [b, n]) -> [b, n, k]``.
-
     Attributes:
       network: network of the distribution of unknown codes given the known ones.
-      passes: runs of the network per sequence, at most one per position.
+      passes: number of evaluations of the network per sequence, at most one per position.
     """
 
-    network: Network
+    network: Filler
     passes: int
 
     def init(self, key: jax.Array, context: jax.Array) -> Any:
-        """See `Prior`."""
         return self.network.init(key, context)
 
     def loss(
@@ -57,20 +59,18 @@ class Masked:
         """Mean of -log p(code | unmasked codes) over masked codes."""
         masked = masks(keys, self.network.length)
         tokens = jnp.where(masked, self.network.size, codes)
-        logits = self.network.apply(variables, tokens, context, method="logits")
-        log_p = categorical.log_prob(logits, codes)
+        log_p = categorical.log_prob(self.network.bind(variables).logits(tokens, context), codes)
         return -jnp.sum(log_p, axis=-1, where=masked) / jnp.sum(masked, axis=-1)
 
     def draw(
         self, variables: Any, keys: jax.Array, context: jax.Array, *, temperature: float = 1.0
     ) -> jax.Array:
-        """See `Prior`."""
         size, length = self.network.size, self.network.length
         u = categorical.uniforms(rng.streams(keys, "codes"), length)
         rows = jnp.arange(len(context))[:, None]
 
         def fill(tokens, chosen):
-            logits = self.network.apply(variables, tokens, context, chosen, method="logits_at")
+            logits = self.network.bind(variables).logits_at(tokens, context, chosen)
             at = jnp.take_along_axis(u, chosen, axis=1, mode="clip")
             codes = categorical.choose(at, logits / temperature)
             return tokens.at[rows, chosen].set(codes, mode="drop"), None
@@ -89,14 +89,14 @@ def known_after(length: int, passes: int) -> np.ndarray:
     passes = min(passes, length)
     done = np.arange(passes + 1)
     by_cosine = np.ceil(length * (1 - np.cos(np.pi / 2 * done / passes)))
-    # Rounding may lift the last one above length.
+    # Rounding may make the last one larger than length.
     return np.clip(by_cosine, done, length).astype(int)
 
 
 def fill_order(keys: jax.Array, length: int, passes: int) -> jax.Array:
-    """Positions to fill in every pass: keys [b] -> int32 [passes, b, n], n of the largest pass.
+    """Positions to fill in every pass, int32 [passes, b, n], from keys [b].
 
-    Smaller passes are padded by ``length``, which is not a position.
+    Passes with fewer than n positions are padded by ``length``, which is not a position.
     """
     known = known_after(length, passes)
     order = jax.vmap(lambda key: jax.random.permutation(key, length))(keys).astype(jnp.int32)
@@ -106,7 +106,7 @@ def fill_order(keys: jax.Array, length: int, passes: int) -> jax.Array:
 
 
 def masks(keys: jax.Array, length: int) -> jax.Array:
-    """Random masks of 1..length positions, each number as likely: keys [b] -> bool [b, length]."""
+    """Masks of a uniformly random number of positions, at least 1: keys [b] -> bool [b, length]."""
 
     def mask(key):
         number = jax.random.randint(rng.stream(key, "number"), (), 1, length + 1)

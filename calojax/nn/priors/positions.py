@@ -15,7 +15,7 @@ import numpy as np
 
 
 class Positions(Protocol):
-    """An arrangement of t codes; frozen and hashable."""
+    """An arrangement of t codes; hashable."""
 
     @property
     def length(self) -> int:
@@ -24,7 +24,7 @@ class Positions(Protocol):
 
     @property
     def rings(self) -> np.ndarray:
-        """A number for each position, equal for those that a rotation exchanges: int [t]."""
+        """Number of the ring of each position, int [t]; a rotation keeps rings."""
         ...
 
     @property
@@ -47,18 +47,13 @@ class Line:
 
     length: int
 
+    neighbours = (1,)
+
     @property
     def rings(self) -> np.ndarray:
-        """A different number for every position."""
         return np.arange(self.length)
 
-    @property
-    def neighbours(self) -> tuple[int, ...]:
-        """The previous code."""
-        return (1,)
-
     def angles(self, pairs: int) -> np.ndarray:
-        """See `Positions`."""
         return np.arange(self.length)[:, None] * _frequencies(self.length, pairs)
 
 
@@ -78,7 +73,6 @@ class Cylinder:
 
     @property
     def length(self) -> int:
-        """Number of positions z x alpha x r."""
         return self.z * self.alpha * self.r
 
     @property
@@ -88,7 +82,6 @@ class Cylinder:
 
     @property
     def rings(self) -> np.ndarray:
-        """One number for each (z, r)."""
         z, _, r = self.coordinates.T
         return z * self.r + r
 
@@ -98,7 +91,7 @@ class Cylinder:
         return tuple(sorted({1, self.r, self.r * self.alpha}))
 
     def angles(self, pairs: int) -> np.ndarray:
-        """See `Positions`; axes of more than one position share the pairs evenly."""
+        """Angles in radians; axes with more than one position share the pairs evenly."""
         z, alpha, r = self.coordinates.T
         extents = {"alpha": self.alpha, "z": self.z, "r": self.r}
         axes = [axis for axis, extent in extents.items() if extent > 1]

@@ -1,7 +1,7 @@
 """Interface and settings of priors over sequences of codes."""
 
 import dataclasses
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import jax
 
@@ -15,11 +15,11 @@ class Settings:
     """Settings of priors; each kind reads those that it needs.
 
     Attributes:
-      width: size of the recurrent state, or of the transformer's stream.
+      width: size of the recurrent state, or of the transformer's residual stream.
       embedding: size of the GRU's code and position embeddings.
-      layers: blocks of the transformer.
-      heads: heads of its attention; twice their number divides the width.
-      passes: runs of the "masked" network per sequence.
+      layers: number of blocks of the transformer.
+      heads: number of attention heads; twice that number must divide the width.
+      passes: number of network evaluations per sequence of the "masked" prior.
       dtype: type of the transformer's computation; bfloat16 is for accelerators.
     """
 
@@ -33,11 +33,11 @@ class Settings:
     def __post_init__(self):
         for name in ("layers", "heads", "passes"):
             if getattr(self, name) < 1:
-                raise CalojaxError(f"The prior's {name} are {getattr(self, name)}; take 1 or more.")
+                raise CalojaxError(f"--prior.{name} must be at least 1, got {getattr(self, name)}.")
 
 
 class Network(Protocol):
-    """What all linen modules in priors have in common."""
+    """The interface that linen modules in priors share."""
 
     @property
     def size(self) -> int:
@@ -53,15 +53,19 @@ class Network(Protocol):
         """Random variables."""
         ...
 
-    def apply(self, variables: Variables, /, *args: Any, method: str) -> Any:
-        """Calls a method with the given variables."""
+    def bind(self, variables: Variables, /) -> Self:
+        """The network with variables, for calls of its methods."""
+        ...
+
+    def logits(self, tokens: jax.Array, context: jax.Array, /) -> jax.Array:
+        """Logits of all positions: tokens [b, t], context -> [b, t, k]."""
         ...
 
 
 class Prior(Protocol):
     """A distribution of codes [b, t] in 0..k-1, given a context [b, c] or [b, t, c].
 
-    Variables are those of the linen module inside. Every sequence has its own key.
+    Every sequence has its own key.
     """
 
     def init(self, key: jax.Array, context: jax.Array) -> Variables:
@@ -71,17 +75,11 @@ class Prior(Protocol):
     def loss(
         self, variables: Variables, keys: jax.Array, codes: jax.Array, context: jax.Array
     ) -> jax.Array:
-        """Loss in nats per code: keys [b], codes [b, t] -> [b].
-
-        It is -log p(codes) / t or, on average over keys, an upper bound of it.
-        """
+        """Loss in nats per code, [b]: -log p(codes) / t or, averaged over keys, an upper bound."""
         ...
 
     def draw(
         self, variables: Variables, keys: jax.Array, context: jax.Array, *, temperature: float = 1.0
     ) -> jax.Array:
-        """Draws codes int32 [b, t] with keys [b].
-
-        Logits are divided by the temperature; 1 is the learnt distribution.
-        """
+        """Codes int32 [b, t] from keys [b]; logits are divided by the temperature."""
         ...

@@ -29,8 +29,8 @@ def from_settings(
     s = settings
     if s.width % (2 * s.heads):
         raise CalojaxError(
-            f"The prior's width {s.width} is not a multiple of twice its {s.heads} heads; "
-            "change one of them."
+            f"--prior.width must be a multiple of twice --prior.heads, got {s.width} and "
+            f"{s.heads}; change one of them."
         )
     return Transformer(size, positions, s.layers, s.heads, s.width, causal, jnp.dtype(s.dtype))
 
@@ -65,7 +65,7 @@ class Block(nn.Module):
     Attributes:
       width: width of the residual stream.
       heads: number of attention heads.
-      causal: whether a slot sees only itself and earlier slots.
+      causal: whether a slot attends only to itself and earlier slots.
       dtype: type of the computation; parameters are float32.
     """
 
@@ -117,17 +117,17 @@ class Transformer(nn.Module):
     i holds code i - 1 (k before the first code) and predicts code i. Otherwise it is a network of
     `calojax.nn.priors.masked.Masked`: slot i holds code i (k if unknown) and predicts it.
 
-    Rotary attention knows only differences of positions, so an embedding is added: of the position
-    if causal, since the order distinguishes positions; else of the ring, so that a rotation of the
-    known codes rotates the predictions.
+    Rotary attention depends only on differences of positions, so an embedding is added: of the
+    position if causal; otherwise of the ring, so that a rotation of the known codes rotates the
+    predictions.
 
     Attributes:
       size: number of codes k.
       positions: positions of the codes.
       layers: number of blocks.
-      heads: number of attention heads; twice their number divides the width.
+      heads: number of attention heads; twice that number must divide the width.
       width: width of the residual stream.
-      causal: whether a code sees only earlier ones.
+      causal: whether a code depends only on earlier ones.
       dtype: type of the computation; parameters and logits are float32.
       stretch: largest number of positions by which the cache grows at a time. Every step reads the
         whole cache, so growing it is faster than a full cache from the start (1.4 times for 417
@@ -171,12 +171,10 @@ class Transformer(nn.Module):
         return self._head(jnp.take_along_axis(x, chosen[..., None], axis=1, mode="clip"))
 
     def start(self, context: jax.Array) -> tuple[Cache, ...]:
-        """Empty caches of the blocks."""
         nothing = jnp.zeros((len(context), 0, self.heads, self.width // self.heads), self.dtype)
         return (Cache(nothing, nothing),) * self.layers
 
     def grow(self, caches: tuple[Cache, ...], length: int) -> tuple[Cache, ...]:
-        """Caches with room for positions below ``length``."""
         more = length - caches[0].keys.shape[1]
         return jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, more), (0, 0), (0, 0))), caches)
 
@@ -187,7 +185,6 @@ class Transformer(nn.Module):
         position: jax.Array,
         context: jax.Array,
     ) -> tuple[tuple[Cache, ...], jax.Array]:
-        """One step: token [b], position [], its context [b, c] -> (caches, logits [b, k])."""
         place = jnp.asarray(self._place)[position][None]
         x = self._embed(token[:, None], place, context[:, None])
         angles = Angles(*(a[position][None] for a in self._angles()))
@@ -198,7 +195,7 @@ class Transformer(nn.Module):
         return tuple(after), self._head(x)[:, 0]
 
     def __call__(self, context: jax.Array) -> jax.Array:
-        """Touches every parameter, for ``init``: context [b, c] -> logits [b, t, k]."""
+        """Uses every parameter, for ``init``: context [b, c] -> logits [b, t, k]."""
         return self.logits(jnp.full((len(context), self.length), self.size), context)
 
     def _blocks(self) -> list[Block]:
@@ -212,7 +209,7 @@ class Transformer(nn.Module):
 
     def _angles(self) -> Angles:
         angles = self.positions.angles(self.width // self.heads // 2)
-        # The previous code may be far away, at the end of a row. The first slot holds no code.
+        # Slot i holds code i - 1, which may be far away on the grid. The first slot holds no code.
         key = np.concatenate([angles[:1], angles[:-1]]) if self.causal else angles
         return Angles(jnp.asarray(angles, jnp.float32), jnp.asarray(key, jnp.float32))
 
