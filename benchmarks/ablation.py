@@ -25,7 +25,7 @@ from calojax.geometry import find_detector
 from calojax.io import ShowerArrays, open_showers
 from calojax.io.cache import open_cached
 from calojax.models.base import Model
-from calojax.models.calovq import CaloVQConfig
+from calojax.models.calovq.config import CaloVQConfig
 from calojax.presets import PRESETS
 from calojax.sampling import generation
 from calojax.training import metrics

@@ -14,7 +14,7 @@ import numpy as np
 from calojax import checkpoint, models, rng
 from calojax.geometry import DETECTORS, Detector
 from calojax.models.base import Model, Variables
-from calojax.models.pointflow import PointFlowConfig
+from calojax.models.pointflow.config import PointFlowConfig
 from calojax.presets import PRESETS, ModelConfig
 from calojax.sampling import generation
 from calojax.training import balanced_batches, batches

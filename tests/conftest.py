@@ -24,13 +24,13 @@ from jax.extend.core import Literal
 from calojax import distributed, models
 from calojax.geometry import DETECTORS, Detector
 from calojax.models.base import Schedule
-from calojax.models.calovq import (
+from calojax.models.calovq.config import (
     AutoencoderConfig,
-    CaloVQ,
     CaloVQConfig,
     EnergiesConfig,
     PriorConfig,
 )
+from calojax.models.calovq.model import CaloVQ
 from calojax.sampling import generation
 from calojax.training.batches import Dataset
 

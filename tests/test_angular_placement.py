@@ -1,5 +1,6 @@
-"""Learnt angles: an exact likelihood without replacement, blind to what it must not see."""
+"""Learnt angles: an exact likelihood without replacement, which depends only on earlier layers."""
 
+import functools
 import itertools
 
 import jax
@@ -27,16 +28,22 @@ def placement():
 
 @pytest.fixture(scope="module")
 def variables(placement, showers):
-    start = placement.init(jax.random.key(0), showers)
-    leaves, tree = jax.tree.flatten(start)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    noise = [0.5 * jax.random.normal(k, a.shape) for k, a in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(tree, [a + n for a, n in zip(leaves, noise, strict=True)])
+    start = jax.jit(placement.init)(jax.random.key(0), showers)
+    generator = np.random.default_rng(1)
+    return jax.tree.map(
+        lambda a: a + 0.5 * generator.normal(size=a.shape).astype(np.float32), start
+    )
 
 
-def drawn(placement, variables, showers, seed=0):
-    gumbel = jax.random.gumbel(jax.random.key(seed), showers.shape)
+@functools.partial(jax.jit, static_argnums=0)
+def drawn(placement, variables, showers):
+    gumbel = jax.random.gumbel(jax.random.key(0), showers.shape)
     return placement.apply(variables, gumbel, showers, method="draw")
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def apply(placement, variables, showers):
+    return placement.apply(variables, showers)
 
 
 def test_closed_form_of_one_ring():
@@ -61,14 +68,14 @@ def test_probabilities_of_all_places_add_up_to_one():
 
 
 def test_all_bins_are_alike_at_the_start(placement, showers):
-    start = placement.init(jax.random.key(0), showers)
+    start = jax.jit(placement.init)(jax.random.key(0), showers)
     hits = np.asarray((showers > 0).sum(2))
     ways = [sum(np.log(8 - i) for i in range(k)) for k in range(9)]
     expected = -np.asarray(ways)[hits].sum((1, 2))
-    np.testing.assert_allclose(placement.apply(start, showers), expected, rtol=1e-5)
+    np.testing.assert_allclose(apply(placement, start, showers), expected, rtol=1e-5)
 
 
-def test_draws_keep_every_ring_and_double_nothing(placement, variables, showers):
+def test_draws_keep_the_energies_of_every_ring(placement, variables, showers):
     placed = drawn(placement, variables, showers)
     np.testing.assert_array_equal(jnp.sort(placed, 2), jnp.sort(showers, 2))
     assert (placed != showers).any()
@@ -91,7 +98,7 @@ def test_draws_follow_the_density(placement, variables):
     every = jnp.zeros((64, *SHAPE))
     number = jnp.arange(64)
     every = every.at[number, 0, number // 8, 1].set(2.0).at[number, 1, number % 8, 2].set(5.0)
-    expected = jnp.exp(placement.apply(variables, every))
+    expected = jnp.exp(apply(placement, variables, every))
     assert float(expected.sum()) == pytest.approx(1.0, rel=1e-4)
     assert expected.max() > 2 * expected.min()
     np.testing.assert_allclose(found, expected, atol=5 * np.sqrt(0.05 / n))
@@ -100,13 +107,14 @@ def test_draws_follow_the_density(placement, variables):
 def test_no_direction_is_special(placement, variables, showers):
     turned = jnp.roll(showers, 3, 2)
     np.testing.assert_allclose(
-        placement.apply(variables, turned), placement.apply(variables, showers), rtol=1e-5
+        apply(placement, variables, turned), apply(placement, variables, showers), rtol=1e-5
     )
 
 
-def test_layers_know_only_those_before(placement, variables, showers):
+def test_layers_depend_only_on_earlier_ones(placement, variables, showers):
     """Turning the last layer changes its own term alone, by what turning all of it would."""
 
+    @jax.jit
     def of_layers(showers):
         bound = placement.bind(variables)
         seen = bound._seen(showers, jnp.cumsum(showers, 1))

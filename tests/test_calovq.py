@@ -11,7 +11,7 @@ from conftest import tiny_config, trained_by, with_autoencoder
 from calojax import models, rng
 from calojax.errors import CalojaxError
 from calojax.geometry import DETECTORS
-from calojax.models.calovq import PriorConfig
+from calojax.models.calovq.config import PriorConfig
 from calojax.models.voxels import layer_sums
 
 

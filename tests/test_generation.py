@@ -10,7 +10,7 @@ import pytest
 from calojax import distributed, rng
 from calojax.errors import CalojaxError
 from calojax.io import ShowerArrays
-from calojax.models.calovq import CaloVQ
+from calojax.models.calovq.model import CaloVQ
 from calojax.sampling import generation
 
 

@@ -10,13 +10,13 @@ from conftest import tiny_config
 
 from calojax import models
 from calojax.models.base import Schedule
-from calojax.models.calovq_released import (
+from calojax.models.calovq_released.config import (
     GPTConfig,
     ReleasedAutoencoderConfig,
     ReleasedConfig,
     TokensConfig,
 )
-from calojax.models.pointflow import (
+from calojax.models.pointflow.config import (
     EncoderConfig,
     LatentConfig,
     PlacementConfig,

@@ -7,8 +7,8 @@ from conftest import tiny_config
 
 from calojax import models
 from calojax.errors import CalojaxError
-from calojax.models.calovq_released import ReleasedConfig
-from calojax.models.pointflow import PointFlowConfig
+from calojax.models.calovq_released.config import ReleasedConfig
+from calojax.models.pointflow.config import PointFlowConfig
 from calojax.models.voxels import rotation_table
 from calojax.presets import PRESETS
 

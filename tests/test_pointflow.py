@@ -14,17 +14,17 @@ from calojax import models, rng
 from calojax.errors import CalojaxError
 from calojax.geometry import DETECTORS
 from calojax.models.base import Schedule
-from calojax.models.pointflow import (
+from calojax.models.pointflow import microbatches
+from calojax.models.pointflow.config import (
     EncoderConfig,
     GenerationConfig,
     LatentConfig,
     PlacementConfig,
-    PointFlow,
     PointFlowConfig,
     PointsConfig,
     TotalsConfig,
-    microbatches,
 )
+from calojax.models.pointflow.model import PointFlow
 from calojax.nn import tiles
 from calojax.nn.flow import Summary
 from calojax.training import batches

@@ -46,9 +46,9 @@ def test_moving_averages_follow_their_closed_form(book):
     # Constant latents for constant codes: count_n = share + (c0 - share) d^n, likewise the means.
     z = jnp.concatenate([jnp.full((24, 3), 2.0), jnp.full((8, 3), -1.0)])
     codes = jnp.concatenate([jnp.zeros(24, int), jnp.ones(8, int)])
-    left, now = AVERAGES.decay**5, book
+    left, now, update = AVERAGES.decay**5, book, jax.jit(AVERAGES.update)
     for _ in range(5):
-        now = AVERAGES.update(now, z, codes, jax.random.key(0))
+        now = update(now, z, codes, jax.random.key(0))
     count, vectors = now["count"], now["vectors"]
     np.testing.assert_allclose(count[0], 24 + (book["count"][0] - 24) * left, rtol=1e-5)
     expected = (book["total"][0] * left + 48 * (1 - left)) / count[0]
@@ -63,7 +63,7 @@ def test_dead_codes_come_back_on_latents_of_the_batch(book):
     far = book | {"count": book["count"].at[2].set(1e-9)}
     codes = jnp.where(jnp.arange(64) % 8 == 2, 3, jnp.arange(64) % 8)
     averages = quantizer.ByAverages(8, 3, 0.25, 0.99, 0.03)
-    now = averages.update(far, z, codes, jax.random.key(4))
+    now = jax.jit(averages.update)(far, z, codes, jax.random.key(4))
     vectors = np.asarray(now["vectors"])
     assert (np.asarray(z) == vectors[2]).all(1).any()
     assert now["count"][2] == pytest.approx(64 / 8)
@@ -86,7 +86,7 @@ def test_finite_codes_are_all_combinations_of_levels(levels):
     assert jnp.abs(vectors).max() == 1
     # Wide latents reach every one of them, and what goes through is what the code stands for.
     latents = 3 * jax.random.normal(jax.random.key(0), (20_000, len(levels)))
-    through = finite.through(None, latents, jax.random.key(1))
+    through = jax.jit(finite.through)(None, latents, jax.random.key(1))
     assert len(np.unique(through.codes)) == finite.size
     np.testing.assert_allclose(finite.vectors(None, through.codes), through.vectors, atol=1e-6)
     np.testing.assert_array_equal(finite.codes(None, latents), through.codes)
@@ -107,10 +107,11 @@ def test_gradient_goes_through_finite_levels():
 def test_in_double_precision_codes_are_the_same(kind):
     latents = jax.random.normal(jax.random.key(0), (4, 6, 3))
     book = kind.start(jax.random.key(1), latents)
-    single = kind.through(book, latents, jax.random.key(2))
+    through = jax.jit(kind.through)
+    single = through(book, latents, jax.random.key(2))
     with jax.enable_x64(True):
-        book, latents = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), float), (book, latents))
-        double = kind.through(book, latents, jax.random.key(2))
+        book, latents = jax.tree.map(lambda x: np.asarray(x, float), (book, latents))
+        double = through(book, latents, jax.random.key(2))
         assert double.vectors.dtype == jnp.float64
         assert double.codes.dtype == jnp.int32
     np.testing.assert_array_equal(single.codes, double.codes)
@@ -129,12 +130,18 @@ def test_in_double_precision_codes_are_the_same(kind):
 )
 def test_kinds_of_quantisation_agree_on_what_codes_are(kind):
     latents = jax.random.normal(jax.random.key(0), (4, 6, 3))
-    book = kind.start(jax.random.key(1), latents)
-    found = kind.through(book, latents, jax.random.key(2))
+
+    @jax.jit
+    def results(latents):
+        book = kind.start(jax.random.key(1), latents)
+        found = kind.through(book, latents, jax.random.key(2))
+        return book, found, kind.codes(book, latents), kind.vectors(book, found.codes)
+
+    book, found, codes, vectors = results(latents)
     assert found.codes.shape == (4, 6)
     assert ((found.codes >= 0) & (found.codes < kind.size)).all()
-    np.testing.assert_array_equal(found.codes, kind.codes(book, latents))
-    np.testing.assert_allclose(kind.vectors(book, found.codes), found.vectors, atol=1e-6)
+    np.testing.assert_array_equal(found.codes, codes)
+    np.testing.assert_allclose(vectors, found.vectors, atol=1e-6)
     assert jax.tree.structure(found.codebook) == jax.tree.structure(book)
     assert (kind.home is None) == (book is None)
 
@@ -148,7 +155,7 @@ def test_weights_of_the_two_terms_are_kept_apart():
         return kind.through(book, latents, jax.random.key(0)).penalty
 
     # Each term reaches one side only.
-    to_latents, to_book = jax.grad(penalty, argnums=(0, 1))(latents, book)
+    to_latents, to_book = jax.jit(jax.grad(penalty, argnums=(0, 1)))(latents, book)
     chosen = book[kind.codes(book, latents)]
     np.testing.assert_allclose(to_latents, 2.0 * 2 * (latents - chosen) / 60, rtol=1e-5)
     np.testing.assert_allclose(to_book.sum(), 0.5 * 2 * (chosen - latents).sum() / 60, rtol=1e-4)

@@ -1,4 +1,4 @@
-"""Transforms: inverses, conserved energies, and the talk's activation against float64."""
+"""Transforms: inverses, conserved energies, and the activation of the talk in float64."""
 
 import jax
 import jax.numpy as jnp
@@ -6,10 +6,17 @@ import numpy as np
 import pytest
 
 from calojax.geometry import DETECTORS
+from calojax.models import voxels
 from calojax.models.calovq import transforms
-from calojax.models.voxels import energy_condition, layer_sums, random_rotations, rotation_table
+from calojax.models.voxels import energy_condition, random_rotations, rotation_table
 
-# The talk's formulas as written, in float64.
+# One program for each shape, instead of one for each operation.
+layer_sums = jax.jit(voxels.layer_sums, static_argnums=1)
+split_layers = jax.jit(transforms.split_layers, static_argnums=1)
+join_layers = jax.jit(transforms.join_layers, static_argnums=2)
+compress, expand = jax.jit(transforms.arctanh_compress), jax.jit(transforms.arctanh_expand)
+
+# The formulas of the talk as written, in float64.
 S, T = 1e-4, 0.2
 K = 2 - S
 B = T * S - 1
@@ -31,10 +38,9 @@ def test_constants_are_the_talks():
 
 
 def test_published_values():
-    # models.md B.2
     x = np.array([1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 0.5, 0.9], np.float32)
     expected = [0.0044, 0.032, 0.111, 0.213, 0.320, 0.431, 0.532, 0.634]
-    np.testing.assert_allclose(transforms.arctanh_compress(x), expected, atol=1e-3)
+    np.testing.assert_allclose(compress(x), expected, atol=1e-3)
 
 
 X = np.concatenate([np.geomspace(1e-12, 0.5, 400), 1 - np.geomspace(1e-7, 0.5, 400), [0.0, 1.0]])
@@ -51,7 +57,7 @@ def test_compress_agrees_with_float64_at_both_ends():
             - np.log((1 - B - K * x.astype(np.float64)) / (1 - B))
         )
     )
-    ours = np.asarray(transforms.arctanh_compress(x), np.float64)
+    ours = np.asarray(compress(x), np.float64)
     np.testing.assert_allclose(ours, exact, rtol=3e-6, atol=1e-12)
     np.testing.assert_allclose(ours[x > 1e-3], talk_f(x[x > 1e-3]), rtol=3e-6)
     assert ours[-2] == 0
@@ -60,30 +66,28 @@ def test_compress_agrees_with_float64_at_both_ends():
 
 def test_expand_agrees_with_float64():
     y = np.linspace(-0.5, 1.5, 4001).astype(np.float32)
-    ours = np.asarray(transforms.arctanh_expand(y), np.float64)
+    ours = np.asarray(expand(y), np.float64)
     np.testing.assert_allclose(ours, talk_g(y), rtol=2e-5, atol=1e-9)
-    assert transforms.arctanh_expand(np.float32(0)) == 0
+    assert expand(np.float32(0)) == 0
     assert (ours[y < 0] < 0).all()
 
 
 def test_round_trips():
     x = X[X < 0.999].astype(np.float32)
-    again = transforms.arctanh_expand(transforms.arctanh_compress(x))
+    again = expand(compress(x))
     np.testing.assert_allclose(again, x, rtol=3e-5, atol=1e-14)
     y = np.linspace(0, 1, 1001).astype(np.float32)
     # Near 1 one ulp of x is worth 7e-5 of y: f'(1) = A K / (2 (S - T S)) = 1155.
-    np.testing.assert_allclose(
-        transforms.arctanh_compress(transforms.arctanh_expand(y)), y, atol=1.5e-4
-    )
+    np.testing.assert_allclose(compress(expand(y)), y, atol=1.5e-4)
 
 
 def test_extreme_outputs_stay_finite_with_finite_gradients():
     y = jnp.array([-1e4, -1.0, 0.0, 1.0, 1.5, 50.0, 1e4], jnp.float32)
-    values, gradients = jax.vmap(jax.value_and_grad(transforms.arctanh_expand))(y)
+    values, gradients = jax.jit(jax.vmap(jax.value_and_grad(transforms.arctanh_expand)))(y)
     assert np.isfinite(values).all()
     assert np.isfinite(gradients).all()
     x = jnp.array([0.0, 1e-30, 0.5, 1.0])
-    assert np.isfinite(jax.vmap(jax.grad(transforms.arctanh_compress))(x)).all()
+    assert np.isfinite(jax.jit(jax.vmap(jax.grad(transforms.arctanh_compress)))(x)).all()
 
 
 def random_showers(detector, n=50, seed=0):
@@ -95,16 +99,16 @@ def random_showers(detector, n=50, seed=0):
     return energy.astype(np.float32)
 
 
-@pytest.mark.parametrize("name", ["tiny", "ds1-photons", "ds1-pions", "ds2"])
+@pytest.mark.parametrize("name", ["tiny", "ds1-photons"])
 def test_split_and_join_are_inverses(name):
     detector = DETECTORS[name]
     showers = random_showers(detector)
-    fractions, layer_energy = transforms.split_layers(showers, detector)
+    fractions, layer_energy = split_layers(showers, detector)
     for position, where in enumerate(detector.layer_slices):
         np.testing.assert_allclose(
             layer_energy[:, position], showers[:, where].sum(1), rtol=1e-5, atol=1e-6
         )
-    again = transforms.join_layers(fractions, layer_energy, detector)
+    again = join_layers(fractions, layer_energy, detector)
     np.testing.assert_allclose(again, showers, rtol=1e-5, atol=1e-7)
 
 
@@ -114,9 +118,7 @@ def test_join_cuts_at_the_threshold_and_keeps_layer_energies(name):
     rng = np.random.default_rng(1)
     fractions = rng.exponential(1.0, (200, detector.n_voxels)).astype(np.float32) ** 6
     layer_energy = np.geomspace(1e-3, 1e4, 200)[:, None] * np.ones(detector.n_layers)
-    showers = np.asarray(
-        transforms.join_layers(fractions, layer_energy.astype(np.float32), detector)
-    )
+    showers = np.asarray(join_layers(fractions, layer_energy.astype(np.float32), detector))
     sums = np.asarray(layer_sums(showers, detector))
     readable = layer_energy > detector.readout_threshold
     np.testing.assert_allclose(sums[readable], layer_energy[readable], rtol=1e-5)
@@ -132,8 +134,8 @@ def test_layer_shares_are_inverted():
     energies = layer_energy.sum(1) * np.linspace(1.0, 1.5, 50) + 1
     halves = [(energies[:20], showers[:20]), (energies[20:], showers[20:])]
     statistics = transforms.fit(halves, detector)
-    share, present, visible = transforms.layer_shares(layer_energy, energies, statistics)
-    again = transforms.layer_energies(share, present, visible, energies, statistics)
+    share, present, visible = jax.jit(transforms.layer_shares)(layer_energy, energies, statistics)
+    again = jax.jit(transforms.layer_energies)(share, present, visible, energies, statistics)
     np.testing.assert_allclose(again, layer_energy, rtol=1e-4, atol=1e-4)
     # Standardised: each layer has mean 0 and spread 1 over the showers that reach it.
     share, present = np.asarray(share), np.asarray(present)
@@ -155,15 +157,12 @@ def test_drawn_shares_keep_the_visible_energy():
     }
     energies = np.array([100.0, 200.0, 300.0])
     present = np.array([[1, 1, 0], [0, 0, 0], [1, 1, 1]], bool)
-    layer_energy = transforms.layer_energies(
-        np.zeros((3, 3)), present, np.zeros(3), energies, statistics
-    )
+    of = jax.jit(transforms.layer_energies)
+    layer_energy = of(np.zeros((3, 3)), present, np.zeros(3), energies, statistics)
     np.testing.assert_allclose(layer_energy.sum(1), [75, 0, 225], rtol=1e-5)
     assert (np.asarray(layer_energy)[~present] == 0).all()
     # A draw from a tail that no shower has does not take the energy of all other layers.
-    wild = transforms.layer_energies(
-        np.array([[9.0, 0.0, 0.0]]), present[2:], np.zeros(1), energies[2:], statistics
-    )
+    wild = of(np.array([[9.0, 0.0, 0.0]]), present[2:], np.zeros(1), energies[2:], statistics)
     np.testing.assert_allclose(wild[0, 0] / wild[0, 1], np.exp(2.0), rtol=1e-5)
 
 
@@ -189,7 +188,8 @@ def test_rotations_turn_rings_and_nothing_else(name):
 def test_random_rotations_keep_layer_energies():
     detector = DETECTORS["tiny"]
     showers = random_showers(detector)
-    turned = random_rotations(jax.random.key(0), showers, rotation_table(detector))
+    rotate = jax.jit(lambda key, showers: random_rotations(key, showers, rotation_table(detector)))
+    turned = np.asarray(rotate(jax.random.key(0), showers))
     assert not np.array_equal(turned, showers)
     np.testing.assert_allclose(
         layer_sums(turned, detector),

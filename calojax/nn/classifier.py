@@ -14,13 +14,9 @@ _HE_NORMAL_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class Linear(nn.Module):
-    """A dense layer whose weights and bias start uniform in ±1/sqrt(fan in), PyTorch's default.
+    """A dense layer whose weights and bias are initially uniform in ±1/sqrt(fan in), as in PyTorch.
 
-    The scores of a training of fixed length depend on the initial weights.
-
-    Attributes:
-      features: width of the output.
-      precision: precision of the product.
+    The scores after a fixed number of steps depend on the initial weights.
     """
 
     features: int
@@ -59,8 +55,8 @@ class DenseClassifier(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """[n, d] -> [n, outputs]; ``train`` makes no difference."""
         del train
-        # The inputs are not normalised: the fourth digit of a number may separate the classes, and
-        # the ten-bit mantissas of a GPU's default precision would round it off.
+        # The inputs are not normalised: the fourth digit of a number may separate the classes, but
+        # the ten-bit mantissas of a GPU's default precision round it off.
         x = nn.leaky_relu(Linear(self.width, precision=jax.lax.Precision.HIGHEST)(x))
         for _ in range(self.hidden_layers):
             x = nn.leaky_relu(Linear(self.width)(x))
@@ -103,11 +99,7 @@ class Stem(nn.Module):
     """A 7³ convolution of stride 2 over one channel, padded by zeros, without bias.
 
     It is computed as a 4³ convolution of stride 1 over the 2³ blocks of the image as 8 channels,
-    with the kernel padded to 8³ ("space to depth"). The sums are the same, and on a CPU it is four
-    times as fast, because convolution libraries are optimised for many channels.
-
-    Attributes:
-      features: channels of the output.
+    with the kernel padded to 8³ ("space to depth"), which is four times as fast on a CPU.
     """
 
     features: int
@@ -117,7 +109,7 @@ class Stem(nn.Module):
         """[n, z, alpha, r] -> [n, ceil(z / 2), ceil(alpha / 2), ceil(r / 2), features]."""
         kernel = self.param("kernel", _HE_NORMAL_OUT, (7, 7, 7, 1, self.features))
         # Output i sums over 2 i - 3 ... 2 i + 3, and 2 i + 4 with weight zero: three zeros in front
-        # of the image, and behind it enough to complete the last window.
+        # of the image, and enough behind it to complete the last window.
         padding = [(3, 3 + n % 2) for n in x.shape[1:]]
         x = _blocks(jnp.pad(x[..., None], [(0, 0), *padding, (0, 0)]))
         kernel = jnp.pad(kernel, [(0, 1)] * 3 + [(0, 0)] * 2)
@@ -128,12 +120,7 @@ class Stem(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3³ convolutions beside a shortcut, which is projected where the shape changes.
-
-    Attributes:
-      features: channels of the output.
-      stride: stride of the first convolution.
-    """
+    """Two 3³ convolutions beside a shortcut, which is projected where the shape changes."""
 
     features: int
     stride: int

@@ -33,7 +33,7 @@ _R = 3
 
 
 class _Axis(NamedTuple):
-    """The windows of one axis: window i covers bins i s - low ... i s - low + k - 1.
+    """The windows of one axis; window i covers bins i s - low ... i s - low + k - 1.
 
     Attributes:
       size: bins n of the input.
@@ -67,7 +67,7 @@ def pad(x: jax.Array, widths: Sequence[tuple[int, int]], *, across_axis: bool = 
     """Pads an array beyond its borders.
 
     Args:
-      x: [b, z, alpha, r, c] or [b, z, alpha, c].
+      x: array [b, z, alpha, r, c] or [b, z, alpha, c].
       widths: bins (in front, behind) for z, alpha and, if it is an axis, r. Negative widths, for
         z and r only, cut bins off.
       across_axis: pad r = 0 by the bins across the axis, r = 0, 1, ... at alpha + pi, not by zeros.
@@ -98,11 +98,12 @@ def conv(
     An axis with "same" padding (alpha always) has ceil(n / s) windows, centred on blocks of s bins
     (half a bin further if the centre falls between two bins; from the first bin of the block if
     shorter than a block). An axis with "valid" padding has all windows that fit, the first at
-    bin 0. Turning the input by s bins in alpha turns the output by one bin if s divides n_alpha.
+    bin 0. A rotation of the input by s bins in alpha rotates the output by one bin if s divides
+    n_alpha.
 
     Args:
-      x: [b, z, alpha, r, c] or [b, z, alpha, c].
-      kernel: [k_z, k_alpha, k_r, c, features] or [k_z, k_alpha, c, features].
+      x: input [b, z, alpha, r, c] or [b, z, alpha, c].
+      kernel: kernel [k_z, k_alpha, k_r, c, features] or [k_z, k_alpha, c, features].
       strides: stride of all axes, or one per axis.
       z_padding: "same" (zeros) or "valid".
       r_padding: "same" (zeros) or "valid".
@@ -138,18 +139,8 @@ def conv_transpose(
 ) -> jax.Array:
     """The adjoint of `conv`: <conv x, y> = <x, conv_transpose y>, with the same kernel and options.
 
-    Args:
-      y: output of `conv`, [b, z', alpha', r', features] or [b, z', alpha', features].
-      kernel: [k_z, k_alpha, k_r, c, features] or [k_z, k_alpha, c, features].
-      shape: bins (z, alpha, r) or (z, alpha) of the result; `conv` has the same number of windows
-        for several shapes.
-      strides: stride of all axes, or one per axis.
-      z_padding: "same" or "valid".
-      r_padding: "same" or "valid".
-      across_axis: whether windows continue across the axis.
-
-    Returns:
-      [b, z, alpha, r, c] or [b, z, alpha, c].
+    It maps y [b, z', alpha', r', features] to [b, z, alpha, r, c], or both without r. ``shape`` is
+    (z, alpha, r) or (z, alpha), since `conv` has the same number of windows for several shapes.
 
     Raises:
       ValueError: if shapes and options do not fit together.
@@ -175,12 +166,10 @@ def conv_transpose(
 def resample_alpha(x: jax.Array, n_alpha: int) -> jax.Array:
     """Interpolates on the circle by Fourier series: [b, z, alpha, ...] -> [b, z, n_alpha, ...].
 
-    Frequencies of both grids keep their amplitudes, and so does the mean; the other frequencies of
-    the finer grid are dropped or zero. The highest frequency m / 2 of an even number m of bins is a
-    cosine; on a finer grid it has half its amplitude in each direction.
+    The mean and all frequencies of both grids keep their amplitudes; other frequencies of the finer
+    grid are dropped or zero.
     """
-    # For few bins a matrix is a few times as fast as the FFT, and it works in bfloat16. Full
-    # precision keeps the mean.
+    # For few bins a matrix is a few times as fast as the FFT. Full precision keeps the mean.
     matrix = jnp.asarray(_resampling(x.shape[_ALPHA], n_alpha), x.dtype)
     return jnp.einsum("bza...,an->bzn...", x, matrix, precision=jax.lax.Precision.HIGHEST)
 
@@ -189,15 +178,11 @@ def resample_alpha(x: jax.Array, n_alpha: int) -> jax.Array:
 
 
 class _Layer(nn.Module):
-    """Options and parameters of `Conv` and `ConvTranspose`.
+    """Options (see `conv`) and parameters of `Conv` and `ConvTranspose`.
 
     Attributes:
       features: channels of the output.
       kernel: bins of the kernel in (z, alpha, r), or (z, alpha) for r among the channels.
-      strides: stride of all axes, or one per axis.
-      z_padding: "same" (zeros) or "valid".
-      r_padding: "same" (zeros) or "valid".
-      across_axis: whether windows continue across the axis.
     """
 
     features: int
@@ -262,10 +247,7 @@ class ConvTranspose(_Layer):
 
 
 def _resampling(size: int, new_size: int) -> np.ndarray:
-    """Matrix from values on ``size`` bins of a circle to ``new_size`` bins: [size, new_size].
-
-    Its rows are the Fourier interpolations of unit impulses.
-    """
+    """Matrix [size, new_size] whose rows are the Fourier interpolations of unit impulses."""
     coarse = min(size, new_size)
     spectrum = np.fft.rfft(np.eye(size))[:, : coarse // 2 + 1]
     if coarse % 2 == 0 and size != new_size:
@@ -286,11 +268,7 @@ def _axes(
     r_padding: Padding,
     across_axis: bool,
 ) -> list[_Axis]:
-    """The windows of a kernel on bins of the given shape.
-
-    Raises:
-      ValueError: if the numbers of axes differ, or a valid axis is too short.
-    """
+    """The windows of a kernel on bins of the given shape."""
     n = kernel.ndim - 2
     if n not in (2, 3) or x.ndim != n + 2 or len(shape) != n:
         raise ValueError(
@@ -307,7 +285,7 @@ def _axes(
 
 def _axis(size: int, kernel: int, stride: int, padding: Padding) -> _Axis:
     if padding == "same":
-        # A kernel shorter than a block starts with it, and so covers a partial last block too.
+        # A kernel shorter than a block starts with it, and so covers also a partial last block.
         return _Axis(size, kernel, stride, max((kernel - stride) // 2, 0), -(-size // stride))
     if padding != "valid":
         raise ValueError(f'padding must be "same" or "valid", got {padding!r}')

@@ -74,7 +74,7 @@ class Quantizer(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class ByAverages:
-    """A codebook that follows the latents by moving averages.
+    """A codebook of moving averages of latents.
 
     The codebook is a dict of ``vectors`` [k, d] and two moving averages: the ``count`` [k] of the
     latents of each code in a batch, and the ``total`` [k, d] of these latents.
@@ -96,7 +96,7 @@ class ByAverages:
     home = "state"
 
     def start(self, key: jax.Array, latents: jax.Array) -> dict[str, jax.Array]:
-        """Random latents as codes, so that the encoder reaches all of them from the first step."""
+        """Random latents as codes, so that all codes are used from the first step."""
         latents = latents.reshape(-1, self.width)
         vectors = _draw(key, latents, self.size)
         count = jnp.full((self.size,), len(latents) / self.size, latents.dtype)
@@ -115,8 +115,8 @@ class ByAverages:
         chosen = codebook["vectors"][codes]
         commitment = _distance(latents, chosen)
         after = self.update(codebook, latents.reshape(-1, self.width), codes.reshape(-1), key)
-        passed = straight_through(latents, chosen)
-        return Quantised(codes, passed, commitment, self.beta * commitment, after)
+        chosen = straight_through(latents, chosen)
+        return Quantised(codes, chosen, commitment, self.beta * commitment, after)
 
     def update(
         self,
@@ -185,7 +185,7 @@ class ByGradient:
 
 @dataclasses.dataclass(frozen=True)
 class Finite:
-    """Rounding of every dimension of a latent to one of a few levels; there is no codebook.
+    """Rounding of every dimension of a latent to one of a few levels, without a codebook.
 
     Attributes:
       levels: number of levels of each dimension; every combination of levels is a code.

@@ -1,6 +1,6 @@
 """Monotone rational-quadratic splines on [-bound, bound], the identity beyond, both ways.
 
-After Durkan et al. 2019 (arXiv:1906.04032), equations 4 to 8, elementwise and in float32. Their
+After Durkan et al. 2019 (arXiv:1906.04032), equations 4 to 8, elementwise and in float32. The
 formulas are rewritten so that nothing cancels. In a bin of width w and height h, with slope
 s = h / w and derivatives d and d' at its two knots, let p = (x - x_k) / w and q = (x_{k+1} - x) / w
 be the way from the left and to the right, so p + q = 1, and likewise P, Q in y. Then
@@ -17,12 +17,12 @@ v = sqrt(u^2 + 4 s^2 P Q)
 
     t = 2 s P / (v + u) if u >= 0,   t = (v - u) / (2 s Q) if u < 0,
 
-again sums of numbers that are not negative. Only u is a difference, and its error is that of the
-last bits of P and Q: the x found belongs to a y that is one or two bits away.
+again sums of numbers that are not negative. Only u is a difference, with the error of the last bits
+of P and Q: the x found belongs to a y that is one or two bits away.
 
 A value needs the parameters of one bin only. The bin is found by comparing the value with one edge
-after the other, so that no array of edges is stored (docs/speed.md has a flow before and after).
-Autodiff would add up an array for every edge, so the gradient is written by hand.
+after the other, so that no array of edges is stored (docs/speed.md has timings). Autodiff would add
+up an array for every edge, so the gradient is written by hand.
 """
 
 import functools
@@ -121,7 +121,7 @@ def _search(value, parameters, bound, axis) -> tuple[_Bin, jax.Array]:
     bins = (len(parameters) + 1) // 3
     free = list(parameters)
     x, y = _edges(free[:bins], bound), _edges(free[bins : 2 * bins], bound)
-    # A parameter of zero stands for slope 1, as the knots at both ends have.
+    # A parameter of zero means slope 1, as at both ends.
     end = jnp.zeros_like(value)
     slope = [end, *free[2 * bins :], end]
     knots = [x, y, slope]
@@ -158,7 +158,7 @@ def _bin_of_backward(bound, axis, kept, gradient: _Bin):
         mean = (share * of_share).sum(0, keepdims=True)
         return 2.0 * bound * (1.0 - MIN_BIN * bins) * share * (of_share - mean)
 
-    # Only inner knots have parameters for their slopes; knot k is the lower one of bin k.
+    # Only slopes of inner knots have parameters; knot k is the lower one of bin k.
     inner = each[1:]
     of_slope = jnp.where(inner == number, gradient.d_low, 0.0)
     of_slope += jnp.where(inner == number + 1, gradient.d_high, 0.0)

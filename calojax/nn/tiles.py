@@ -2,10 +2,10 @@
 
 The points of all sets lie one after the other in tiles of a fixed number of places. Every set
 begins with a new tile; places of its last tile may be empty. A sum over the points of a set is then
-a sum over the places of its tiles (an axis of an array), and a sum over its few tiles. What all
-points of a set share is read once per tile. (Without tiles every point would take part in a product
-with the membership matrix, a quarter of all operations of CaloPointFlow's networks for 64 sets.)
-Except for the order in which tiles are added up, the sums of a set do not depend on its place.
+a sum over the places of its tiles (an axis of an array), and a sum over its few tiles. Numbers of a
+set are read once per tile. (Without tiles every point would take part in a product with the
+membership matrix, a quarter of all operations of CaloPointFlow's networks for 64 sets.) Except for
+the order in which tiles are added up, the sums of a set do not depend on its place.
 """
 
 from typing import NamedTuple
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 # Up to this number of sets a product with the membership matrix is faster than scatter and gather,
-# and sums on a GPU do not depend on the order of atomic additions.
+# and on a GPU it is deterministic, unlike atomic additions.
 _MATRIX = 256
 
 

@@ -2,15 +2,8 @@
 
 from calojax.models import settings
 from calojax.models.base import Family
-from calojax.models.calovq.config import (
-    AutoencoderConfig,
-    CaloVQConfig,
-    EnergiesConfig,
-    PriorConfig,
-)
+from calojax.models.calovq.config import CaloVQConfig
 from calojax.models.calovq.model import CaloVQ
 from calojax.models.calovq.presets import PRESETS
-
-__all__ = ["AutoencoderConfig", "CaloVQ", "CaloVQConfig", "EnergiesConfig", "PriorConfig"]
 
 FAMILY = Family(CaloVQ, CaloVQConfig, PRESETS, settings.check)

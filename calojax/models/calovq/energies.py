@@ -39,15 +39,7 @@ class LayerEnergies(NamedTuple):
 
 
 class EnergyVAE(nn.Module):
-    """Conditional VAE of layer energies.
-
-    Attributes:
-      layers: number of layers, l.
-      latents: size of the latent space.
-      hidden: layer widths of encoder and decoder.
-      components: number of normals in the mixture for a layer's log share.
-      memory: number of preceding layers that condition a layer's density; 0 as in the talk.
-    """
+    """Conditional VAE of the energies of l layers; `config.EnergiesConfig` explains its sizes."""
 
     layers: int
     latents: int

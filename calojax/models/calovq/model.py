@@ -296,8 +296,8 @@ class CaloVQ:
 
     def _condition(self, variables, energies, layer_energy) -> Condition:
         """Condition of decoder and prior: incident energy, and layer energies if set."""
-        told = self.config.autoencoder.condition_on_layers
-        layers = self._shares(variables, layer_energy, energies) if told else None
+        given = self.config.autoencoder.condition_on_layers
+        layers = self._shares(variables, layer_energy, energies) if given else None
         return Condition(self._energy(energies), layers)
 
     def _encoder_inputs(self, variables, showers, energies):

@@ -2,21 +2,8 @@
 
 from calojax.models import settings
 from calojax.models.base import Family
-from calojax.models.calovq_released.config import (
-    GPTConfig,
-    ReleasedAutoencoderConfig,
-    ReleasedConfig,
-    TokensConfig,
-)
+from calojax.models.calovq_released.config import ReleasedConfig
 from calojax.models.calovq_released.model import ReleasedCaloVQ
 from calojax.models.calovq_released.presets import PRESETS
-
-__all__ = [
-    "GPTConfig",
-    "ReleasedAutoencoderConfig",
-    "ReleasedCaloVQ",
-    "ReleasedConfig",
-    "TokensConfig",
-]
 
 FAMILY = Family(ReleasedCaloVQ, ReleasedConfig, PRESETS, settings.check)
