@@ -123,9 +123,9 @@ def depends(function, *arguments):
 def trained_by(model, stage, variables, batch) -> set[str]:
     """The entries of ``params`` to which the loss of a stage has a gradient."""
 
-    def loss(params):
+    def loss(params, variables, batch):
         now = variables | {"params": params}
         return model.loss(stage.name, now, jax.random.key(0), batch, training=True)[0]
 
-    gradient = depends(jax.grad(loss), variables["params"])
+    gradient = depends(jax.grad(loss), variables["params"], variables, batch)
     return {name for name, tree in gradient.items() if any(jax.tree.leaves(tree))}

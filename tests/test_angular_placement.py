@@ -104,7 +104,7 @@ def test_draws_follow_the_density(placement, variables):
     np.testing.assert_allclose(found, expected, atol=5 * np.sqrt(0.05 / n))
 
 
-def test_no_direction_is_special(placement, variables, showers):
+def test_the_density_is_invariant_under_rotations(placement, variables, showers):
     turned = jnp.roll(showers, 3, 2)
     np.testing.assert_allclose(
         apply(placement, variables, turned), apply(placement, variables, showers), rtol=1e-5

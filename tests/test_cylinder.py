@@ -346,7 +346,7 @@ def test_layers_are_the_functions_with_a_bias():
         ((4, 4, 4), (3, 3, 3), {"strides": (2, 2)}, "one for each of 3"),
     ],
 )
-def test_what_does_not_fit_is_said(shape, kernel, options, message):
+def test_shapes_and_options_that_do_not_fit_are_refused(shape, kernel, options, message):
     with pytest.raises(ValueError, match=message):
         cylinder.conv(np.ones((1, *shape, 2)), np.ones((*kernel, 2, 2)), **options)
 

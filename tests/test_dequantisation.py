@@ -76,7 +76,7 @@ def test_every_number_is_in_a_bin(name, counts):
     assert ((index >= 0) & (index < len(counts))).all()
 
 
-def test_the_inverse_is_the_talks():
+def test_the_inverse_is_that_of_the_talk():
     # min{x | u <= cdf(x + 1)}, in float64.
     counts = np.array([4, 0, 3, 2, 0, 1])
     cdf = np.concatenate([[0], np.cumsum(counts) / counts.sum()])
@@ -124,7 +124,7 @@ def test_cdf_makes_marginals_standard_normal(counts):
     assert distance(x) < FAR / math.sqrt(num)
 
 
-def test_uniform_does_not():
+def test_uniform_dequantisation_does_not_make_marginals_normal():
     num = 40_000
     generator = np.random.default_rng(1)
     counts = COUNTS["falling"]
@@ -175,7 +175,7 @@ def test_every_bin_of_the_plane_comes_back(shape):
         np.testing.assert_array_equal(found, np.broadcast_to(expected, found.shape))
 
 
-def test_the_plane_is_the_voxels_plane():
+def test_the_plane_is_that_of_the_voxels():
     # eta = r cos(alpha), phi = r sin(alpha), with alpha from -pi.
     x = np.tanh(np.asarray(plane_forward(0, 2, np.array([0.5, 0.5], np.float32), (4, 3))) / 2)
     np.testing.assert_allclose(x, 2.5 / 3 * np.cos(np.pi / 4) * np.array([-1, -1]), rtol=1e-6)
@@ -236,7 +236,7 @@ def test_a_fit_agrees_with_the_moments_of_the_hits():
     assert float(statistics["std"]) == pytest.approx(logs.std(), abs=1e-3)
 
 
-def test_soft_hits_of_hard_showers_stay_apart_in_ours_only():
+def test_soft_hits_of_hard_showers_stay_distinct_in_the_logarithm_only():
     energy, total = hits()
     soft = THRESHOLD * np.array([1.1, 2.2, 4.4], np.float32)
     apart = {}
@@ -279,7 +279,7 @@ def test_hits_that_are_all_alike_can_be_fitted(name):
     np.testing.assert_allclose(again, energy, rtol=2e-3)
 
 
-def test_without_a_threshold_the_softest_hit_is_one():
+def test_without_a_threshold_the_softest_hit_is_the_limit():
     method = HIT_ENERGIES["log"]
     spectrum = Spectrum.empty().add(np.array([0.25, 3.0])).add(np.array([]))
     statistics = method.fit(spectrum, 0.0)

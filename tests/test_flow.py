@@ -1,4 +1,4 @@
-"""Flows and sets: invertible with the right determinant, and blind to order and padding."""
+"""Flows and sets: inverses, determinants, and independence of order and padding."""
 
 import functools
 
@@ -111,7 +111,7 @@ def test_inverse_is_exact_and_log_det_that_of_the_whole_jacobian(flow, context):
 
 
 @every
-def test_tails_are_left_alone(flow, context):
+def test_flows_are_the_identity_in_the_tails(flow, context):
     variables = moved(start(flow, context))
     far = jnp.where(features(flow) > 0, 13.8, -6.0)
     u, log_det = jax.jit(flow.apply)(variables, far, context)
@@ -150,7 +150,7 @@ ORDER[[6, 7, 8, 9, 10]] = [10, 7, 6, 9, 8]
 
 
 @of_points
-def test_order_of_points_goes_with_them(flow, context):
+def test_a_permutation_of_points_permutes_the_results(flow, context):
     x, variables = features(flow), moved(start(flow, context))
     turned = context._replace(given=context.given[ORDER])
     u, log_det = jax.jit(flow.apply)(variables, x, context)
@@ -197,7 +197,7 @@ def test_the_size_of_tiles_does_not_matter(flow, context):
 
 
 @of_points
-def test_showers_know_nothing_of_each_other(flow, context):
+def test_showers_are_independent(flow, context):
     x, variables = features(flow), moved(start(flow, context))
     u, _ = jax.jit(flow.apply)(variables, x, context)
     tiling, _ = tiles.lay(HITS[2:], 2, 3)
@@ -206,7 +206,7 @@ def test_showers_know_nothing_of_each_other(flow, context):
     np.testing.assert_allclose(other[:5], u[6:11], atol=1e-5)
 
 
-def test_context_once_a_shower_is_context_at_every_point():
+def test_context_of_a_shower_equals_context_at_every_point():
     flow, context = FLOWS["points"]
     x, variables = features(flow), moved(start(flow, context))
     owner = jnp.minimum(jnp.repeat(TILING.owner, 3), NUM - 1)
@@ -288,7 +288,7 @@ def test_totals_and_copies(num):
     )
 
 
-def test_sets_have_no_order_and_no_padding():
+def test_deep_sets_depend_on_neither_order_nor_padding():
     network = DeepSet((6, 7), (8,), 4)
     x = jax.random.normal(jax.random.key(0), (PLACES, 3))
     variables = network.init(jax.random.key(1), x, TILING, NUM)
@@ -301,7 +301,7 @@ def test_sets_have_no_order_and_no_padding():
     np.testing.assert_allclose(without, out, atol=1e-6)
 
 
-def test_linear_maps_may_change_places_with_the_mean():
+def test_linear_maps_commute_with_the_mean():
     """What lets the published encoder do its last point layer once a shower."""
     x = jax.random.normal(jax.random.key(0), (PLACES, 6))
     weights = jax.random.normal(jax.random.key(1), (6, 9))

@@ -53,7 +53,7 @@ def frequencies(passes, n=20_000):
     return np.bincount(np.asarray(drawn) @ [9, 3, 1], minlength=27).reshape(3, 3, 3) / n
 
 
-def test_one_position_a_pass_gives_the_joint():
+def test_one_position_per_pass_gives_the_joint():
     n = 20_000
     error = np.sqrt(JOINT * (1 - JOINT) / n)
     # Of 27 frequencies none is off by five standard deviations, and on average by one.

@@ -40,7 +40,7 @@ def test_patches_cover_every_voxel(voxels, kernel, strides, codes):
 
 
 @pytest.mark.parametrize("told", [True, False])
-def test_a_rotated_shower_has_rotated_latents_and_these_a_rotated_shower(told):
+def test_networks_are_equivariant_under_rotations(told):
     encoder, decoder = CylinderEncoder(GRID, 6, 3), CylinderDecoder(GRID, 6, 2)
     x = np.random.default_rng(0).random((2, *GRID.voxels), np.float32)
     now = condition(1, told)
@@ -86,7 +86,7 @@ def test_codes_and_conditions_reach_the_voxels_that_they_should():
     assert not np.any(to_share[1])
 
 
-def test_model_knows_where_its_codes_are(model, tiny):
+def test_positions_of_codes_follow_the_network(model, tiny):
     dense = model.networks.positions
     assert dense == positions.Line(4)
     grid = with_autoencoder(

@@ -167,7 +167,7 @@ def test_terms_of_the_bound_are_the_closed_forms(start):
     assert float((prior + entropy).mean()) == pytest.approx(-divergence, abs=0.3)
 
 
-def test_losses_of_batches_that_are_no_whole_groups(start, batch):
+def test_losses_of_batches_with_an_incomplete_group(start, batch):
     """The showers that complete a group do not count: all terms are those of the others."""
     model = build("version II")
 
@@ -305,7 +305,7 @@ def test_reconstruction_keeps_totals(start, batch):
     np.testing.assert_allclose(again.reshape(64, 10, -1).sum(2), energy, rtol=1e-4, atol=1e-4)
 
 
-def test_temperature_makes_showers_alike(sampled):
+def test_low_temperature_reduces_diversity(sampled):
     def spread(temperature):
         energies = np.full(64, 1e4, np.float32)
         _, showers = sampled("version II", energies=energies, temperature=temperature)

@@ -113,7 +113,7 @@ def sums(points, num):
     return energy, hits
 
 
-def test_placing_doubles_no_voxel_of_a_ring_that_has_room():
+def test_hits_of_a_ring_that_is_not_full_have_distinct_voxels():
     counts = random_counts(8, TINY.grid[1])
     placed = place(keys(*range(8)), rings(counts, budget=2000), TINY)
     showers = np.asarray(to_showers(placed, TINY, 8))
@@ -172,7 +172,7 @@ def test_every_set_of_voxels_is_as_likely(hits):
     assert np.sum((frequency - expected) ** 2 / expected) < chi_square_bound(subsets - 1)
 
 
-def test_the_first_hit_of_a_ring_goes_anywhere():
+def test_every_order_of_hits_in_a_ring_is_as_likely():
     # Which hit sits where is uniform too, not only the set of voxels.
     num = 4000
     counts = np.zeros((num, TINY.grid[0], TINY.grid[2]), int)
@@ -187,7 +187,7 @@ def test_the_first_hit_of_a_ring_goes_anywhere():
     assert np.sum((frequency - expected) ** 2 / expected) < chi_square_bound(23)
 
 
-def test_a_shower_does_not_depend_on_its_mates_or_the_buffer():
+def test_a_shower_does_not_depend_on_other_showers_or_the_buffer():
     counts = random_counts(6, 7)
     together = place(keys(*range(6)), rings(counts, budget=2000), TINY)
     showers = to_showers(together, TINY, 6)

@@ -141,7 +141,7 @@ def test_a_sequence_does_not_depend_on_the_others(name):
 
 
 @priors
-def test_low_temperature_forgets_the_key(name):
+def test_draws_at_low_temperature_are_the_most_probable(name):
     n = len(drawn(name))
     draw = functools.partial(program(name, "draw"), variables(name), KEYS[:n], CONTEXT[:n])
     cold = np.asarray(draw(temperature=1e-6))
@@ -167,7 +167,7 @@ def test_loss_has_gradients_everywhere(name):
 
 
 @priors
-def test_a_new_prior_knows_nothing(name):
+def test_a_new_prior_is_nearly_uniform(name):
     if name in CELLS:
         loss = -np.asarray(program(name, "log_probs")(start(name), EVERY, CONTEXT))
     else:

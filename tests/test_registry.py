@@ -64,7 +64,7 @@ def test_a_broken_package_breaks_no_other_model(tmp_path, monkeypatch, capsys):
     assert "model 'toy' (toy_model:MISSING) was not added" in capsys.readouterr().err
 
 
-def test_models_that_are_not_registered_get_a_sentence(tiny):
+def test_unregistered_models_are_refused(tiny):
     with pytest.raises(TypeError, match=r"settings of type ToyConfig.*calojax\.models\.register"):
         models.build(ToyConfig(), tiny)
     with pytest.raises(TypeError, match=r"Toy is not registered; .*calojax\.models\.register"):

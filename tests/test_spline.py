@@ -54,7 +54,7 @@ def wide(array) -> jax.Array:
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_forward_in_float32_loses_nothing(scale):
+def test_forward_in_float32_is_accurate(scale):
     """But what the edges lose, which are sums, where the spline is steep."""
     x = points()
     p = parameters(scale, len(x), seed=1)
@@ -201,7 +201,7 @@ def test_knots_are_hit_with_their_slopes(scale):
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_increases(scale):
+def test_splines_increase(scale):
     x = jnp.linspace(-6, 6, 500)
     y, _ = forward(x, jnp.repeat(parameters(scale, 1, seed=4), 500, 1))
     assert (jnp.diff(y) >= 0).all()

@@ -144,7 +144,7 @@ def test_logits_of_chosen_positions():
     np.testing.assert_allclose(some, expected, atol=1e-5)
 
 
-def test_bfloat16_computes_in_it_and_answers_in_float32():
+def test_bfloat16_computation_has_float32_logits():
     exact, rough = network(causal=True), network(causal=True, dtype=jnp.bfloat16)
     variables = start(exact)
     other = jax.eval_shape(rough.init, jax.random.key(1), CONTEXT)

@@ -32,7 +32,7 @@ def talk_g(y):
     return (np.tanh((np.asarray(y, np.float64) - C) / A) - B) / K
 
 
-def test_constants_are_the_talks():
+def test_constants_are_those_of_the_talk():
     assert pytest.approx((0.09242, 0.53203), abs=1e-5) == (A, C)
     assert pytest.approx(A, rel=1e-9) == transforms._A
 
