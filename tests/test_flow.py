@@ -302,7 +302,7 @@ def test_deep_sets_depend_on_neither_order_nor_padding():
 
 
 def test_linear_maps_commute_with_the_mean():
-    """What lets the published encoder do its last point layer once a shower."""
+    """So the last layer for points of the published encoder is applied once per shower."""
     x = jax.random.normal(jax.random.key(0), (PLACES, 6))
     weights = jax.random.normal(jax.random.key(1), (6, 9))
     np.testing.assert_allclose(
