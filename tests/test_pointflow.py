@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import trained_by
 
 from calojax import models, rng
 from calojax.errors import CalojaxError
@@ -32,14 +31,10 @@ from calojax.training import batches
 
 SCHEDULE = Schedule(4, 64, warmup=1)
 VARIANTS = {
-    "version I": {"coordinates": "plane", "dequantisation": "uniform", "deep_sets": False},
-    "deep sets": {"coordinates": "plane", "dequantisation": "uniform"},
-    "without alpha": {"dequantisation": "uniform"},
     "version II": {},
     "layers": {"coordinates": "layers", "energy": "log"},
     "layers, angles learnt": {"coordinates": "layers", "energy": "log", "angles": "learnt"},
 }
-every = pytest.mark.parametrize("name", VARIANTS)
 # The two variants that are compiled have nothing in common but the flow of points.
 compiled = pytest.mark.parametrize("name", ["version II", "layers, angles learnt"])
 KEYS = rng.per_item(rng.root(0), np.arange(64))
@@ -108,35 +103,6 @@ def sampled(start, batch):
 
 
 # --- training -------------------------------------------------------------------------------------
-
-
-@every
-def test_every_variant_trains_its_parameters_and_has_all_methods(name, showers, batch):
-    """Traced, not compiled."""
-    model = build(name)
-    variables = jax.eval_shape(model.init, jax.random.key(0), model.fit([showers]), batch)
-    for stage in model.stages:
-        assert trained_by(model, stage, variables, batch) == set(stage.parameters)
-    names = []
-
-    def outputs(variables, batch):
-        parts = model.parts(variables, KEYS, batch["energies"])
-        names.extend(parts)
-        last, arguments = parts[names[-1]]
-        showers = model.sample(variables, KEYS, batch["energies"])
-        return last(*arguments), showers, model.reconstruct(variables, KEYS, batch)
-
-    for some in jax.eval_shape(outputs, variables, batch):
-        assert (some.shape, some.dtype) == ((64, 120), jnp.float32)
-    stages = [stage.name for stage in model.stages]
-    assert names == ["totals", "latent", "points", "placement"][: len(stages) + 1]
-    assert stages == ["totals", "points", "placement"][: len(stages)]
-    assert (len(stages) == 3) == ("angles learnt" in name)
-
-
-@every
-def test_settings_survive_json(name):
-    assert models.from_json(models.to_json(build(name))) == build(name)
 
 
 def test_terms_of_the_bound_are_the_closed_forms(start):

@@ -6,14 +6,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import trained_by
 
 from calojax import models, rng
 from calojax.geometry import DETECTORS
 from calojax.models.base import Model
+from calojax.models.pointflow import model as pointflow
 from calojax.presets import PRESETS
 
 B = 64
 KEYS = rng.per_item(rng.root(0), np.arange(B))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_size():
+    """The flow of points is traced for one size, not for four."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pointflow, "_FRACTIONS", (1,))
+        yield
 
 
 @functools.cache
@@ -36,25 +46,39 @@ DIFFERENT = {preset.model: name for name, preset in PRESETS.items()}
 
 
 @pytest.mark.parametrize("name", DIFFERENT.values())
-def test_each_preset_has_losses_gradients_and_showers(name):
+def test_each_preset_trains_its_parameters_and_samples(name):
+    model, variables, batch = shapes(name)
+    assert models.from_json(models.to_json(model)) == model
+    for stage in model.stages:
+        assert trained_by(model, stage, variables, batch) == set(stage.parameters)
+
+    def outputs(variables, batch):
+        new = model.sample(variables, KEYS, batch["energies"])
+        return new, model.reconstruct(variables, KEYS, batch)
+
+    for some in jax.eval_shape(outputs, variables, batch):
+        assert (some.shape, some.dtype) == ((B, model.detector.n_voxels), jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "names"),
+    [
+        ("calovq-tiny", ["energies", "prior", "decoder"]),
+        ("calovq-ds2-paper", ["prior", "decoder"]),
+        ("pointflow-ds2-layers-alpha", ["totals", "latent", "points", "placement"]),
+    ],
+)
+def test_parts_end_with_showers(name, names):
     model, variables, batch = shapes(name)
 
-    def everything(variables, batch):
-        losses = {
-            stage.name: model.loss(stage.name, variables, rng.root(0), batch, training=True)
-            for stage in model.stages
-        }
-        new = model.sample(variables, KEYS, batch["energies"])
-        return losses, new, model.reconstruct(variables, KEYS, batch)
+    def last(variables, batch):
+        parts = model.parts(variables, KEYS, batch["energies"])
+        assert list(parts) == names
+        function, arguments = parts[names[-1]]
+        return function(*arguments)
 
-    losses, *showers = jax.eval_shape(everything, variables, batch)
-    for stage in model.stages:
-        loss, outcome = losses[stage.name]
-        assert (loss.shape, loss.dtype) == ((), jnp.float32)
-        assert jax.tree.structure(outcome.state) == jax.tree.structure(variables["state"])
-        assert {*stage.parameters} <= variables["params"].keys()
-    for some in showers:
-        assert (some.shape, some.dtype) == ((B, model.detector.n_voxels), jnp.float32)
+    showers = jax.eval_shape(last, variables, batch)
+    assert (showers.shape, showers.dtype) == ((B, model.detector.n_voxels), jnp.float32)
 
 
 def size(tree) -> int:
