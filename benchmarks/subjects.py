@@ -85,8 +85,9 @@ def simulated(detector: Detector, num: int) -> Dataset:
 
 def balanced(dataset: Dataset, size: int) -> Dataset:
     """A batch of showers of all sizes, as training takes it."""
-    cut = balanced_batches.cut(np.arange(len(dataset.energies)), batches.count_hits(dataset), size)
-    rows = batches.rows(cut, 0, "benchmark", 0)
+    everything = np.arange(len(dataset.energies))
+    plan = balanced_batches.balanced(everything, batches.count_hits(dataset), size)
+    rows = batches.rows(plan, 0, "benchmark", 0)
     return Dataset(dataset.energies[rows], dataset.showers[rows])
 
 

@@ -31,6 +31,7 @@ from calojax.geometry import DETECTORS
 from calojax.models.base import Batch, Stage
 from calojax.presets import PRESETS
 from calojax.training import batches, step
+from calojax.training.balanced_batches import balanced
 from calojax.training.batches import Dataset
 
 
@@ -88,13 +89,11 @@ def time_stage(
 def time_with_batches(subject: Subject, stage: Stage, dataset: Dataset, b: Benchmark) -> Times:
     """Times of steps on the batches that training makes of a data set."""
     trainer = Trainer(subject, stage)
-    everything = np.arange(len(dataset.energies))
+    everything, hits = np.arange(len(dataset.energies)), batches.count_hits(dataset)
     stream = batches.stream(
         dataset,
-        everything,
-        batches.count_hits(dataset),
+        balanced(everything, hits, stage.schedule.batch_size),
         distributed.sharded(distributed.make_mesh(jax.devices()[:1])),
-        batch_size=stage.schedule.batch_size,
         seed=0,
         stage=stage.name,
         steps=range(b.repeats + 2),

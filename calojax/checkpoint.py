@@ -1,14 +1,13 @@
 """Checkpoints of a run: everything that sampling or resuming needs, on any kind of devices.
 
-A run is a folder; ``checkpoints/<steps>/`` in it holds, through Orbax,
+A run is a folder; its ``checkpoints/<steps>/`` hold, written by Orbax,
 
 - ``description``: JSON with the model, its settings, the geometry, and the progress of training;
-- ``variables``: the model's arrays (parameters, codebook, fitted transforms), flat by path;
-- ``optimizer``: the optimiser's arrays of the stage in progress.
+- ``variables``: arrays of the model (parameters, codebook, fitted transforms);
+- ``optimizer``: state of the optimiser of the stage in progress.
 
-Arrays are handed to Orbax as host arrays. A checkpoint therefore knows nothing of the devices it
-came from: what eight GPUs wrote, one CPU reads (device arrays would record their sharding, which
-cannot be restored without those devices).
+Orbax gets host arrays, so a checkpoint depends on no device: what eight GPUs wrote, one CPU reads
+(of device arrays it would record the sharding, and could not restore it without those devices).
 """
 
 import contextlib
@@ -39,16 +38,16 @@ _SPARE = 2**20
 
 
 class Progress(NamedTuple):
-    """How far training came.
+    """Progress of a training.
 
     Attributes:
-      total: optimiser steps of all stages together; names the checkpoint.
-      stage: the stage in progress, or the last.
-      step: steps done of that stage.
-      done: the stages that are trained.
-      seed: root of all random numbers of the run.
+      total: number of optimiser steps of all stages together; names the checkpoint.
+      stage: stage in progress, or the last one.
+      step: number of steps done of that stage.
+      done: stages that are trained.
+      seed: seed of all random numbers of the run.
       energy_range: lowest and highest incident energy that was trained on, in MeV.
-      energies: the incident energies that were trained on, in MeV, if they were few.
+      energies: incident energies that were trained on, in MeV, if they were few.
       trained_on: marks of some training showers (`calojax.io.marks`), as text.
     """
 
@@ -63,12 +62,12 @@ class Progress(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """What a checkpoint holds, as host arrays.
+    """Contents of a checkpoint, as host arrays.
 
     Attributes:
-      model: the model.
-      variables: its arrays.
-      progress: of training.
+      model: model.
+      variables: arrays of the model.
+      progress: progress of its training.
     """
 
     model: Model
@@ -79,7 +78,7 @@ class Checkpoint(NamedTuple):
 class Checkpoints:
     """The checkpoints of one run; the last two are kept.
 
-    Of several processes all read, and the first one writes.
+    If there are several processes, all read and the first one writes.
     """
 
     def __init__(self, run: pathlib.Path):
@@ -91,7 +90,7 @@ class Checkpoints:
         _silence()
         if not self.folder.is_dir():
             files.make_folder(self.folder)
-        # Every process has all arrays, so Orbax is told that each of them is alone.
+        # Every process has all arrays, so each uses Orbax as if it were alone.
         alone = ocp.options.MultiprocessingOptions(
             primary_host=jax.process_index(), active_processes={jax.process_index()}
         )
@@ -104,13 +103,13 @@ class Checkpoints:
                 item_names=("description", "variables", "optimizer"),
             )
         except OSError as error:
-            raise _closed(self.folder, error.strerror) from None
+            raise _closed(self.folder, error) from None
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, kind, *_) -> None:
-        # What ended the block says more than that the checkpoint in the background failed too.
+        # The error that ended the block says more than one of the checkpoint in the background.
         with self._reported() if kind is None else contextlib.suppress(Exception):
             self._manager.close()
 
@@ -123,11 +122,11 @@ class Checkpoints:
         """Writes a checkpoint in the background; Orbax renames it into place when complete.
 
         Raises:
-          CalojaxError: if an array is not finite, if the disk has no room for it, or refused the
-            one before.
+          CalojaxError: if an array is not finite, or if the disk has no room for the checkpoint or
+            could not store the one before.
         """
-        arrays = _flat(variables)
-        bad = _not_finite(arrays)
+        variables, optimizer = jax.device_get((variables, optimizer))
+        bad = _not_finite(variables)
         if bad:
             raise CalojaxError(
                 f"{self.folder}: array {bad!r} of the model is not finite after step "
@@ -142,15 +141,14 @@ class Checkpoints:
             **models.to_json(model),
             "progress": progress._asdict(),
         }
-        numbered = _numbered(optimizer)
-        self._check_room(sum(a.nbytes for a in (*arrays.values(), *numbered.values())))
+        self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves((variables, optimizer))))
         with self._reported():
             self._manager.save(
                 progress.total,
                 args=ocp.args.Composite(
                     description=ocp.args.JsonSave(description),
-                    variables=ocp.args.StandardSave(arrays),
-                    optimizer=ocp.args.StandardSave(numbered),
+                    variables=ocp.args.StandardSave(variables),
+                    optimizer=ocp.args.StandardSave(optimizer),
                 ),
             )
 
@@ -183,13 +181,14 @@ class Checkpoints:
             ) from None
         except CalojaxError as error:
             raise CalojaxError(f"{where}: {error}") from None
-        variables = _nested(restored["variables"])
+        # Versions before November 2026 wrote "params/decoder/kernel" instead of nested dicts. A
+        # model without state has no entry for it.
+        empty = {"params": {}, "state": {}, "transforms": {}}
+        variables = empty | traverse_util.unflatten_dict(restored["variables"], sep="/")
         check_shapes(where, model, variables)
-        bad = _not_finite(_flat(variables))
+        bad = _not_finite(variables)
         if bad:
-            raise CalojaxError(
-                f"{where}: array {bad!r} is not finite; the model is of no use, so train it again."
-            )
+            raise CalojaxError(f"{where}: array {bad!r} is not finite; train the model again.")
         return Checkpoint(model, variables, progress)
 
     def load_optimizer(self, like: Any) -> Any:
@@ -199,22 +198,22 @@ class Checkpoints:
           CalojaxError: if it does not fit.
         """
         where, step = self._newest()
-        stored = self._restore(where, step, optimizer=ocp.args.StandardRestore())["optimizer"]
-        leaves, structure = jax.tree.flatten(like)
-        found = [stored.get(name) for name in _numbered(like)]
-        for leaf, value in zip(leaves, found, strict=True):
-            if value is None or np.shape(value) != np.shape(leaf):
-                raise CalojaxError(
-                    f"{where}: the optimiser state does not fit the settings of the stage; resume "
-                    "with the settings that the run was started with."
-                )
-        return jax.tree.unflatten(structure, found)
+        abstract = jax.tree.map(np.asarray, jax.device_get(like))
+        try:
+            item = ocp.args.StandardRestore(abstract)
+            return self._manager.restore(step, args=ocp.args.Composite(optimizer=item))["optimizer"]
+        except Exception as error:  # Orbax and TensorStore each raise their own kinds.
+            raise CalojaxError(
+                f"{where}: the optimiser state is damaged or does not fit the stage "
+                f"({_reason(error)}); resume with the settings and the version of calojax that the "
+                "run was started with."
+            ) from None
 
     def wait(self) -> None:
-        """Returns, in all processes, when everything is on disk.
+        """Waits, in all processes, until everything is on disk.
 
         Raises:
-          CalojaxError: if the disk refused it.
+          CalojaxError: if something could not be written.
         """
         with self._reported():
             self._manager.wait_until_finished()
@@ -226,7 +225,7 @@ class Checkpoints:
         return self.folder / str(self.latest), self.latest
 
     def _check_room(self, size: int) -> None:
-        # Before, for threads of Orbax wait ten minutes for a folder that could not be made.
+        # First, since threads of Orbax wait ten minutes for a folder that cannot be made.
         files.make_folder(self.folder)
         free = shutil.disk_usage(self.folder).free
         if size + _SPARE > free:
@@ -238,7 +237,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _reported(self) -> Iterator[None]:
-        """Makes a sentence of what went wrong with a checkpoint, be it the one before."""
+        """Turns errors of writing into one sentence, also those of the checkpoint before."""
         try:
             yield
         except Exception as error:  # Orbax and TensorStore each raise their own kinds.
@@ -256,17 +255,17 @@ class Checkpoints:
                 raise _closed(where, unreadable) from None
             raise CalojaxError(
                 f"{where}: is damaged or not a calojax checkpoint ({_reason(error)}); move that "
-                "folder away to fall back to the one before."
+                "folder away to use the checkpoint before it."
             ) from None
 
 
-# Where the models that come with calojax lie: in an installed package, and in a checkout.
+# Folders of the models that come with calojax, in an installed package and in a checkout.
 _PACKAGE = pathlib.Path(calojax.__file__).parent
 _SHIPPED = (_PACKAGE / "trained", _PACKAGE.parent / "examples")
 
 
 def shipped() -> dict[str, pathlib.Path]:
-    """The trained models that come with calojax: name -> run folder."""
+    """The run folders of the trained models that come with calojax, by name."""
     folders = sorted(path.parent for place in _SHIPPED for path in place.glob(f"*/{_FOLDER}"))
     return {folder.name: folder for folder in folders}
 
@@ -275,7 +274,7 @@ def load(run: str | os.PathLike) -> Checkpoint:
     """The newest checkpoint of a run, for sampling.
 
     Args:
-      run: the folder of a run, or the name of one of the `shipped` models.
+      run: run folder, or name of one of the `shipped` models.
 
     Raises:
       CalojaxError: if the folder is missing, holds no checkpoint, or a stage is not trained yet.
@@ -290,24 +289,24 @@ def load(run: str | os.PathLike) -> Checkpoint:
             f"that come with calojax ({', '.join(named)}); check the path."
         ) from None
     except OSError as error:
-        raise _closed(run / _FOLDER, error.strerror) from None
+        raise _closed(run / _FOLDER, error) from None
     with Checkpoints(run) as checkpoints:
         checkpoint = checkpoints.load()
     missing = [s.name for s in checkpoint.model.stages if s.name not in checkpoint.progress.done]
     if missing:
         raise CalojaxError(
-            f"{run}: not trained to the end, {' and '.join(missing)} missing; "
-            "continue with train.py and --resume."
+            f"{run}: not trained to the end, {' and '.join(missing)} missing; continue with "
+            "calojax train --resume."
         )
     return checkpoint
 
 
 def _reason(error: Exception) -> str:
-    """The first line of what an exception says, or its kind."""
+    """The first line of an exception's text, or its class."""
     return str(error).strip().split("\n")[0][:200] or type(error).__name__
 
 
-# What TensorStore says where the file system refuses, however sound the file is.
+# Errors of TensorStore that come from the file system, not from the file.
 _REFUSED = re.compile(
     r"[^.;:\[\]]*(PERMISSION_DENIED|Permission denied|Operation not permitted|Input/output error"
     r"|Stale file handle|Too many open files|UNAVAILABLE|timed out)"
@@ -315,7 +314,7 @@ _REFUSED = re.compile(
 
 
 def _unreadable(where: pathlib.Path, error: Exception) -> str:
-    """What keeps files of a checkpoint from being read, if that is not their contents; else ""."""
+    """The reason why the files of a checkpoint cannot be read; "" if they can but are damaged."""
     cause: BaseException | None = error
     while cause is not None:
         missing = isinstance(cause, FileNotFoundError | NotADirectoryError | IsADirectoryError)
@@ -339,22 +338,32 @@ def _unreadable(where: pathlib.Path, error: Exception) -> str:
     return ""
 
 
-def _closed(where: pathlib.Path, reason: str) -> CalojaxError:
+def _closed(where: pathlib.Path, reason: str | OSError) -> CalojaxError:
+    reason = reason.strerror or str(reason) if isinstance(reason, OSError) else reason
     return CalojaxError(
         f"{where}: cannot be read ({reason}); check its permissions and its disk, and try again."
     )
 
 
-def _not_finite(arrays: dict[str, np.ndarray]) -> str | None:
+def _named(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by path, such as ``params/decoder/kernel``."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
+
+
+def _not_finite(variables: Variables) -> str | None:
     """The name of an array that holds NaN or infinity."""
-    return next((name for name, array in arrays.items() if not np.isfinite(array).all()), None)
+    named = _named(variables).items()
+    return next((name for name, array in named if not np.isfinite(array).all()), None)
 
 
 def _check_progress(progress: Progress, model: Model) -> None:
-    """Refuses what no training can have written.
+    """Checks that a training can have written this.
 
     Raises:
-      ValueError: says what.
+      ValueError: if not, with the reason.
     """
     names = {stage.name for stage in model.stages}
     if progress.stage not in names or not set(progress.done) <= names:
@@ -369,9 +378,9 @@ def _check_progress(progress: Progress, model: Model) -> None:
 
 @functools.cache
 def _silence() -> None:
-    """Keeps Orbax and TensorStore from pages of tracebacks for what becomes one sentence here.
+    """Keeps Orbax and TensorStore from printing tracebacks for errors that become one sentence.
 
-    Their threads come to their ends after the one that failed, so this is for good.
+    Their threads may end long after the one that failed, so this is not undone.
     """
     logging.getLogger("absl").addFilter(lambda record: record.levelno < logging.ERROR)
     hook = sys.unraisablehook
@@ -381,21 +390,6 @@ def _silence() -> None:
             hook(unraisable)
 
     sys.unraisablehook = others
-
-
-def _flat(variables: Variables) -> dict[str, np.ndarray]:
-    return traverse_util.flatten_dict(jax.device_get(variables), sep="/")
-
-
-def _nested(flat: dict[str, np.ndarray]) -> Variables:
-    # A model without state has no entry under it.
-    empty = {"params": {}, "state": {}, "transforms": {}}
-    return empty | traverse_util.unflatten_dict(flat, sep="/")
-
-
-def _numbered(tree: Any) -> dict[str, np.ndarray]:
-    leaves = jax.device_get(jax.tree.leaves(tree))
-    return {f"{number:05d}": np.asarray(leaf) for number, leaf in enumerate(leaves)}
 
 
 def shapes(model: Model, transforms: Variables) -> Variables:
@@ -408,17 +402,13 @@ def shapes(model: Model, transforms: Variables) -> Variables:
 
 
 def check_shapes(where: pathlib.Path, model: Model, variables: Variables) -> None:
-    """Refuses arrays that do not fit the model: a foreign or hand-edited checkpoint."""
-    expected = shapes(model, variables["transforms"])
-    wanted = {path: leaf.shape for path, leaf in _flat_shapes(expected).items()}
-    found = {path: leaf.shape for path, leaf in _flat_shapes(variables).items()}
-    for path in sorted(wanted.keys() | found.keys()):
-        if wanted.get(path) != found.get(path):
+    """Refuses arrays that do not fit the model, from a foreign or hand-edited checkpoint."""
+    expected = _named(shapes(model, variables["transforms"]))
+    found = _named(variables)
+    for name in sorted(expected.keys() | found.keys()):
+        has, needs = (getattr(tree.get(name), "shape", None) for tree in (found, expected))
+        if has != needs:
             raise CalojaxError(
-                f"{where}: array {path!r} has shape {found.get(path)}, but the model in its "
-                f"description needs {wanted.get(path)}; the checkpoint is damaged or foreign."
+                f"{where}: array {name!r} has shape {has}, but the model in its description needs "
+                f"{needs}; the checkpoint is damaged or foreign."
             )
-
-
-def _flat_shapes(variables: Variables) -> dict[str, Any]:
-    return traverse_util.flatten_dict(variables, sep="/")

@@ -1,4 +1,4 @@
-"""Progress of long work on the screen: rate and time left; rare lines where no one watches."""
+"""Progress bars with rate and time left; fewer updates if the output is not a terminal."""
 
 import sys
 from typing import Any
@@ -12,14 +12,14 @@ def progress_bar(
     """A progress bar on standard error.
 
     Args:
-      label: what is being done.
-      total: units of the whole work, None if not known.
-      done: units done before.
-      unit: what is counted.
-      **options: more of tqdm's.
+      label: text before the bar.
+      total: number of units of the whole work, None if not known.
+      done: number of units done before.
+      unit: name of a unit.
+      **options: further arguments of `tqdm`.
     """
     watched = sys.stderr.isatty()
-    # In a batch system's log every update is a line.
+    # In the log of a batch system every update is a line.
     pace = 0.2 if watched else 15.0
     return tqdm(
         total=total,

@@ -1,9 +1,8 @@
 """Random numbers by name: every stream is ``fold_in`` of a root key, never a chain of splits.
 
-A stream does not shift when code elsewhere draws more or fewer numbers, and one key per shower,
-folded from the shower's global index, makes a shower independent of batch size, device count and
-restarts (with JAX's default threefry generator, whose draws do not depend on the batch they are
-vmapped in).
+So a stream does not change when other code draws more or fewer numbers. Each shower has a key,
+folded from its global index, so it does not depend on batch size, number of devices or restarts (by
+JAX's threefry generator, whose numbers do not depend on the batch that they are vmapped in).
 """
 
 import zlib
@@ -32,7 +31,7 @@ def root(seed: int) -> jax.Array:
     """The typed root key of a seed.
 
     Raises:
-      CalojaxError: as `checked_seed` does.
+      CalojaxError: see `checked_seed`.
     """
     return jax.random.key(checked_seed(seed), impl="threefry2x32")
 
@@ -48,5 +47,5 @@ def per_item(key: jax.Array, index: jax.Array) -> jax.Array:
 
 
 def streams(keys: jax.Array, name: str) -> jax.Array:
-    """`stream` for every one of keys [n] -> keys [n]."""
+    """The stream ``name`` of each of keys [n] -> keys [n]."""
     return jax.vmap(lambda key: stream(key, name))(keys)

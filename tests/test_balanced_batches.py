@@ -13,8 +13,8 @@ def realistic_hits(num=20_000, seed=0):
     return np.round(120 * energy**0.6 * generator.normal(1, 0.08, num).clip(0.6)).astype(np.int32)
 
 
-def epochs(cut, num, seed=0):
-    return [balanced_batches.epoch(cut, np.random.default_rng([seed, i])) for i in range(num)]
+def epochs(plan, num, seed=0):
+    return [plan.epoch(np.random.default_rng([seed, i])) for i in range(num)]
 
 
 @pytest.mark.parametrize(
@@ -22,26 +22,26 @@ def epochs(cut, num, seed=0):
 )
 def test_an_epoch_has_each_shower_at_most_once_and_whole_batches(num, size):
     rows = np.random.default_rng(1).permutation(10 * num)[:num]
-    cut = balanced_batches.cut(rows, realistic_hits(num), size)
-    assert cut.batches == num // size
-    for epoch in epochs(cut, 3):
+    plan = balanced_batches.balanced(rows, realistic_hits(num), size)
+    assert plan.per_epoch == num // size
+    for epoch in epochs(plan, 3):
         assert epoch.shape == (num // size, size)
         assert len(np.unique(epoch)) == epoch.size
         assert np.isin(epoch, rows).all()
 
 
-def test_every_batch_has_one_shower_of_each_stratum():
-    # Eighty showers with as many hits as their row says: stratum s holds rows 5 s .. 5 s + 4.
-    cut = balanced_batches.cut(np.arange(80)[::-1], np.arange(80)[::-1], 16)
-    for epoch in epochs(cut, 4):
+def test_every_batch_has_one_shower_of_each_quantile():
+    # Eighty showers with as many hits as their row says: quantile s holds rows 5 s .. 5 s + 4.
+    plan = balanced_batches.balanced(np.arange(80)[::-1], np.arange(80)[::-1], 16)
+    for epoch in epochs(plan, 4):
         np.testing.assert_array_equal(np.sort(epoch // 5, axis=1), np.tile(np.arange(16), (5, 1)))
         np.testing.assert_array_equal(epoch // 5, np.tile(balanced_batches.spread(16), (5, 1)))
 
 
 def test_no_shower_is_left_out_for_good():
-    cut = balanced_batches.cut(np.arange(79), realistic_hits(79), 16)
-    seen = np.bincount(np.concatenate([e.reshape(-1) for e in epochs(cut, 400)]), minlength=79)
-    # In strata of five showers four of them are taken, in the one of four all.
+    plan = balanced_batches.balanced(np.arange(79), realistic_hits(79), 16)
+    seen = np.bincount(np.concatenate([e.reshape(-1) for e in epochs(plan, 400)]), minlength=79)
+    # Quantiles of five showers give four of them, those of four give all.
     assert np.sum(seen == 400) == 4
     others = seen[seen < 400]
     assert len(others) == 75
@@ -49,20 +49,20 @@ def test_no_shower_is_left_out_for_good():
 
 
 def test_epochs_differ_and_come_again():
-    cut = balanced_batches.cut(np.arange(640), realistic_hits(640), 64)
-    first, second = epochs(cut, 2)
+    plan = balanced_batches.balanced(np.arange(640), realistic_hits(640), 64)
+    first, second = epochs(plan, 2)
     assert not np.array_equal(first, second)
-    np.testing.assert_array_equal(first, epochs(cut, 1)[0])
+    np.testing.assert_array_equal(first, epochs(plan, 1)[0])
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 16, 64, 96, 100, 256])
-def test_runs_spread_over_all_strata(size):
+def test_runs_spread_over_all_quantiles(size):
     order = balanced_batches.spread(size)
     np.testing.assert_array_equal(np.sort(order), np.arange(size))
     for run in (2**k for k in range(1, 9)):
         if size & (size - 1) or size % run:
             continue
-        # One stratum of each 1/run of the range, in every run.
+        # One quantile of each 1/run of the range, in every run.
         parts = np.sort(order.reshape(-1, run), axis=1) // (size // run)
         np.testing.assert_array_equal(parts, np.tile(np.arange(run), (size // run, 1)))
 
@@ -77,11 +77,13 @@ def test_what_grows_evenly_has_equal_sums(run):
 @pytest.mark.parametrize(("size", "group"), [(256, 32), (96, 8), (64, 64), (4, 1)])
 def test_the_bound_is_hard_and_reached(num, size, group):
     hits = realistic_hits(num)
-    cut = balanced_batches.cut(np.arange(num), hits, size)
+    plan = balanced_batches.balanced(np.arange(num), hits, size)
     limit = balanced_batches.bound(hits, size, group)
-    for epoch in epochs(cut, 20):
+    for epoch in epochs(plan, 20):
         assert hits[epoch].reshape(len(epoch), -1, group).sum(-1).max() <= limit
-    highest = np.where(cut.larger[:, None], hits[cut.rows], hits[cut.rows[:, :-1]].max(1)[:, None])
+    highest = np.where(
+        plan.larger[:, None], hits[plan.rows], hits[plan.rows[:, :-1]].max(1)[:, None]
+    )
     assert highest.max(1).reshape(-1, group).sum(1).max() == limit
 
 
@@ -100,6 +102,6 @@ def test_padding_is_small_on_a_realistic_distribution(size, group, most):
 
 @pytest.mark.parametrize("hits", [np.zeros(100, int), np.full(100, 7), np.r_[np.zeros(99, int), 5]])
 def test_showers_that_are_alike_are_no_special_case(hits):
-    cut = balanced_batches.cut(np.arange(100), hits, 32)
-    assert len(np.unique(epochs(cut, 1)[0])) == 96
+    plan = balanced_batches.balanced(np.arange(100), hits, 32)
+    assert len(np.unique(epochs(plan, 1)[0])) == 96
     assert balanced_batches.bound(hits, 32, 8) == {0: 0, 700: 56, 5: 5}[hits.sum()]

@@ -7,34 +7,75 @@ import pathlib
 import resource
 import shutil
 
+import jax
 import numpy as np
+import optax
 import pytest
+from two_stages import FAMILY, TwoConfig
 
-from calojax import checkpoint
+from calojax import checkpoint, models
 from calojax.checkpoint import Checkpoints, Progress
 from calojax.errors import CalojaxError
 
-PROGRESS = Progress(5, "prior", 5, ("autoencoder", "energies", "prior"), 0, (1e3, 1e5))
+PROGRESS = Progress(5, "second", 5, ("first", "second"), 0, (1e3, 1e5))
+OPTIMIZER = optax.adam(0.1).init({"moment": np.ones(3)})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def model(tiny):
+    """A model of two small stages; its family is known to this module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "_FAMILIES", dict(models.families()) | {"two": FAMILY})
+        yield models.build(TwoConfig(), tiny)
+
+
+@pytest.fixture(scope="module")
+def variables(model, batch):
+    return jax.device_get(model.init(jax.random.key(0), model.fit([]), batch))
+
+
+@pytest.fixture(scope="module")
+def saved(model, variables, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(model, variables, OPTIMIZER, PROGRESS)
+    return folder
 
 
 @pytest.fixture
-def run(tmp_path, model, variables):
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(model, variables, {"moment": np.ones(3)}, PROGRESS)
-    return tmp_path
+def run(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "run")
 
 
-def test_round_trip(run, model, variables):
-    found = checkpoint.load(run)
+def test_round_trip(saved, model, variables):
+    found = checkpoint.load(saved)
     assert found.model == model
     assert found.progress == PROGRESS
-    book = found.variables["state"]["codebook"]["vectors"]
-    np.testing.assert_array_equal(book, variables["state"]["codebook"]["vectors"])
-    with Checkpoints(run) as checkpoints:
-        optimizer = checkpoints.load_optimizer({"moment": np.zeros(3)})
-        np.testing.assert_array_equal(optimizer["moment"], np.ones(3))
-        with pytest.raises(CalojaxError, match="does not fit the settings"):
-            checkpoints.load_optimizer({"moment": np.zeros(4)})
+    jax.tree.map(np.testing.assert_array_equal, found.variables, variables)
+    with Checkpoints(saved) as checkpoints:
+        optimizer = checkpoints.load_optimizer(jax.tree.map(np.zeros_like, OPTIMIZER))
+        assert jax.tree.structure(optimizer) == jax.tree.structure(OPTIMIZER)
+        jax.tree.map(np.testing.assert_array_equal, optimizer, OPTIMIZER)
+        for other in ({"moment": np.ones(4)}, {"moment": np.ones(3), "more": np.ones(1)}):
+            with pytest.raises(CalojaxError, match="optimiser state is damaged or does not fit"):
+                checkpoints.load_optimizer(optax.adam(0.1).init(other))
+
+
+def test_flat_names_of_earlier_versions(saved, model, variables, tmp_path, monkeypatch):
+    device_get = jax.device_get
+
+    def flat(trees):
+        variables, optimizer = device_get(trees)
+        return checkpoint._named(variables), optimizer
+
+    with monkeypatch.context() as patch, Checkpoints(tmp_path) as checkpoints:
+        patch.setattr(jax, "device_get", flat)
+        checkpoints.save(model, variables, OPTIMIZER, PROGRESS)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        checkpoint.load(tmp_path).variables,
+        checkpoint.load(saved).variables,
+    )
 
 
 def test_missing_runs(tmp_path):
@@ -46,10 +87,10 @@ def test_missing_runs(tmp_path):
 
 
 def test_unfinished_runs(tmp_path, model, variables):
-    half = PROGRESS._replace(done=("autoencoder",))
+    half = PROGRESS._replace(done=("first",))
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(model, variables, {"moment": np.ones(3)}, half)
-    with pytest.raises(CalojaxError, match="energies and prior missing"):
+        checkpoints.save(model, variables, OPTIMIZER, half)
+    with pytest.raises(CalojaxError, match="second missing"):
         checkpoint.load(tmp_path)
 
 
@@ -95,22 +136,21 @@ def test_foreign_descriptions(run):
 
 
 UNKNOWN = {
-    "config.prior.colour": lambda d: d["config"]["prior"].update(colour=1),
-    "config.prior.schedule.speed": lambda d: d["config"]["prior"]["schedule"].update(speed=1),
+    "config.colour": lambda d: d["config"].update(colour=1),
+    "config.second.speed": lambda d: d["config"]["second"].update(speed=1),
     "detector.weight": lambda d: d["detector"].update(weight=1),
     "detector.layers.id2": lambda d: d["detector"]["layers"][3].update(id2=1),
     "format 2": lambda d: d.update(format=2),
 }
 IMPOSSIBLE = {
-    "steps": lambda d: d["config"]["prior"]["schedule"].update(steps=0),
-    "learning-rate": lambda d: d["config"]["prior"]["schedule"].update(learning_rate=float("nan")),
-    "batch-size": lambda d: d["config"]["prior"]["schedule"].update(batch_size=-1),
+    "steps": lambda d: d["config"]["second"].update(steps=0),
+    "learning-rate": lambda d: d["config"]["second"].update(learning_rate=float("nan")),
     "100000.0 to 1000": lambda d: d["progress"].update(energy_range=[1e5, 1e3]),
     "0.0 to": lambda d: d["progress"].update(energy_range=[0.0, 1e3]),
     "nan to": lambda d: d["progress"].update(energy_range=[float("nan"), 1e3]),
     "to inf": lambda d: d["progress"].update(energy_range=[1e3, float("inf")]),
     "seed": lambda d: d["progress"].update(seed=-1),
-    "stages": lambda d: d["progress"].update(stage="decoder"),
+    "stages": lambda d: d["progress"].update(stage="third"),
     "step 9 of 5": lambda d: d["progress"].update(step=9),
     "energy range": lambda d: d["detector"].update(energy_range=[1e5, 1e3]),
     "readout_threshold": lambda d: d["detector"].update(readout_threshold=float("nan")),
@@ -132,25 +172,19 @@ def test_a_description_without_a_format_is_of_the_first(run, model):
     assert checkpoint.load(run).model == model
 
 
-def with_nan(variables):
-    params = variables["params"]
-    kernel = {"kernel": np.full(params["prior"]["initial"]["kernel"].shape, np.nan)}
-    initial = params["prior"]["initial"] | kernel
-    return variables | {"params": params | {"prior": params["prior"] | {"initial": initial}}}
-
-
 def test_arrays_that_are_not_finite_are_neither_kept_nor_loaded(run, model, variables, monkeypatch):
     later = PROGRESS._replace(total=7, step=7)
-    spoilt = with_nan(variables)
-    array = "'params/prior/initial/kernel'"
+    vector = np.array([0, np.nan, 0], np.float32)
+    spoilt = variables | {"params": variables["params"] | {"vector": vector}}
+    array = "'params/vector'"
     with Checkpoints(run) as checkpoints:
         with pytest.raises(CalojaxError, match=f"{array} .*not finite after step 7.*last .* kept"):
-            checkpoints.save(model, spoilt, {"moment": np.ones(3)}, later)
+            checkpoints.save(model, spoilt, OPTIMIZER, later)
         checkpoints.wait()
     assert checkpoint.load(run).progress.total == 5
     with monkeypatch.context() as patch, Checkpoints(run) as checkpoints:
         patch.setattr(checkpoint, "_not_finite", lambda arrays: None)
-        checkpoints.save(model, spoilt, {"moment": np.ones(3)}, later)
+        checkpoints.save(model, spoilt, OPTIMIZER, later)
     with pytest.raises(CalojaxError, match=f"checkpoints/7: array {array} is not finite"):
         checkpoint.load(run)
 
@@ -181,13 +215,13 @@ def test_a_folder_that_is_lost_is_told_before_orbax_writes(model, variables, tmp
         shutil.rmtree(tmp_path / "run")
         (tmp_path / "run").touch()
         with pytest.raises(CalojaxError, match="run/checkpoints: cannot be written"):
-            checkpoints.save(model, variables, {}, PROGRESS)
+            checkpoints.save(model, variables, OPTIMIZER, PROGRESS)
     assert capfd.readouterr().err == ""
 
 
 def test_a_disk_that_fills_on_the_way_prints_one_sentence(model, variables, tmp_path, capfd):
     def save():
-        checkpoints.save(model, variables, {"moment": np.ones(3)}, PROGRESS)
+        checkpoints.save(model, variables, OPTIMIZER, PROGRESS)
         checkpoints.wait()
 
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -211,8 +245,8 @@ def test_a_path_that_is_not_utf8_is_told(run, tmp_path_factory):
 
 
 def test_arrays_that_do_not_fit_the_description(run):
-    edit_description(run, lambda d: d["config"]["prior"].update(width=17))
-    with pytest.raises(CalojaxError, match=r"array 'params/prior/.*needs"):
+    edit_description(run, lambda d: d["config"].update(width=17))
+    with pytest.raises(CalojaxError, match=r"array 'params/vector' .*needs"):
         checkpoint.load(run)
 
 

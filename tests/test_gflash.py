@@ -230,7 +230,7 @@ def test_what_leaks_out_of_a_thin_stack_is_lost():
 
 
 def test_what_cannot_be_simulated_is_refused():
-    with pytest.raises(CalojaxError, match="no generator of showers for muons"):
+    with pytest.raises(CalojaxError, match="no parametrisation of muon showers"):
         showers_at(1e4, dataclasses.replace(TINY, particle="muon"))
     with pytest.raises(CalojaxError, match=r"'tiny' has no energy range; choose .* --energies"):
         gflash.draw_energies(keys(4), dataclasses.replace(TINY, energy_range=None))

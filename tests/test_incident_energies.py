@@ -1,4 +1,4 @@
-"""Incident energies: units, laws, files and what is refused."""
+"""Incident energies: units, distributions, files and errors."""
 
 import dataclasses
 import re
@@ -38,7 +38,7 @@ def test_a_list_is_taken_in_turn(tiny):
     np.testing.assert_array_equal(found, [5e4, 2e3, 5e4, 2e3, 5e4])
 
 
-def test_a_law_fills_its_range_and_does_not_depend_on_the_number(tiny):
+def test_a_distribution_fills_its_range_and_does_not_depend_on_the_number(tiny):
     found = energies_of("log-uniform:2GeV:50GeV", tiny, num=2000, seed=1)
     assert 2e3 <= found.min() < 2.1e3
     assert 4.8e4 < found.max() <= 5e4
@@ -113,7 +113,7 @@ def test_the_range_of_an_own_geometry_refuses_nothing(tiny):
     ("text", "low", "high"),
     [("uniform:2GeV:50GeV", 2e3, 5e4), ("UNIFORM:2gev:50GEV", 2e3, 5e4)],
 )
-def test_a_uniform_law(text, low, high, tiny):
+def test_a_uniform_distribution(text, low, high, tiny):
     found = energies_of(text, tiny, num=2000, seed=1)
     assert low <= found.min() < found.max() <= high
     assert found.mean() == pytest.approx((low + high) / 2, rel=0.05)

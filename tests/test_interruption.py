@@ -18,8 +18,8 @@ from calojax.cli.interruption import stopped_by_signals
 from calojax.geometry import DETECTORS
 from calojax.io import ShowerWriter
 
-STOPS = 30
-# What may come of a SIGTERM: no harm, a checkpoint and a sentence, or the end at once.
+STOPS = 5
+# Exit statuses: a SIGTERM may come too late, leave a checkpoint, or end the process at once.
 _ENDS = {signal.SIGTERM: {0, 1, -signal.SIGTERM}, signal.SIGKILL: {0, -signal.SIGKILL}}
 
 
@@ -48,14 +48,14 @@ def stop_often(
     duration: float,
     check: Callable[[bool], None],
 ) -> None:
-    """Starts a command again and again until it was stopped `STOPS` times, at moments drawn evenly.
+    """Starts a command repeatedly until it was stopped `STOPS` times, at random moments.
 
     Args:
-      how: it is stopped.
-      arguments: of the command.
-      folder: for its output.
-      duration: of the command in seconds if it is not stopped.
-      check: is told after each start whether the command came to its end.
+      how: signal that stops it.
+      arguments: command.
+      folder: folder for its output.
+      duration: seconds that the command takes if it is not stopped.
+      check: function that is called after each start with whether the command came to its end.
     """
     moments = np.random.default_rng([6, how])
     stops = 0
@@ -121,7 +121,7 @@ def assert_equal_trees(a, b) -> None:
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_stopped_training_goes_on_to_the_same_parameters(how, data, trained, folder):
     reference, duration = trained
-    # So a run seldom comes to its end at once, and goes on after several stops.
+    # Then a run is usually stopped more than once.
     duration /= 2
     finished = []
 

@@ -98,6 +98,9 @@ def _run(arguments: list[str]) -> None:
             )
     if name not in WITHOUT_PROGRAMS:
         keep_programs()
+    if name != "doctor":
+        # XLA would report compilations above two minutes as a bug; errors still raise exceptions.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     importlib.import_module(f"calojax.cli.{name}").main(rest)
 
 

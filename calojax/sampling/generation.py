@@ -1,11 +1,11 @@
-"""Showers from a trained model: blocks of a fixed size, dealt out to the devices, fetched one late.
+"""Showers from a trained model, in blocks that devices compute in turn and that are copied late.
 
-Shower i draws its random numbers from a key folded from the seed and i alone. It is computed in
-block i // size, at row i % size, by a program for whole blocks, whichever showers are asked for. On
-one kind of device a shower is therefore the same to the last bit for any number of showers, parts,
-devices and restarts. Two things change last bits, and seldom a hit, where a discrete choice depends
-on the last bit: another block size (``batch_size``); and, for models that pack the hits of several
-showers into one buffer, other incident energies of the showers in the same block.
+The random numbers of shower i depend on the seed and on i only. The shower is computed in block
+i // size, at row i % size, by a program for whole blocks, whichever showers are asked for. On one
+kind of device it is therefore the same to the last bit for any number of showers, parts, devices
+and restarts. Two things change last bits, and through them rarely a sampled code or hit: another
+block size (``batch_size``); and, for models that pack the hits of several showers into one buffer,
+other incident energies in the same block.
 """
 
 import collections
@@ -15,12 +15,13 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, Protocol
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from numpy.typing import ArrayLike
 
 from calojax import distributed, rng
 from calojax.errors import CalojaxError
@@ -28,45 +29,31 @@ from calojax.geometry import Detector
 from calojax.io.source import ShowerSource, checked_energies
 from calojax.models.base import Model, Variables
 from calojax.sampling import gflash
+from calojax.sampling.incident_energies import EnergySource, listed
 
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]
 """(incident energies [b], showers [b, v]), both in MeV, float32."""
 
 Precision = Literal["default", "float32", "tf32", "bf16"]
-"""How matrix units round what they multiply; sums are float32 in all. "default" is the device's own
-choice, tf32 on NVIDIA's GPUs and bf16 on TPUs; a CPU does not round. Convolutions know no bf16 of
-their own and take the default instead."""
+"""Rounding of the factors in matrix products; sums are always float32. "default" is the choice of
+the device: tf32 on NVIDIA's GPUs, bf16 on TPUs, and no rounding on a CPU. Convolutions have no bf16
+and use the default instead."""
 
-# What JAX calls them. Its "bfloat16" is whatever the device does by default: on a GPU, tf32.
+# JAX's names. Its "bfloat16" is the default of the device: on a GPU, tf32.
 _PRECISIONS = {"float32": "float32", "tf32": "tensorfloat32", "bf16": "BF16_BF16_F32"}
 
-# The inputs [size, ...] of a block, given the index of its first shower and its size.
+# The inputs [size, ...] of a block, from the index of its first shower and its size.
 _Inputs = Callable[[int, int], tuple[np.ndarray, ...]]
 
-# Showers of a block by default. On a CPU larger ones gain nothing, and one shower takes as long as
-# a block; an accelerator needs more to be busy.
+# Default block sizes. On a CPU larger blocks gain nothing, and a single shower takes as long as a
+# block; an accelerator needs more showers to be busy.
 _ON_CPU, _ON_ACCELERATOR = 128, 1000
-
-
-class Energies(Protocol):
-    """Incident energies that are made when they are needed."""
-
-    def __len__(self) -> int:
-        """How many there are."""
-        ...
-
-    def block(self, start: int, stop: int) -> np.ndarray:
-        """Energies ``start`` to ``stop`` in MeV, float32; also beyond the last.
-
-        Blocks are computed whole, so the showers at the end have neighbours that are thrown away.
-        """
-        ...
 
 
 def generate(
     model: Model,
     variables: Variables,
-    energies: Energies | np.typing.ArrayLike,
+    energies: EnergySource | ArrayLike,
     *,
     seed: int = 0,
     parts: Sequence[range] | None = None,
@@ -78,21 +65,21 @@ def generate(
     """Yields showers for incident energies [n] in MeV, in order.
 
     Args:
-      model: trained.
-      variables: its arrays.
+      model: trained model.
+      variables: arrays of the model.
       energies: incident energies in MeV, [n] or [n, 1].
-      seed: root of all random numbers.
-      parts: which showers to make, one range after the other (default: all). No batch has showers
-        of two parts.
-      batch_size: showers that a device computes at a time, and the most of a batch (default: see
-        `default_batch_size`). Every program is for that many, so that one shower takes as long.
-      temperature: see `Model.sample`.
-      precision: of matrix products.
+      seed: seed of all random numbers.
+      parts: ranges of showers to generate, in this order (default: all). No batch has showers of
+        two parts.
+      batch_size: number of showers that a device computes at a time, and the largest batch
+        (default: `default_batch_size`). Smaller numbers of showers take as long.
+      temperature: temperature of `Model.sample`.
+      precision: precision of matrix products.
       mesh: devices (default: all of this process).
 
     Raises:
       CalojaxError: if the energies are not positive numbers, the batch size, the seed or the
-        temperature makes no sense, or a batch does not fit into the memory.
+        temperature is out of range, or a batch does not fit into memory.
     """
     if not 0 < temperature < math.inf:
         raise CalojaxError(f"temperature must be positive and finite, got {temperature}.")
@@ -104,14 +91,14 @@ def generate(
 
 
 def default_batch_size() -> int:
-    """Showers that a device computes at a time unless the user says: it depends on its kind."""
+    """The default number of showers that a device computes at a time: more on an accelerator."""
     return _ON_CPU if jax.default_backend() == "cpu" else _ON_ACCELERATOR
 
 
 def rounding(precision: Precision) -> contextlib.AbstractContextManager[None]:
-    """Within it, programs that are traced round products so."""
+    """A context in which programs are traced with this precision."""
     if precision == "default":
-        # And not None, which would pass over what the user's environment says.
+        # JAX's None would overrule the user's environment.
         return contextlib.nullcontext()
     return jax.default_matmul_precision(_PRECISIONS[precision])
 
@@ -125,17 +112,16 @@ def reconstruct(
     batch_size: int | None = None,
     mesh: Mesh | None = None,
 ) -> Batches:
-    """Yields the showers of ``source`` as they come back from the model's latent space.
+    """Yields the showers of ``source``, encoded by the model and decoded again.
 
-    Their distance to the originals is what the first stage loses; see `generate` for the arguments.
+    Their distance to the originals is what the first stage loses. Arguments as in `generate`.
     """
     num = _checked_count(len(source))
 
     def inputs(first: int, size: int) -> tuple[np.ndarray, ...]:
         rows = slice(first, min(first + size, num))
-        return _filled(source.energies[rows], size), _filled(
-            source.read(rows.start, rows.stop), size
-        )
+        showers = source.read(rows.start, rows.stop)
+        return _filled(source.energies[rows], size), _filled(showers, size)
 
     root = rng.stream(rng.root(seed), "generate")
     yield from _run(_Reconstruct(model), inputs, variables, root, [range(num)], batch_size, mesh)
@@ -143,13 +129,13 @@ def reconstruct(
 
 def simulate(
     detector: Detector,
-    energies: Energies | np.typing.ArrayLike,
+    energies: EnergySource | ArrayLike,
     *,
     seed: int = 0,
     batch_size: int | None = None,
     mesh: Mesh | None = None,
 ) -> Batches:
-    """Yields showers of the parametric generator; see `generate` for the arguments."""
+    """Yields showers of the parametric generator; arguments as in `generate`."""
     source = _source(energies)
     root = rng.stream(rng.root(seed), "simulate")
     wanted = [range(len(source))]
@@ -157,10 +143,10 @@ def simulate(
 
 
 def blocks(parts: Sequence[range], size: int) -> Iterator[tuple[int, list[range]]]:
-    """The blocks that hold the showers of ``parts``: the first shower of each, and what is wanted.
+    """The blocks that hold the showers of ``parts``: first shower, and ranges to keep.
 
     Blocks begin at multiples of ``size``, whatever the parts are. A block in which one part ends
-    and the next begins comes once, with a range of each.
+    and the next begins comes once, with a range for each.
     """
     pieces = (
         (first, range(max(first, part.start), min(first + size, part.stop)))
@@ -171,56 +157,41 @@ def blocks(parts: Sequence[range], size: int) -> Iterator[tuple[int, list[range]
         yield first, [piece for _, piece in same]
 
 
-class _Given:
-    """An array of energies; beyond the last they begin anew."""
-
-    def __init__(self, energies: np.typing.ArrayLike):
-        array = np.asarray(energies)
-        if (
-            array.dtype.kind not in "fiu"
-            or array.ndim not in (1, 2)
-            or array.shape[1:] not in ((), (1,))
-        ):
-            raise CalojaxError(
-                f"incident energies must be numbers of shape (n,), got {array.dtype} of shape "
-                f"{array.shape}."
-            )
-        self._energies = checked_energies("generation", array.reshape(-1))
-
-    def __len__(self) -> int:
-        return len(self._energies)
-
-    def block(self, start: int, stop: int) -> np.ndarray:
-        return self._energies.take(range(start, stop), mode="wrap")
-
-
-def _source(energies: Energies | np.typing.ArrayLike) -> Energies:
-    source = energies if hasattr(energies, "block") else _Given(energies)
-    _checked_count(len(source))
-    return source
+def _source(energies: EnergySource | ArrayLike) -> EnergySource:
+    if isinstance(energies, EnergySource):
+        _checked_count(len(energies))
+        return energies
+    array = np.asarray(energies)
+    if array.dtype.kind not in "fiu" or array.shape not in ((array.size,), (array.size, 1)):
+        raise CalojaxError(
+            f"incident energies must be numbers of shape (n,), got {array.dtype} of shape "
+            f"{array.shape}."
+        )
+    _checked_count(array.size)
+    return listed("given", checked_energies("generation", array.reshape(-1)), array.size)
 
 
 def _checked_count(num: int) -> int:
     # Indices of showers are folded into keys as 32-bit numbers.
     if num > rng.MAX_SEED + 1:
         raise CalojaxError(
-            f"One seed has {rng.MAX_SEED + 1:,} showers, fewer than {num:,}; take another seed for "
+            f"One seed has {rng.MAX_SEED + 1:,} showers, fewer than {num:,}; use another seed for "
             "the rest."
         )
     return num
 
 
-def _energies_of(source: Energies) -> _Inputs:
+def _energies_of(source: EnergySource) -> _Inputs:
     return lambda first, size: (np.asarray(source.block(first, first + size), np.float32),)
 
 
 def _filled(array: np.ndarray, size: int) -> np.ndarray:
-    """The array [b, ...] filled up to [size, ...] with its last row."""
+    """The array [b, ...], padded to [size, ...] with its last row."""
     return array.take(np.minimum(np.arange(size), len(array) - 1), axis=0)
 
 
-# What a device does with a block: (variables, keys [b], inputs [b, ...]) -> showers [b, v]. Equal
-# ones share a compiled program, in this call of `generate` and in later ones.
+# Functions that a device computes: (variables, keys [b], inputs [b, ...]) -> showers [b, v]. Equal
+# ones share a compiled program, also in later calls of `generate`.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,16 +237,16 @@ def _run(
     if size < 1:
         raise CalojaxError(f"--batch must be at least 1, got {size}.")
     devices = jax.local_devices() if mesh is None else list(mesh.devices.flat)
-    # A program is compiled for every device that it runs on.
+    # A program is compiled for each device, so use no more devices than there are blocks.
     devices = devices[: len(list(itertools.islice(blocks(parts, size), len(devices))))]
-    advice = f"--batch {size} is too large for it" + (
-        f"; take a smaller one, such as {size // 2}" if size > 1 else ""
-    )
+    advice = f"--batch {size} is too large for it"
+    if size > 1:
+        advice += f"; use a smaller one, such as {size // 2}"
     with distributed.full_memory_reported(advice):
         constants = [jax.device_put((variables, root), device) for device in devices]
         under_way: collections.deque[_UnderWay] = collections.deque()
-        for number, (first, wanted) in enumerate(blocks(parts, size)):
-            # The host takes a block while its device is at work on the one after it.
+        for number, (first, kept) in enumerate(blocks(parts, size)):
+            # The host fetches a block while its device computes the next one.
             if len(under_way) == 2 * len(devices):
                 yield from _fetched(*under_way.popleft())
             device = number % len(devices)
@@ -284,17 +255,16 @@ def _run(
             given = jax.device_put((index, *arrays), devices[device])
             result = _compute(function, *constants[device], *given)
             result[0].copy_to_host_async()
-            under_way.append((first, wanted, arrays[0], result))
+            under_way.append((first, kept, arrays[0], result))
         for started in under_way:
             yield from _fetched(*started)
 
 
-# The first shower of a block, what is wanted of it, its incident energies and `_compute`'s result.
+# The first shower of a block, ranges to keep, incident energies and the result of `_compute`.
 _UnderWay = tuple[int, list[range], np.ndarray, tuple[jax.Array, jax.Array]]
 
 
-# A program of each device, not one over all: XLA fuses a program of several devices otherwise than
-# that of a single one, so it rounds otherwise.
+# One program per device: XLA fuses one over all devices differently, so it would round differently.
 @functools.partial(jax.jit, static_argnames="function")
 def _compute(
     function: Callable[..., jax.Array],
@@ -310,13 +280,13 @@ def _compute(
 
 def _fetched(
     first: int,
-    wanted: list[range],
+    kept: list[range],
     energies: np.ndarray,
     result: tuple[jax.Array, jax.Array],
 ) -> Batches:
-    """Of a block, each of the wanted ranges."""
+    """Energies and showers of each range to keep of a block."""
     showers, good = jax.device_get(result)
-    for piece in wanted:
+    for piece in kept:
         rows = slice(piece.start - first, piece.stop - first)
         if not good:
             _check(piece.start, energies[rows], showers[rows])
@@ -324,11 +294,11 @@ def _fetched(
 
 
 def _check(first: int, energies: np.ndarray, showers: np.ndarray) -> None:
-    """Refuses showers [b, v] with voxels that are no energies; the first is number ``first``."""
+    """Refuses showers [b, v] with voxels that are not energies; the first shower is ``first``."""
     bad = np.argwhere(~((showers >= 0) & (showers < np.inf)))
     if len(bad):
         row, voxel = bad[0]
         raise CalojaxError(
-            f"The model made {showers[row, voxel]:g} MeV of voxel {voxel} of shower {first + row} "
+            f"The model gave {showers[row, voxel]:g} MeV to voxel {voxel} of shower {first + row} "
             f"({energies[row]:g} MeV); its training has failed, so train it again."
         )

@@ -1,4 +1,4 @@
-"""Parametrised showers for any geometry: unlimited data where no full simulation is at hand.
+"""Parametrised showers for any geometry: unlimited data without a full simulation.
 
 Electromagnetic showers follow G. Grindhammer and S. Peters, "The parameterized simulation of
 electromagnetic showers in homogeneous and sampling calorimeters" (hep-ex/0001020; the formulas of
@@ -13,9 +13,9 @@ GFLASH), here "GP". The mean energy density of a shower is E f(t) f(r), t in rad
   (`deposits`), which costs the same at any energy.
 
 Four constants, marked "tuned", were adjusted to a Geant4 simulation of dataset 2's
-silicon-tungsten calorimeter (electrons, 1-64 GeV); all else is GP's or follows from `Medium`.
+silicon-tungsten calorimeter (electrons, 1-64 GeV); all others are GP's or follow from `Medium`.
 
-Pions are a simple hadronic variant, good for exercising code and not for physics (`_pion_rings`).
+Pions are a simple hadronic variant for testing software, not for physics (`_pion_rings`).
 """
 
 import functools
@@ -35,31 +35,31 @@ GEV = 1e3  # MeV
 
 # Below ln y = 2.5 (100 MeV in a heavy absorber) GP's fitted widths diverge.
 _LOWEST_LN_Y = 2.5
-# A shape of 1 or less has no maximum; low energies fluctuate there now and then.
+# A shape of 1 or less has no maximum; showers of low energy sometimes fluctuate to it.
 _LOWEST_ALPHA = 1.3
-# Slices that a layer is cut into at most.
+# Largest number of slices per layer.
 _MOST_CUTS = 64
-# f(r) was fitted up to a few T; beyond, its growing exponential would take over.
+# f(r) was fitted up to a few T; beyond that its growing exponential would dominate.
 _HIGHEST_TAU = 6.0
 
-# GP's corrections for sampling calorimeters want the number of plates per X0, F_S, which `Medium`
-# does not hold; silicon-tungsten's here, and lead and liquid argon have about the same.
+# Number of plates per X0, F_S in GP's corrections for sampling calorimeters, of silicon-tungsten;
+# lead and liquid argon have about the same.
 _PLATES = 2.5
 # GP's 1 - e/mip in the corrections of f(r) (tuned). GP's estimate is 0.3 for silicon-tungsten, but
 # puts 77 % of the energy in dataset 2's innermost ring, where Geant4 has 68 %.
 _IMBALANCE = -0.72
-# A layer sees the shower this many X0 deeper than where it stands (tuned): active material lies
-# behind the absorber it samples. Half an absorber plate with its gap is 0.2 X0.
+# Depth in X0 by which a layer sees the shower deeper than its position (tuned): active material
+# lies behind the absorber that it samples. Half an absorber plate with its gap is 0.2 X0.
 _SAMPLING_OFFSET = 0.45
 
 # Relative variance of one quantum's energy (tuned): the spread of single hits in 0.3 mm silicon.
 QUANTUM_VARIANCE = 0.8
-# Lateral displacement of a 1 GeV shower along either axis in R_M (tuned), and the scale R of the
-# density 1 / (r^2 + R^2)^2 that is displaced, between core and tail, in R_M.
+# Lateral displacement of a 1 GeV shower along each axis in R_M (tuned), and the scale R in R_M,
+# between core and tail, of the density 1 / (r^2 + R^2)^2 that is displaced.
 _DISPLACEMENT = 0.09
 _DISPLACED_SCALE = 0.25
 
-# Hadronic part of pion showers: width of its radial profile in interaction lengths, and h/e.
+# Hadronic part of pion showers: width of the radial profile in interaction lengths, and h/e.
 _HADRON_WIDTH = 0.2
 _HADRON_RESPONSE = 0.7
 
@@ -86,7 +86,7 @@ class Profile(NamedTuple):
 class _Grid(NamedTuple):
     """A detector as arrays: s slices along z, l layers of up to r rings, v voxels."""
 
-    slice_edges: np.ndarray  # depth in mm as the shower sees it [s + 1]
+    slice_edges: np.ndarray  # depth in mm, including the sampling offset [s + 1]
     slice_layer: np.ndarray  # one-hot [s, l]
     r_edges: np.ndarray  # mm [s, r + 1]; a layer with fewer rings repeats its outermost edge
     voxel_ring: np.ndarray  # index into the flattened [l, r] rings [v]
@@ -96,7 +96,7 @@ class _Grid(NamedTuple):
 
 @functools.cache
 def _grid(detector: Detector) -> _Grid:
-    """The arrays of a detector; layers thicker than X0 are cut so that f(r) may change inside."""
+    """The arrays of a detector; layers thicker than X0 are cut, since f(r) changes inside them."""
     cuts = [
         min(math.ceil(layer.thickness / detector.medium.radiation_length), _MOST_CUTS)
         for layer in detector.layers
@@ -112,7 +112,7 @@ def _grid(detector: Detector) -> _Grid:
     )
     n_alpha = np.array([layer.n_alpha for layer in detector.layers])
     slice_edges = np.concatenate([*pieces, detector.z_edges[-1:]])
-    # The front stays where it is: the first layer also sees what its own absorber makes.
+    # The front is not moved: the first layer also sees the shower from its own absorber.
     slice_edges[1:] += _SAMPLING_OFFSET * detector.medium.radiation_length
     voxels = detector.voxels
     share = 1 / n_alpha[voxels.layer]
@@ -225,7 +225,7 @@ def ring_fractions(profile: Radial, edges: jax.Array) -> jax.Array:
 
 
 def poisson(uniform: jax.Array, mean: jax.Array) -> jax.Array:
-    """Poisson numbers of ``mean`` from uniform numbers in (0, 1], of fixed cost; any shape.
+    """Poisson numbers of ``mean`` from uniform numbers in (0, 1], at fixed cost; any shape.
 
     Up to a mean of 10 by inversion: N > k where the uniform number is at most P(N > k). Above by
     the first terms of the Cornish-Fisher expansion, mean + sqrt(mean) z + (z^2 - 1) / 6, rounded.
@@ -235,7 +235,7 @@ def poisson(uniform: jax.Array, mean: jax.Array) -> jax.Array:
     terms = [jnp.exp(-small)]
     for k in range(1, 33):
         terms.append(terms[-1] * small / k)
-    # Summed from the far end: 1 - P(N <= k) would lose in rounding what makes rare counts rare.
+    # Summed from the far end: 1 - P(N <= k) would round away the probabilities of rare counts.
     above, count = jnp.zeros_like(small), jnp.zeros_like(small)
     for term in reversed(terms[1:]):
         above = above + term
@@ -253,7 +253,7 @@ def deposits(key: jax.Array, mean: jax.Array, quantum: float) -> jax.Array:
     and relative variance c / N (Fenton and Wilkinson's approximation, exact in both moments).
     """
     key_count, key_size = jax.random.split(key)
-    # `uniform` draws from [0, 1); its complement never is 0, which would be infinitely many.
+    # `uniform` draws from [0, 1); its complement is never 0, which would be infinitely many quanta.
     uniform = 1 - jax.random.uniform(key_count, mean.shape, mean.dtype)
     count = poisson(uniform, mean / quantum)
     variance = jnp.log1p(QUANTUM_VARIANCE / jnp.maximum(count, 1.0))
@@ -267,7 +267,7 @@ def _electron_rings(
     """Mean energy in each ring, [n] MeV and [n, 2] normal numbers -> [n, l, r] MeV."""
     grid = _grid(detector)
     profile = longitudinal(energies, normals, detector.medium, start)
-    middle = (grid.slice_edges[:-1] + grid.slice_edges[1:]) / 2
+    middle = jnp.asarray((grid.slice_edges[:-1] + grid.slice_edges[1:]) / 2)
     tau = (middle - profile.start[:, None]) / profile.maximum[:, None]
     along = energies[:, None] * slice_fractions(profile, jnp.asarray(grid.slice_edges))
     across = ring_fractions(radial(tau, energies, detector.medium), jnp.asarray(grid.r_edges))
@@ -277,7 +277,7 @@ def _electron_rings(
 def _photon_rings(
     energies: jax.Array, normals: jax.Array, depth: jax.Array, detector: Detector
 ) -> jax.Array:
-    """As `_electron_rings`: a pair of half the energy each, after ``depth`` [n] mean free paths.
+    """Like `_electron_rings`: a pair of half the energy each, after ``depth`` [n] mean free paths.
 
     The mean free path for pair production is 9/7 X0.
     """
@@ -288,21 +288,21 @@ def _photon_rings(
 def _pion_rings(
     energies: jax.Array, normals: jax.Array, depth: jax.Array, detector: Detector
 ) -> jax.Array:
-    """As `_electron_rings`, for a charged pion that interacts after ``depth`` [n] lambda.
+    """Like `_electron_rings`, for a charged pion that interacts after ``depth`` [n] lambda.
 
-    SIMPLE, and not a fit to any data. What it has of a hadronic shower: the start is exponential
-    in interaction lengths; a fluctuating electromagnetic fraction of mean 1 - (E/GeV)^(0.82-1)
-    (D. Groom, NIM A 572 (2007) 633) makes an electromagnetic shower there; the rest follows the
-    longitudinal profile of R. Bock et al. (NIM 186 (1981) 533) in interaction lengths and a single
-    wide radial profile, and is seen with h/e = 0.7. What it lacks: nuclear binding and neutrons
-    one by one, several separate pi0, secondary interactions, the track before the start.
+    A SIMPLE model that is not fitted to data. Its parts: the start is exponential in interaction
+    lengths; a fluctuating electromagnetic fraction of mean 1 - (E/GeV)^(0.82-1) (D. Groom, NIM A
+    572 (2007) 633) makes an electromagnetic shower there; the rest follows the longitudinal profile
+    of R. Bock et al. (NIM 186 (1981) 533) in interaction lengths and a single wide radial profile,
+    with h/e = 0.7. Not modelled: nuclear binding and single neutrons, several separate pi0,
+    secondary interactions, the track before the start.
     """
     grid, medium = _grid(detector), detector.medium
     ln_e = jnp.maximum(jnp.log(energies / GEV), 0.0)
     start = medium.interaction_length * depth
 
     mean = jnp.clip(1 - jnp.exp((0.82 - 1) * ln_e), 0.05, 0.95)
-    # Logistic-normal, so within 0..1; a spread of about 0.2 at 10 GeV and 0.14 at 1 TeV.
+    # Logistic-normal, so between 0 and 1; the spread is about 0.2 at 10 GeV and 0.14 at 1 TeV.
     spread = 1.2 / jnp.sqrt(1 + 0.3 * ln_e)
     fraction = jax.nn.sigmoid(jnp.log(mean / (1 - mean)) + spread * normals[:, 2])
     electromagnetic = jnp.maximum(fraction * energies, medium.critical_energy)
@@ -319,17 +319,17 @@ def _pion_rings(
 
 
 _RINGS = {"electron": _electron_rings, "photon": _photon_rings, "hadron": _pion_rings}
-# Where a detector's energy range is not known, as wide as dataset 2's.
+# Range in MeV for detectors without one, that of dataset 2.
 _TYPICAL_RANGE = (1e3, 1e6)
 
 
 def visible_fraction(detector: Detector) -> jax.Array:
-    """Visible over deposited energy, such that E_sum / E_inc of an electron is ``response``.
+    """Ratio of visible to deposited energy for which E_sum / E_inc of an electron is ``response``.
 
-    The parametrisation leaks at the sides and at the back, and measured responses include that;
-    so leakage is divided out for the typical shower in the middle of the energy range (geometric
-    mean). Showers elsewhere keep their leakage relative to it, and pions their smaller response.
-    No more is seen than is deposited: of a stack too thin for ``response``, what leaks out is lost.
+    The parametrisation leaks at the sides and at the back, and measured responses include leakage;
+    so it is divided out for the typical shower in the middle of the energy range (geometric mean).
+    Other showers keep their leakage relative to it, and pions their smaller response. The ratio is
+    at most 1, so a stack that is too thin for ``response`` loses what leaks out.
     """
     middle = math.sqrt(math.prod(detector.energy_range or _TYPICAL_RANGE))
     energy = jnp.full((1,), middle, jnp.float32)
@@ -349,9 +349,9 @@ def quantum(medium: Medium) -> float:
 def displacement(energies: jax.Array, normals: jax.Array, medium: Medium) -> jax.Array:
     """Lateral displacement of whole showers in mm: [n] MeV and normals [n, 2] -> [n, 2].
 
-    Not in GP, where only the spots' numbers move a shower's centre: the first few tracks scatter,
-    so the centre fluctuates more than independent quanta do, as 1/sqrt(E). Bounded by 0.4 R, so
-    that the first-order factors 1 - d 4r/(r^2+R^2) of `_Grid.voxel_slope` stay above 0.2.
+    Not part of GP, where only the number of spots moves the centre of a shower. The first tracks
+    scatter, so the centre fluctuates more than that of independent quanta, as 1/sqrt(E). At most
+    0.4 R, so that the first-order factors 1 - d 4r/(r^2+R^2) of `_Grid.voxel_slope` stay above 0.2.
     """
     shift = _DISPLACEMENT * medium.moliere_radius * normals / jnp.sqrt(energies / GEV)[:, None]
     length = jnp.linalg.norm(shift, axis=1, keepdims=True)
@@ -364,18 +364,20 @@ def simulate(keys: jax.Array, energies: jax.Array, detector: Detector) -> jax.Ar
     """Showers of given incident energies; shower i depends on key i and energy i alone.
 
     Args:
-      keys: one typed key a shower [n], as from `calojax.rng.per_item`.
+      keys: typed keys, one per shower [n], as from `calojax.rng.per_item`.
       energies: incident energies in MeV [n].
-      detector: the calorimeter and the particle.
+      detector: calorimeter and particle.
 
     Returns:
       Voxel energies in MeV [n, v], float32; those below the readout threshold are zero.
 
     Raises:
-      CalojaxError: if the particle makes no shower.
+      CalojaxError: if there is no parametrisation for the particle.
     """
     if detector.shower == "none":
-        raise CalojaxError(f"There is no generator of showers for {detector.particle}s.")
+        raise CalojaxError(
+            f"There is no parametrisation of {detector.particle} showers; use another particle."
+        )
     energies = jnp.asarray(energies, jnp.float32)
     grid = _grid(detector)
     normals = jax.vmap(lambda key: jax.random.normal(key, (7,), jnp.float32))(
@@ -394,7 +396,7 @@ def simulate(keys: jax.Array, energies: jax.Array, detector: Detector) -> jax.Ar
 
 
 def _multiplicities(detector: Detector) -> np.ndarray:
-    """Showers of each of ``detector.energies`` in a file of dataset 1 of the CaloChallenge.
+    """Number of showers of each of ``detector.energies`` in a file of CaloChallenge dataset 1.
 
     10,000 up to 262 GeV (pions there: 9,800), then 5,000, 3,000, 2,000 and 1,000.
     """
@@ -422,8 +424,8 @@ def energy_range(detector: Detector) -> tuple[float, float]:
 def draw_energies(keys: jax.Array, detector: Detector) -> jax.Array:
     """Incident energies in MeV [n], one for each of keys [n].
 
-    Log-uniform in ``detector.energy_range``; where the detector has discrete energies, one of
-    these with dataset 1's frequencies.
+    Log-uniform in ``detector.energy_range``; if the detector has discrete energies, one of these,
+    as often as in dataset 1.
 
     Raises:
       CalojaxError: if the energy range is not known.

@@ -1,12 +1,13 @@
-"""Incident energies as users write them: a file, a list with units, or a law."""
+"""Incident energies as users write them: a file, a list with units, or a distribution."""
 
-import abc
 import dataclasses
+import functools
 import hashlib
 import math
 import pathlib
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import h5py
 import jax
@@ -23,15 +24,15 @@ from calojax.io.source import checked_energies
 from calojax.sampling import gflash
 
 _UNITS = {"kev": 1e-3, "mev": 1.0, "gev": 1e3, "tev": 1e6}
-# Energies drawn at a time, about a quarter of a megabyte.
+# Number of energies drawn at a time, about a quarter of a megabyte.
 _WINDOW = 2**16
-# Files hold rounded energies; a part in 10^5 is no extrapolation.
+# Energies in files are rounded; a difference of 1e-5 is not an extrapolation.
 _ROUNDING = 1e-5
 _FORMS = (
-    "an HDF5 file or a folder of parts (their energies in order), a list such as 50GeV,100GeV (in "
-    "turn), uniform:1GeV:10GeV or log-uniform:1GeV:1TeV"
+    "an HDF5 file or a folder of parts (their energies in order), a list such as 50GeV,100GeV "
+    "(repeated), uniform:1GeV:10GeV or log-uniform:1GeV:1TeV"
 )
-# Where files keep incident energies: the CaloChallenge's key first.
+# Keys under which files keep incident energies; the CaloChallenge's comes first.
 _KEYS = (ENERGIES, PAR04_ENERGIES, "energies", "energy")
 
 
@@ -53,76 +54,64 @@ def parse_energy(text: str) -> float:
     return value
 
 
-class EnergySource(abc.ABC):
-    """The incident energies of all showers that a user asks for, made when they are needed.
+@dataclasses.dataclass(frozen=True)
+class EnergySource:
+    """Incident energies of all showers to generate, made when they are needed.
 
     Attributes:
-      name: what they are, in words that differ where the energies do.
+      name: description, which differs if the energies differ.
+      num: number of energies.
+      block: function of (start, stop) that gives the energies of this range in MeV, float32; also
+        beyond the last one, since showers are computed in whole blocks.
     """
 
-    def __init__(self, name: str, num: int):
-        self.name = name
-        self._num = num
+    name: str
+    num: int
+    block: Callable[[int, int], np.ndarray]
 
     def __len__(self) -> int:
-        """How many there are."""
-        return self._num
+        return self.num
 
     def __getitem__(self, rows: slice, /) -> np.ndarray:
-        """Those of a slice without a step, in MeV, float32; the same whatever else is taken."""
-        start, stop, _ = rows.indices(self._num)
+        """Energies of a slice without a step, in MeV, float32."""
+        start, stop, _ = rows.indices(self.num)
         return self.block(start, max(start, stop))
 
-    @abc.abstractmethod
-    def block(self, start: int, stop: int) -> np.ndarray:
-        """Energies ``start`` to ``stop`` in MeV, float32; also those beyond the last."""
+
+def listed(name: str, values: np.ndarray, num: int) -> EnergySource:
+    """Given energies in MeV, repeated if there are fewer than ``num``."""
+    values = np.asarray(values, np.float32)
+    return EnergySource(name, num, lambda start, stop: values[np.arange(start, stop) % len(values)])
 
 
-class Listed(EnergySource):
-    """Given energies, in turn."""
+def drawn(
+    name: str, draw: Callable[[jax.Array], jax.Array], num: int, *, seed: int
+) -> EnergySource:
+    """Random energies.
 
-    def __init__(self, name: str, values: np.ndarray, num: int):
-        super().__init__(name, num)
-        self._values = np.asarray(values, np.float32)
+    Args:
+      name: description.
+      draw: function of keys [n] that draws an energy in MeV for each.
+      num: number of energies.
+      seed: seed; energy i depends on it and on i only.
+    """
+    key = rng.stream(rng.root(seed), "incident energies")
+    program = jax.jit(lambda index: draw(rng.per_item(key, index)))
 
-    def block(self, start: int, stop: int) -> np.ndarray:
-        """See `EnergySource`."""
-        return self._values[np.arange(start, stop) % len(self._values)]
+    @functools.lru_cache(maxsize=1)
+    def window(number: int) -> np.ndarray:
+        # Always whole, so that an energy comes from the same place of the same program.
+        index = number * _WINDOW + np.arange(_WINDOW, dtype=np.uint64)
+        energies = program(jax.device_put(index.astype(np.uint32), _host()))
+        return np.asarray(jax.device_get(energies), np.float32)
 
-
-class Drawn(EnergySource):
-    """Random energies from one key a shower."""
-
-    def __init__(self, name: str, draw: Callable[[jax.Array], jax.Array], num: int, *, seed: int):
-        """Draws nothing yet.
-
-        Args:
-          name: see `EnergySource`.
-          draw: keys [n] -> energies in MeV [n].
-          num: how many.
-          seed: of the keys.
-        """
-        super().__init__(name, num)
-        key = rng.stream(rng.root(seed), "incident energies")
-        self._draw = jax.jit(lambda index: draw(rng.per_item(key, index)))
-        self._window = (-1, np.zeros(0, np.float32))
-
-    def block(self, start: int, stop: int) -> np.ndarray:
-        """See `EnergySource`."""
-        numbers = range(start // _WINDOW, -(-stop // _WINDOW))
-        pieces = [self._drawn(number) for number in numbers]
+    def block(start: int, stop: int) -> np.ndarray:
+        first = start // _WINDOW
+        pieces = [window(number) for number in range(first, -(-stop // _WINDOW))]
         found = np.concatenate([np.zeros(0, np.float32), *pieces])
-        first = start // _WINDOW * _WINDOW
-        return found[start - first : stop - first]
+        return found[start - first * _WINDOW : stop - first * _WINDOW]
 
-    def _drawn(self, number: int) -> np.ndarray:
-        """A window; always whole, so that an energy comes from the same place of one program."""
-        if self._window[0] != number:
-            first = number * _WINDOW
-            index = np.arange(first, first + _WINDOW, dtype=np.uint64).astype(np.uint32)
-            energies = self._draw(jax.device_put(index, _host()))
-            self._window = number, np.asarray(jax.device_get(energies), np.float32)
-        return self._window[1]
+    return EnergySource(name, num, block)
 
 
 def energy_source(
@@ -134,37 +123,36 @@ def energy_source(
     trained: tuple[float, float] | None = None,
     seen: Sequence[float] = (),
 ) -> EnergySource:
-    """The incident energies that a user asks for, to be taken piece by piece.
+    """The incident energies that a user asks for.
 
     Args:
-      text: a file, a list or a law (see `_FORMS`); None draws from the spectrum of the training, or
-        without a training from the detector's own.
-      detector: gives the range; energies outside it and outside ``trained`` are refused.
-      trained: the range in MeV that a model was trained on.
-      num: how many; a file or a list may leave it out.
-      seed: of random energies; shower i gets the same energy whatever ``num`` is.
-      seen: the energies in MeV that a model was trained on, if they were few.
+      text: file, list or distribution (see `_FORMS`); None draws from the spectrum of the training,
+        or of the detector if there is no training.
+      detector: detector; energies outside both its range and ``trained`` are refused.
+      num: number of energies; may be left out for a file or a list.
+      seed: seed of random energies; energy i is the same for any ``num``.
+      trained: range in MeV that a model was trained on.
+      seen: energies in MeV that a model was trained on, if they were few.
 
     Raises:
-      CalojaxError: if the text is none of the forms, an energy is outside the range, or a file
-        holds fewer energies than asked for.
+      CalojaxError: if the text has none of these forms, an energy is outside the range, or a file
+        holds fewer energies than ``num``.
     """
     if num is not None and num < 1:
         raise CalojaxError(f"--num must be at least 1, got {num}.")
     if text is None:
         spectrum, name = _spectrum(detector, trained, seen)
         num = _given(num)
-        return Drawn(name, lambda keys: gflash.draw_energies(keys, spectrum), num, seed=seed)
-    law, *bounds = text.split(":")
-    if law.lower() in _LAWS:
+        return drawn(name, lambda keys: gflash.draw_energies(keys, spectrum), num, seed=seed)
+    kind, *bounds = text.split(":")
+    if kind.lower() in _DISTRIBUTIONS:
         if len(bounds) != 2:
             raise CalojaxError(f"--energies {text!r} is not {_FORMS}.")
-        bounds = [parse_energy(bound) for bound in bounds]
-        low, high = _inside(bounds, detector, trained).tolist()
+        low, high = _inside([parse_energy(bound) for bound in bounds], detector, trained).tolist()
         if not low < high:
             raise CalojaxError(f"--energies {text!r}: the first energy must be the lower one.")
-        draw = _LAWS[law.lower()]
-        return Drawn(text, lambda keys: draw(keys, low, high), _given(num), seed=seed)
+        draw = _DISTRIBUTIONS[kind.lower()]
+        return drawn(text, lambda keys: draw(keys, low, high), _given(num), seed=seed)
     path = pathlib.Path(text)
     if path.suffix.lower() in (".hdf5", ".h5") or path.exists():
         energies = _inside(read_energies(path), detector, trained)
@@ -172,28 +160,26 @@ def energy_source(
         if num > len(energies):
             raise CalojaxError(
                 f"{text}: holds {len(energies)} incident energies but --num asks for {num}; "
-                "ask for fewer or draw from a law."
+                "ask for fewer, or use log-uniform:LOW:HIGH."
             )
         digest = hashlib.blake2b(energies[:num].tobytes(), digest_size=8).hexdigest()
-        return Listed(f"{path.name} ({digest})", energies, num)
+        return listed(f"{path.name} ({digest})", energies, num)
     if "ev" in text.lower():
-        listed = _inside([parse_energy(item) for item in text.split(",")], detector, trained)
-        return Listed(text, listed, len(listed) if num is None else num)
+        energies = _inside([parse_energy(item) for item in text.split(",")], detector, trained)
+        return listed(text, energies, len(energies) if num is None else num)
     raise CalojaxError(f"--energies {text!r} is not {_FORMS}.")
 
 
 def _given(num: int | None) -> int:
     if num is None:
         raise CalojaxError(
-            "Say how many showers with --num; only a file or a list of energies can leave it out."
+            "--num is missing: give the number of showers (only a file or a list has one)."
         )
     return num
 
 
 def read_energies(path: pathlib.Path) -> np.ndarray:
-    """The incident energies [n] in MeV, float32, of a file or a folder of parts.
-
-    Files need no showers: a geometry is not asked for.
+    """The incident energies [n] in MeV, float32, of a file or a folder of parts; without showers.
 
     Raises:
       CalojaxError: if a file is missing or damaged, or its energies are not positive numbers.
@@ -203,11 +189,14 @@ def read_energies(path: pathlib.Path) -> np.ndarray:
 
 def _energies_in(path: pathlib.Path) -> np.ndarray:
     with opened(path) as file:
-        candidates = ((key, file.find(key)) for key in _KEYS)
-        key, data = next((c for c in candidates if isinstance(c[1], h5py.Dataset)), ("", None))
-        if data is None:
+        for key in _KEYS:
+            data = file.find(key)
+            if isinstance(data, h5py.Dataset):
+                break
+        else:
             raise CalojaxError(
-                f"{path}: has no {ENERGIES!r} but {file.names()}; write it under that key."
+                f"{path}: has no {ENERGIES!r} but {file.names()}; write the energies under that "
+                "key."
             )
         if data.dtype.kind not in "fiu" or data.shape not in ((data.size,), (data.size, 1)):
             raise CalojaxError(
@@ -215,7 +204,7 @@ def _energies_in(path: pathlib.Path) -> np.ndarray:
             )
         if not data.size:
             raise CalojaxError(f"{path}: holds no incident energies; write it again.")
-        return checked_energies(path, data[...].reshape(-1))
+        return checked_energies(path, np.asarray(data[...]).reshape(-1))
 
 
 def _spectrum(
@@ -238,15 +227,16 @@ def _spectrum(
 def _inside(
     energies: Sequence[float] | np.ndarray, detector: Detector, trained: tuple[float, float] | None
 ) -> np.ndarray:
-    """Energies as float32 if all are in the detector's range, or in that of the training.
+    """Energies as float32, if all are in the range of the detector or of the training.
 
-    The range of a geometry that is not built in is often a guess, so it refuses nothing.
+    The range of a geometry that is not built in is often a guess, so nothing is refused there.
     """
     energies = np.asarray(energies, np.float32)
-    if detector not in DETECTORS.values():
+    if detector not in DETECTORS.values() or detector.energy_range is None:
         return energies
-    lows, highs = zip(detector.energy_range, trained or detector.energy_range, strict=True)
-    low, high = min(lows), max(highs)
+    low, high = detector.energy_range
+    if trained is not None:
+        low, high = min(low, trained[0]), max(high, trained[1])
     outside = (energies < low * (1 - _ROUNDING)) | (energies > high * (1 + _ROUNDING))
     if outside.any():
         raise CalojaxError(
@@ -268,11 +258,11 @@ def _log_uniform(keys: jax.Array, low: float, high: float) -> jax.Array:
     return jnp.clip(low * jnp.exp(uniform * math.log(high / low)), low, high)
 
 
-_LAWS = {"uniform": _uniform, "log-uniform": _log_uniform}
+_DISTRIBUTIONS = {"uniform": _uniform, "log-uniform": _log_uniform}
 
 
-def _host() -> jax.Device:
-    """Where to draw: not behind the showers that an accelerator is at work on, if that can be."""
+def _host() -> Any:
+    """The device to draw on: a CPU, if possible, so as not to wait for an accelerator's showers."""
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:

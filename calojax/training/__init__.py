@@ -1,1 +1,1 @@
-"""Training: batches, optimiser, step, loop and metrics; knows models only as `Model`."""
+"""Training: batches, steps, metrics and runs; models are known only as `Model`."""

@@ -1,11 +1,11 @@
-"""Batches as a pure function of (seed, stage, step), so that resuming is only a number.
+"""Batches as a pure function of (seed, stage, step), so that a run resumes from a step number.
 
-Every batch takes one shower of each stratum of the number of hits (see
-`calojax.training.balanced_batches`), for models that pack hits into buffers; for others it is as
-good as any random batch. Showers lie in a memory-mapped array; a thread gathers the next batch and
-sends it to the devices while the current one computes.
+All batches are balanced (see `calojax.training.balanced_batches`), which models need that pack hits
+into buffers; for other models they are as good as random batches. Showers lie in a memory-mapped
+array; a thread gathers the next batch and sends it to the devices while the current one computes.
 """
 
+import collections
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +18,7 @@ from calojax import rng
 from calojax.errors import CalojaxError
 from calojax.models.base import Batch, Stage
 from calojax.training import balanced_batches
-from calojax.training.balanced_batches import Strata
+from calojax.training.balanced_batches import BalancedBatches, balanced
 
 
 class Dataset(NamedTuple):
@@ -26,48 +26,65 @@ class Dataset(NamedTuple):
 
     Attributes:
       energies: incident energies [n] in MeV.
-      showers: [n, v] in MeV, float32.
+      showers: voxel energies [n, v] in MeV, float32.
     """
 
     energies: np.ndarray
     showers: np.ndarray
 
 
+class Data(NamedTuple):
+    """Showers of a run, divided into those to train on and those to validate with.
+
+    Attributes:
+      dataset: all showers [n].
+      training: sorted row numbers of the training showers.
+      validation: sorted row numbers of the other showers.
+      hits: number of hits of all showers [n]; or another quantity to balance batches by.
+    """
+
+    dataset: Dataset
+    training: np.ndarray
+    validation: np.ndarray
+    hits: np.ndarray
+
+    def batches(self, index: np.ndarray, size: int) -> BalancedBatches:
+        """Batches of the showers of rows ``index``."""
+        return balanced(index, self.hits[index], size)
+
+
+def divide(dataset: Dataset, fraction: float, seed: int, *, packed: bool) -> Data:
+    """Divides showers at random, always in the same way for the same seed.
+
+    Args:
+      dataset: all showers.
+      fraction: fraction to validate with.
+      seed: seed of the division.
+      packed: whether the model packs hits into buffers. Otherwise incident energies balance
+        batches as well, and no shower has to be read.
+
+    Raises:
+      CalojaxError: if nothing would be left to train on or to validate with.
+    """
+    num = len(dataset.energies)
+    n_validation = round(num * fraction)
+    if not 0 < n_validation < num:
+        raise CalojaxError(
+            f"A validation fraction of {fraction} of {num} showers leaves nothing to train on or "
+            "nothing to validate with; give more showers or another fraction."
+        )
+    order = np.random.default_rng([rng.checked_seed(seed), zlib.crc32(b"split")]).permutation(num)
+    hits = count_hits(dataset) if packed else dataset.energies
+    return Data(dataset, np.sort(order[n_validation:]), np.sort(order[:n_validation]), hits)
+
+
 def chunks(
     dataset: Dataset, index: np.ndarray, *, size: int = 4096
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Incident energies [b] and showers [b, v] of ``index`` in MeV, a bounded number at a time."""
+    """Incident energies [b] and showers [b, v] of the rows ``index`` in MeV, b <= ``size``."""
     for first in range(0, len(index), size):
         rows = index[first : first + size]
         yield dataset.energies[rows], dataset.showers[rows]
-
-
-class Split(NamedTuple):
-    """Which showers are trained on, and which judge.
-
-    Attributes:
-      training: indices into the dataset, sorted.
-      validation: likewise; disjoint.
-    """
-
-    training: np.ndarray
-    validation: np.ndarray
-
-
-def split(num: int, validation_fraction: float, seed: int) -> Split:
-    """Divides ``num`` showers at random; the same for the same arguments.
-
-    Raises:
-      CalojaxError: if either part would be empty.
-    """
-    n_validation = round(num * validation_fraction)
-    if not 0 < n_validation < num:
-        raise CalojaxError(
-            f"A validation fraction of {validation_fraction} of {num} showers leaves nothing to "
-            "train on or nothing to validate with; give more showers or another fraction."
-        )
-    order = np.random.default_rng([rng.checked_seed(seed), zlib.crc32(b"split")]).permutation(num)
-    return Split(np.sort(order[n_validation:]), np.sort(order[:n_validation]))
 
 
 def count_hits(dataset: Dataset, *, size: int = 512) -> np.ndarray:
@@ -90,7 +107,7 @@ def check_variety(dataset: Dataset, index: np.ndarray) -> None:
 
 
 def check_packing(stage: Stage, hits: np.ndarray) -> None:
-    """Refuses a buffer that some batch of training showers with ``hits`` [n] would not fit."""
+    """Refuses a buffer that is too small for a possible batch of showers with ``hits`` [n]."""
     packing, size = stage.packing, stage.schedule.batch_size
     if packing is None or size > len(hits):
         return
@@ -103,95 +120,60 @@ def check_packing(stage: Stage, hits: np.ndarray) -> None:
 
 
 def fitting(batch_size: int, num: int) -> int:
-    """The batch size, halved as often as it takes to fill one with ``num`` showers."""
+    """The batch size, halved until ``num`` showers fill a batch."""
     while batch_size > num:
         batch_size //= 2
     return batch_size
 
 
-def rows(cut: Strata, seed: int, stage: str, step: int) -> np.ndarray:
-    """The showers of a step [b]: in an epoch each at most once, in the next in another order."""
-    epoch, position = divmod(step, cut.batches)
+def rows(plan: BalancedBatches, seed: int, stage: str, step: int) -> np.ndarray:
+    """The showers of a step [b]: each at most once per epoch, in a new order in each epoch."""
+    epoch, position = divmod(step, plan.per_epoch)
     generator = np.random.default_rng([seed, zlib.crc32(stage.encode()), epoch])
-    return balanced_batches.epoch(cut, generator)[position]
+    return plan.epoch(generator)[position]
 
 
 def stream(
     dataset: Dataset,
-    index: np.ndarray,
-    hits: np.ndarray,
+    plan: BalancedBatches,
     sharding: jax.sharding.Sharding,
     *,
-    batch_size: int,
     seed: int,
     stage: str,
     steps: range,
 ) -> Iterator[Batch]:
-    """The batches of ``steps`` on the devices, one ahead of the one in use.
+    """The batches of ``steps`` on the devices, prepared one ahead.
 
     Args:
       dataset: all showers.
-      index: those to train on.
-      hits: of all showers.
-      sharding: of the batches.
-      batch_size: showers a batch.
+      plan: batches to draw from.
+      sharding: sharding of the batches.
       seed: root of all random numbers.
-      stage: that is trained.
-      steps: of the stage.
-
-    Raises:
-      CalojaxError: if there are fewer showers than a batch holds.
+      stage: name of the stage that is trained.
+      steps: steps of the stage.
     """
-    if len(index) < batch_size:
-        raise CalojaxError(
-            f"Stage {stage!r} takes {batch_size} showers a step but there are only {len(index)} "
-            "to train on; give more data or a smaller batch."
-        )
-    cut = balanced_batches.cut(index, hits[index], batch_size)
 
     def load(step: int) -> Batch:
-        return put(dataset, rows(cut, seed, stage, step), sharding)
+        return put(dataset, rows(plan, seed, stage, step), sharding)
 
-    yield from _ahead(load, steps)
-
-
-def in_order(
-    dataset: Dataset,
-    index: np.ndarray,
-    hits: np.ndarray,
-    sharding: jax.sharding.Sharding,
-    *,
-    batch_size: int,
-) -> Iterator[Batch]:
-    """The batches of ``index`` for validation, always the same; see `stream` for the arguments."""
-    cut = balanced_batches.cut(index, hits[index], batch_size)
-
-    def load(step: int) -> Batch:
-        return put(dataset, rows(cut, 0, "validation", step), sharding)
-
-    yield from _ahead(load, range(cut.batches))
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        pending = collections.deque()
+        for step in steps:
+            pending.append(pool.submit(load, step))
+            if len(pending) == 2:
+                yield pending.popleft().result()
+        for batch in pending:
+            yield batch.result()
 
 
 def put(dataset: Dataset, index: np.ndarray, sharding: jax.sharding.Sharding) -> Batch:
     """The showers of ``index`` on the devices; a process reads the rows of its own devices."""
 
-    def place(array: np.ndarray) -> jax.Array:
-        return jax.make_array_from_callback(
-            (len(index), *array.shape[1:]),
-            sharding,
-            lambda part: np.asarray(array[index[part[0]]], np.float32),
-        )
+    def share(array: np.ndarray) -> jax.Array:
+        def read(part: tuple[slice, ...] | None) -> np.ndarray:
+            rows = index if part is None else index[part[0]]
+            return np.asarray(array[rows], np.float32)
 
-    return {"energies": place(dataset.energies), "showers": place(dataset.showers)}
+        return jax.make_array_from_callback((len(index), *array.shape[1:]), sharding, read)
 
-
-def _ahead(load, steps: range) -> Iterator[Batch]:
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        pending = None
-        for step in steps:
-            following = pool.submit(load, step)
-            if pending is not None:
-                yield pending.result()
-            pending = following
-        if pending is not None:
-            yield pending.result()
+    return {"energies": share(dataset.energies), "showers": share(dataset.showers)}

@@ -1,89 +1,95 @@
 """The loop over the steps of one stage: dispatch, log one step late, validate, save, stop."""
 
+import contextlib
+import dataclasses
 import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from calojax import distributed
 from calojax.checkpoint import Checkpoints, Progress
 from calojax.errors import CalojaxError
-from calojax.models.base import Model, Stage, Variables
+from calojax.models.base import Batch, Model, Stage, Variables
 from calojax.progress import progress_bar
 from calojax.training import batches, metrics, step
-from calojax.training.batches import Dataset, Split
+from calojax.training.batches import Data
+from calojax.training.interruption import Interrupted
 
-# What the progress bar says until the first step is done.
+Log = metrics.MetricsFile | metrics.NullMetrics
+"""File for the metrics of a run."""
+
+# The text of the progress bar until the first step is done.
 _COMPILING = "compiling"
 
 
-class Cadence(NamedTuple):
-    """Steps between lines of metrics, between validations, and between checkpoints."""
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of a training; the settings of the model are apart.
 
-    log: int
-    validate: int
-    checkpoint: int
+    Attributes:
+      seed: seed of all random numbers: split, initial values, batches, augmentation.
+      validation_fraction: fraction of the showers that is kept for validation.
+      log_every: number of steps between lines of metrics.
+      validate_every: number of steps between validations; each stage also ends with one.
+      checkpoint_every: number of steps between checkpoints; each stage also ends with one.
+      tensorboard: write metrics for TensorBoard too, to the run folder.
+    """
+
+    seed: int = 0
+    validation_fraction: float = 0.05
+    log_every: int = 50
+    validate_every: int = 1000
+    checkpoint_every: int = 1000
+    tensorboard: bool = False
 
 
 class Run(NamedTuple):
-    """What the stages of one run share.
+    """Everything that the stages of a run share.
 
     Attributes:
-      model: that is trained.
-      dataset: all showers.
-      split: which of them train and which validate.
-      hits: how many each of them has [n].
-      seed: root of all random numbers.
-      cadence: how often things are written.
-      mesh: the devices.
-      checkpoints: where checkpoints go.
-      log: where metrics go.
-      stop: says whether the run was asked to stop, the same to all processes; asked once a step.
+      model: model that is trained.
+      data: showers.
+      options: options of the training.
+      mesh: devices.
+      checkpoints: checkpoints of the run.
+      stop: function that tells whether to stop, the same in all processes; called once per step.
     """
 
     model: Model
-    dataset: Dataset
-    split: Split
-    hits: np.ndarray
-    seed: int
-    cadence: Cadence
+    data: Data
+    options: Options
     mesh: Mesh
     checkpoints: Checkpoints
-    log: metrics.MetricsFile | metrics.Nowhere
     stop: Callable[[], bool]
 
 
-class Interrupted(CalojaxError):
-    """Training was asked to stop and did, with a checkpoint."""
-
-
 def train_stage(
-    run: Run, stage: Stage, variables: Variables, progress: Progress
+    run: Run, log: Log, stage: Stage, variables: Variables, progress: Progress
 ) -> tuple[Variables, Progress]:
     """Trains a stage from ``progress.step`` to its end.
 
     Raises:
-      CalojaxError: if the loss is not finite, or there are fewer showers than a batch holds.
+      CalojaxError: if the loss is not finite, or a step does not fit into memory.
       Interrupted: if the run was asked to stop, after a checkpoint was written.
     """
-    schedule, cadence = stage.schedule, run.cadence
+    schedule, options = stage.schedule, run.options
     state = step.start(variables, stage)
     if progress.step > 0:
         optimizer = run.checkpoints.load_optimizer(state.optimizer)
-        state = step.State(np.int32(progress.step), variables, optimizer)
+        state = step.State(jnp.int32(progress.step), variables, optimizer)
     state = distributed.replicate(state, run.mesh)
-    train_step = step.make(run.model, stage, run.seed, run.mesh)
-    validate = step.make_validation(run.model, stage, run.seed, run.mesh)
+    train_step = step.make(run.model, stage, options.seed, run.mesh)
+    validate = step.make_validation(run.model, stage, options.seed, run.mesh)
     showers = batches.stream(
-        run.dataset,
-        run.split.training,
-        run.hits,
+        run.data.dataset,
+        run.data.batches(run.data.training, schedule.batch_size),
         distributed.sharded(run.mesh),
-        batch_size=schedule.batch_size,
-        seed=run.seed,
+        seed=options.seed,
         stage=stage.name,
         steps=range(progress.step, schedule.steps),
     )
@@ -96,19 +102,21 @@ def train_stage(
         return now
 
     advice = (
-        f"{schedule.batch_size} showers a step are too many for it; take a smaller "
+        f"{schedule.batch_size} showers per step are too many for it; use a smaller "
         f"--{stage.name}.schedule.batch-size"
     )
-    with distributed.full_memory_reported(advice), _Recorder(run, stage, progress.step) as recorder:
+    saved = progress
+    recorder = _Recorder(run, log, stage, progress.step)
+    with distributed.full_memory_reported(advice), contextlib.closing(recorder):
         for count in range(progress.step + 1, schedule.steps + 1):
             state, values = train_step(state, next(showers))
             recorder.add(values)
             last = count == schedule.steps
-            # Asked once: a signal between two looks would stop the run without a checkpoint.
+            # Asked only once: a signal between two calls would stop the run without a checkpoint.
             stopping = run.stop()
-            if last or count % cadence.validate == 0:
+            if last or count % options.validate_every == 0:
                 recorder.validation(_validate(run, stage, validate, state.variables))
-            if last or count % cadence.checkpoint == 0 or stopping:
+            if last or count % options.checkpoint_every == 0 or stopping:
                 # Nothing is saved before its losses are known to be finite.
                 recorder.flush()
                 saved = save(count)
@@ -125,8 +133,8 @@ def train_stage(
 class _Recorder:
     """Metrics on their way to the file and the screen, fetched when the device is past them."""
 
-    def __init__(self, run: Run, stage: Stage, done: int):
-        self._run, self._stage = run, stage
+    def __init__(self, run: Run, log: Log, stage: Stage, done: int):
+        self._run, self._log, self._stage = run, log, stage
         self._written = done
         self._waiting: list[dict[str, jax.Array]] = []
         self._clock = time.perf_counter()
@@ -139,33 +147,31 @@ class _Recorder:
         )
         self._bar.set_postfix_str(_COMPILING)
 
-    def __enter__(self) -> "_Recorder":
-        return self
-
-    def __exit__(self, *_) -> None:
+    def close(self) -> None:
+        """Closes the progress bar."""
         self._bar.close()
 
     def add(self, values: dict[str, jax.Array]) -> None:
-        """Takes the metrics of a step that was just dispatched."""
+        """Adds the metrics of a step that was just dispatched."""
         self._waiting.append(values)
         if self._bar.postfix == _COMPILING:
             self._bar.set_postfix_str("")
         self._bar.update(self._stage.schedule.batch_size)
-        # One step late: while the host waits here, the device has the next step to work on.
-        if len(self._waiting) > self._run.cadence.log:
-            self._write(self._run.cadence.log)
+        # One step late: while the host waits here, the device works on the next step.
+        if len(self._waiting) > self._run.options.log_every:
+            self._write(self._run.options.log_every)
 
     def flush(self) -> None:
-        """Writes what waits."""
+        """Writes all metrics that were added."""
         if self._waiting:
             self._write(len(self._waiting))
 
     def validation(self, summary: dict[str, float]) -> None:
-        """Writes the numbers of a validation after the last step that was added."""
+        """Writes the metrics of a validation after the last step that was added."""
         if summary:
             count = self._written + len(self._waiting)
             named = {f"validation/{name}": value for name, value in summary.items()}
-            self._run.log.write(self._stage.name, count, named)
+            self._log.write(self._stage.name, count, named)
 
     def _write(self, num: int) -> None:
         host = jax.device_get(self._waiting[:num])
@@ -181,25 +187,36 @@ class _Recorder:
         now = time.perf_counter()
         rate = num * self._stage.schedule.batch_size / (now - self._clock)
         self._clock = now
-        mean = {name: np.asarray(np.mean([values[name] for values in host], 0)) for name in host[0]}
-        summary = self._run.model.summarise(mean) | {"showers_per_second": rate}
-        self._run.log.write(self._stage.name, self._written, summary)
+        summary = self._run.model.summarise(_mean(host)) | {"showers_per_second": rate}
+        self._log.write(self._stage.name, self._written, summary)
         self._bar.set_postfix(loss=f"{summary['loss']:.4g}", refresh=False)
 
 
-def _validate(run: Run, stage: Stage, validate, variables: Variables) -> dict[str, float]:
-    """Metrics averaged over the validation showers; none if they do not fill the devices."""
-    size = batches.fitting(stage.schedule.batch_size, len(run.split.validation))
+def _validate(
+    run: Run,
+    stage: Stage,
+    validate: Callable[[Variables, Batch, int], dict[str, jax.Array]],
+    variables: Variables,
+) -> dict[str, float]:
+    """Metrics averaged over the validation showers; empty if these do not fill the devices."""
+    size = batches.fitting(stage.schedule.batch_size, len(run.data.validation))
     size -= size % run.mesh.size
     if size == 0:
         return {}
-    stream = batches.in_order(
-        run.dataset, run.split.validation, run.hits, distributed.sharded(run.mesh), batch_size=size
+    plan = run.data.batches(run.data.validation, size)
+    stream = batches.stream(
+        run.data.dataset,
+        plan,
+        distributed.sharded(run.mesh),
+        seed=0,
+        stage="validation",
+        steps=range(plan.per_epoch),
     )
     values = [
-        jax.device_get(validate(variables, batch, np.uint32(number)))
-        for number, batch in enumerate(stream)
+        jax.device_get(validate(variables, batch, number)) for number, batch in enumerate(stream)
     ]
-    return run.model.summarise(
-        {name: np.asarray(np.mean([value[name] for value in values], 0)) for name in values[0]}
-    )
+    return run.model.summarise(_mean(values))
+
+
+def _mean(values: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.asarray(np.mean([value[name] for value in values], 0)) for name in values[0]}

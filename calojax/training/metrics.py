@@ -1,34 +1,54 @@
-"""Where training writes its numbers: a JSON line each, and TensorBoard if installed."""
+"""Metrics of a training run: JSON lines in a file, and TensorBoard if asked for."""
 
-import importlib.util
-import itertools
+import contextlib
+import importlib
 import json
 import os
 import pathlib
+import time
 from typing import Any
+
+from calojax.errors import CalojaxError
 
 
 class MetricsFile:
-    """A file of JSON lines ``{"stage": ..., "step": ..., name: value, ...}``.
+    """A file of JSON lines ``{"stage": ..., "step": ..., "seconds": ..., name: value, ...}``.
 
-    Opening it for a run that resumes drops the lines that lie beyond the checkpoint: those steps
-    will be done again.
+    ``seconds`` is the time since the run began, without interruptions.
     """
 
-    def __init__(self, path: pathlib.Path, *, keep: list[dict[str, Any]]):
+    def __init__(self, path: pathlib.Path, *, keep: list[dict[str, Any]], tensorboard: bool):
+        """Opens the file.
+
+        Args:
+          path: file to write.
+          keep: records of a run that is resumed; the others are dropped, since their steps will
+            be done again.
+          tensorboard: whether to write to the folder ``tensorboard`` beside the file too.
+
+        Raises:
+          CalojaxError: if TensorBoard is asked for and not installed.
+        """
+        self._board = None
+        if tensorboard:
+            try:
+                board = importlib.import_module("tensorboardX")
+            except ImportError:
+                raise CalojaxError(
+                    "--tensorboard needs tensorboardX; install calojax[tensorboard]."
+                ) from None
+            self._board = board.SummaryWriter(str(path.parent / "tensorboard"))
         temporary = path.with_suffix(".partial")
         temporary.write_text("".join(json.dumps(record) + "\n" for record in keep))
         os.replace(temporary, path)
         self._file = path.open("a")
-        self._board = None
-        if importlib.util.find_spec("tensorboardX"):
-            from tensorboardX import SummaryWriter
-
-            self._board = SummaryWriter(str(path.parent / "tensorboard"))
+        before = max((record.get("seconds", 0.0) for record in keep), default=0.0)
+        self._begin = time.monotonic() - before
 
     def write(self, stage: str, step: int, values: dict[str, float]) -> None:
         """Appends one line."""
-        record = {"stage": stage, "step": step} | values
+        seconds = round(time.monotonic() - self._begin, 3)
+        record = {"stage": stage, "step": step, "seconds": seconds} | values
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         if self._board is not None:
@@ -42,8 +62,8 @@ class MetricsFile:
             self._board.close()
 
 
-class Nowhere:
-    """The metrics of processes that leave writing to the first."""
+class NullMetrics:
+    """Drops all metrics: only the first of several processes writes them."""
 
     def write(self, stage: str, step: int, values: dict[str, float]) -> None:
         """Does nothing."""
@@ -54,19 +74,15 @@ class Nowhere:
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
     """The records of a metrics file up to the first cut or damaged line; none without a file."""
-    if not path.exists():
-        return []
-    records = map(_record, path.read_bytes().splitlines())
-    return list(itertools.takewhile(lambda record: record is not None, records))
-
-
-def _record(line: bytes) -> dict[str, Any] | None:
-    """The record of a line, None if it is not one that `MetricsFile` has written."""
-    try:
-        record = json.loads(line)
-        named = isinstance(record["stage"], str) and isinstance(record["step"], int)
-        numbers = [value for name, value in record.items() if name != "stage"]
-    except (ValueError, TypeError, KeyError):
-        return None
-    whole = named and record["step"] >= 0 and all(isinstance(v, int | float) for v in numbers)
-    return record if whole else None
+    records = []
+    with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
+        for line in path.read_bytes().splitlines() if path.exists() else ():
+            record = json.loads(line)
+            numbers = [value for name, value in record.items() if name != "stage"]
+            named = isinstance(record["stage"], str) and isinstance(record["step"], int)
+            if not named or record["step"] < 0:
+                break
+            if not all(isinstance(value, int | float) for value in numbers):
+                break
+            records.append(record)
+    return records

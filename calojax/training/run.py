@@ -1,16 +1,14 @@
-"""A training run: where it starts, what of it is done, what is done again, and how it stops."""
+"""A training run: where it begins, which stages it trains, and how it is resumed."""
 
 import contextlib
-import dataclasses
 import json
 import math
 import os
 import pathlib
 import shutil
-import signal
-import time
+import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -18,36 +16,18 @@ import numpy as np
 from jax.sharding import Mesh
 
 from calojax import distributed, files, models, rng
-from calojax.checkpoint import Checkpoints, Progress, check_shapes, shapes
+from calojax.checkpoint import Checkpoint, Checkpoints, Progress, check_shapes, shapes
 from calojax.errors import CalojaxError
 from calojax.io import marks
 from calojax.models.base import Model, Variables
-from calojax.training import balanced_batches, batches, metrics
-from calojax.training.batches import Dataset
-from calojax.training.loop import Cadence, Run, train_stage
+from calojax.training import batches, metrics
+from calojax.training.batches import Data, Dataset
+from calojax.training.interruption import StopFlag
+from calojax.training.loop import Log, Options, Run, train_stage
 
 METRICS_FILE = "metrics.jsonl"
-# How a run was started, as JSON.
 ORIGIN = "run.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """How a run is trained; what is trained is in the model.
-
-    Attributes:
-      seed: root of all random numbers: split, start, batches, augmentation.
-      validation_fraction: share of the showers that is kept from training.
-      log_every: steps between lines of metrics.
-      validate_every: steps between validations; there is also one at the end of each stage.
-      checkpoint_every: steps between checkpoints; there is also one at the end of each stage.
-    """
-
-    seed: int = 0
-    validation_fraction: float = 0.05
-    log_every: int = 50
-    validate_every: int = 1000
-    checkpoint_every: int = 1000
+"""File of a run folder that says how the run was started."""
 
 
 def train(
@@ -64,15 +44,15 @@ def train(
     """Trains the stages of a model that are not trained yet.
 
     Args:
-      model: to train.
-      dataset: its showers.
-      out: folder of the run.
-      options: see there.
+      model: model to train.
+      dataset: showers of the model's detector.
+      out: run folder.
+      options: options of the training.
       resume: continue the run in ``out`` from its newest checkpoint.
       again: stages of the run in ``out`` to train afresh, with those that need them; their
-        settings may differ from those before.
+        settings may have changed.
       mesh: devices to train on (default: all).
-      origin: how the run is started, to be written into its folder.
+      origin: description of how the run is started, to be written into its folder.
 
     Returns:
       The variables after the last stage.
@@ -87,109 +67,148 @@ def train(
     _check_options(options)
     if resume and again:
         raise CalojaxError("Give either --resume or --stages: a run is continued or done again.")
-    split = batches.split(len(dataset.energies), options.validation_fraction, options.seed)
-    _check_stages(model, again, mesh, len(split.training))
-    batches.check_variety(dataset, split.training)
-    packed = any(stage.packing for stage in model.stages)
-    # Without buffers for hits, energies balance batches as well, and no shower needs to be read.
-    hits = batches.count_hits(dataset) if packed else dataset.energies
-    for stage in model.stages:
-        if stage.name in again or not again:
-            batches.check_packing(stage, hits[split.training])
-    cadence = Cadence(options.log_every, options.validate_every, options.checkpoint_every)
+    data = _divided(model, dataset, options, again, mesh)
     with _folder(out), Checkpoints(out) as checkpoints, StopFlag() as stop:
         distributed.check_same(
             settings=(models.to_json(model), options, resume, again),
-            data=(dataset.showers.shape, zlib.crc32(np.ascontiguousarray(dataset.energies))),
+            data=(dataset.showers.shape, zlib.crc32(dataset.energies.tobytes())),
             the_checkpoint_in_the_run=checkpoints.latest,
         )
-        if checkpoints.latest is not None and not (resume or again):
+        run = Run(model, data, options, mesh, checkpoints, distributed.agreed(stop))
+        if checkpoints.latest is None:
+            if again:
+                raise CalojaxError(f"{out}: holds no run of which a stage could be done again.")
+            _write_origin(out, origin)
+            variables, progress = _begin(run)
+        elif again:
+            variables, progress = _again(run, out, again)
+        elif resume:
+            variables, progress = _resumed(run, out)
+        else:
             raise CalojaxError(
                 f"{out}: already holds a run; continue it with --resume, train a stage of it "
                 "afresh with --stages, or choose another --out."
             )
+        with contextlib.closing(_metrics_file(out, progress, options)) as log:
+            return _train_stages(run, log, variables, progress)
 
-        def fresh(transforms: Variables, total: int) -> Variables:
-            """Untrained variables; a codebook may start on these showers."""
-            largest = max(stage.schedule.batch_size for stage in model.stages)
-            size = batches.fitting(largest, len(split.training))
-            cut = balanced_batches.cut(split.training, hits[split.training], size)
-            batch = batches.put(
-                dataset, batches.rows(cut, options.seed, "init", 0), distributed.replicated(mesh)
-            )
-            key = rng.stream(rng.root(options.seed), "init", total)
-            init = jax.jit(model.init, out_shardings=distributed.replicated(mesh))
-            return init(key, transforms, batch)
 
-        if checkpoints.latest is None:
-            if again:
-                raise CalojaxError(f"{out}: holds no run of which a stage could be done again.")
-            energies = dataset.energies[split.training]
-            distinct = np.unique(energies)
-            if origin and distributed.is_first():
-                with files.replacing(out / ORIGIN) as partial:
-                    partial.write_text(json.dumps(origin, indent=2) + "\n")
-            fitted = model.fit(batches.chunks(dataset, split.training))
-            _check_size(model, fitted)
-            variables = fresh(fitted, 0)
-            progress = Progress(
-                total=0,
-                stage=model.stages[0].name,
-                step=0,
-                done=(),
-                seed=options.seed,
-                energy_range=(float(distinct[0]), float(distinct[-1])),
-                energies=tuple(distinct.tolist() if 10 * len(distinct) <= len(energies) else ()),
-                trained_on=_marks(dataset, split.training),
-            )
-        else:
-            found = checkpoints.load()
-            variables, progress = found.variables, found.progress
-            if progress.seed != options.seed:
-                raise CalojaxError(
-                    f"{out}: the run there has seed {progress.seed}, not {options.seed}; go on "
-                    f"with --seed {progress.seed}."
-                )
-            if again:
-                started = fresh(variables["transforms"], progress.total)
-                variables, progress = _start_again(model, variables, started, progress, again)
-                check_shapes(out, model, variables)
-            elif found.model != model:
-                differing = ", ".join(models.differing(found.model, model))
-                raise CalojaxError(
-                    f"{out}: the run there has other settings ({differing}); resume it with "
-                    "--resume --out alone, which takes those that it was started with."
-                )
-        log = _open_log(out / METRICS_FILE, progress)
-        stop = distributed.agreed(stop)
-        run = Run(model, dataset, split, hits, options.seed, cadence, mesh, checkpoints, log, stop)
-        try:
-            for stage in model.stages:
-                if stage.name in progress.done:
-                    continue
-                if stage.name != progress.stage:
-                    progress = progress._replace(stage=stage.name, step=0)
-                variables, progress = train_stage(run, stage, variables, progress)
-        finally:
-            log.close()
+def _train_stages(run: Run, log: Log, variables: Variables, progress: Progress) -> Variables:
+    for stage in run.model.stages:
+        if stage.name not in progress.done:
+            if stage.name != progress.stage:
+                progress = progress._replace(stage=stage.name, step=0)
+            variables, progress = train_stage(run, log, stage, variables, progress)
     return variables
 
 
-def _open_log(path: pathlib.Path, progress: Progress) -> metrics.MetricsFile | metrics.Nowhere:
+def _divided(
+    model: Model, dataset: Dataset, options: Options, again: tuple[str, ...], mesh: Mesh
+) -> Data:
+    """Training and validation showers, checked against the stages to train."""
+    packed = any(stage.packing for stage in model.stages)
+    data = batches.divide(dataset, options.validation_fraction, options.seed, packed=packed)
+    _check_stages(model, again, mesh, len(data.training))
+    batches.check_variety(dataset, data.training)
+    for stage in model.stages:
+        if stage.name in again or not again:
+            batches.check_packing(stage, data.hits[data.training])
+    return data
+
+
+def _begin(run: Run) -> tuple[Variables, Progress]:
+    """Variables and progress of a new run."""
+    dataset, training = run.data.dataset, run.data.training
+    _report(f"fitting scales to {len(training):,} showers")
+    transforms = run.model.fit(batches.chunks(dataset, training))
+    _check_size(run.model, transforms)
+    energies = dataset.energies[training]
+    distinct = np.unique(energies)
+    progress = Progress(
+        total=0,
+        stage=run.model.stages[0].name,
+        step=0,
+        done=(),
+        seed=run.options.seed,
+        energy_range=(float(distinct[0]), float(distinct[-1])),
+        energies=tuple(distinct.tolist() if 10 * len(distinct) <= len(energies) else ()),
+        trained_on=_marks(dataset, training),
+    )
+    return _initial(run, transforms, progress), progress
+
+
+def _resumed(run: Run, out: pathlib.Path) -> tuple[Variables, Progress]:
+    """Variables and progress of the run in ``out``, if it has the same settings."""
+    model, variables, progress = _same_seed(run, out)
+    if model != run.model:
+        differing = ", ".join(models.differing(model, run.model))
+        raise CalojaxError(
+            f"{out}: the run there has other settings ({differing}); resume it with --resume --out "
+            "alone, which uses the settings that it was started with."
+        )
+    return variables, progress
+
+
+def _again(run: Run, out: pathlib.Path, stages: tuple[str, ...]) -> tuple[Variables, Progress]:
+    """Variables and progress of the run in ``out``, with some stages untrained."""
+    _, variables, progress = _same_seed(run, out)
+    fresh = _initial(run, variables["transforms"], progress)
+    variables, progress = _start_again(run.model, variables, fresh, progress, stages)
+    check_shapes(out, run.model, variables)
+    return variables, progress
+
+
+def _same_seed(run: Run, out: pathlib.Path) -> Checkpoint:
+    found = run.checkpoints.load()
+    if found.progress.seed != run.options.seed:
+        raise CalojaxError(
+            f"{out}: the run there has seed {found.progress.seed}, not {run.options.seed}; "
+            f"continue it with --seed {found.progress.seed}."
+        )
+    return found
+
+
+def _initial(run: Run, transforms: Variables, progress: Progress) -> Variables:
+    """Untrained variables; a codebook may start on some training showers."""
+    _report("compiling the initial values")
+    training = run.data.training
+    largest = max(stage.schedule.batch_size for stage in run.model.stages)
+    plan = run.data.batches(training, batches.fitting(largest, len(training)))
+    everywhere = distributed.replicated(run.mesh)
+    rows = batches.rows(plan, run.options.seed, "init", 0)
+    batch = batches.put(run.data.dataset, rows, everywhere)
+    key = rng.stream(rng.root(run.options.seed), "init", progress.total)
+    return jax.jit(run.model.init, out_shardings=everywhere)(key, transforms, batch)
+
+
+def _write_origin(out: pathlib.Path, origin: Mapping[str, Any] | None) -> None:
+    if origin and distributed.is_first():
+        with files.replacing(out / ORIGIN) as partial:
+            partial.write_text(json.dumps(origin, indent=2) + "\n")
+
+
+def _report(doing: str) -> None:
+    """Prints what takes time before the first progress bar."""
+    if distributed.is_first():
+        print(doing, file=sys.stderr, flush=True)
+
+
+def _metrics_file(out: pathlib.Path, progress: Progress, options: Options) -> Log:
     """The metrics file, without the lines of steps that will be done again."""
     if not distributed.is_first():
-        return metrics.Nowhere()
+        return metrics.NullMetrics()
+    path = out / METRICS_FILE
     records = [
         record
         for record in metrics.read(path)
         if record["stage"] in progress.done
         or (record["stage"] == progress.stage and record["step"] <= progress.step)
     ]
-    return metrics.MetricsFile(path, keep=records)
+    return metrics.MetricsFile(path, keep=records, tensorboard=options.tensorboard)
 
 
 def _marks(dataset: Dataset, index: np.ndarray, *, count: int = 32) -> str:
-    """Marks of some showers of an index, spread over it."""
+    """Marks of some showers, evenly spread over the rows ``index``."""
     chosen = np.unique(index[np.linspace(0, len(index) - 1, count).astype(int)])
     showers = dataset.showers[chosen]
     return marks.to_text(marks.marks(showers[showers.sum(1) > 0]))
@@ -197,7 +216,7 @@ def _marks(dataset: Dataset, index: np.ndarray, *, count: int = 32) -> str:
 
 @contextlib.contextmanager
 def _folder(out: pathlib.Path) -> Iterator[None]:
-    """The folder of a run, locked by this process; removed if it is new and nothing came of it."""
+    """Makes and locks the folder of a run; removes a new one if no checkpoint was written."""
     if not distributed.is_first():
         yield
         return
@@ -237,7 +256,7 @@ def _check_size(model: Model, transforms: Variables) -> None:
             name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(part))
             for name, part in params.items()
         }
-        largest = max(sizes, key=sizes.get)
+        largest = max(sizes, key=lambda name: sizes[name])
         raise CalojaxError(
             f"The model has {count:,} parameters, which need {16e-9 * count:,.1f} GB to train, but "
             f"the memory has {1e-9 * room:,.1f} GB; make the network {largest!r} smaller."
@@ -250,21 +269,16 @@ def _check_stages(model: Model, again: tuple[str, ...], mesh: Mesh, num: int) ->
         if name not in names:
             raise CalojaxError(f"There is no stage {name!r}; the stages are {', '.join(names)}.")
     for stage in model.stages:
-        if min(stage.schedule.steps, stage.schedule.batch_size) < 1:
+        size = stage.schedule.batch_size
+        if size > num and (stage.name in again or not again):
             raise CalojaxError(
-                f"Stage {stage.name!r} needs at least 1 step and 1 shower a step, got "
-                f"{stage.schedule.steps} steps of {stage.schedule.batch_size}."
+                f"Stage {stage.name!r} takes {size} showers per step but there are only {num} to "
+                f"train on; give more data, or a smaller --{stage.name}.schedule.batch-size."
             )
-        if stage.schedule.batch_size > num and (stage.name in again or not again):
+        if size % mesh.size:
             raise CalojaxError(
-                f"Stage {stage.name!r} takes {stage.schedule.batch_size} showers a step but there "
-                f"are only {num} to train on; give more data, or a smaller "
-                f"--{stage.name}.schedule.batch-size."
-            )
-        if stage.schedule.batch_size % mesh.size:
-            raise CalojaxError(
-                f"Stage {stage.name!r} takes {stage.schedule.batch_size} showers a step, which "
-                f"{mesh.size} devices cannot share evenly; choose a multiple of {mesh.size}."
+                f"Stage {stage.name!r} takes {size} showers per step, which {mesh.size} devices "
+                f"cannot share evenly; choose a multiple of {mesh.size}."
             )
 
 
@@ -294,39 +308,3 @@ def _start_again(
     done = tuple(name for name in progress.done if name not in chosen)
     variables = variables | {"params": params, "state": state}
     return variables, progress._replace(stage=first, step=0, done=done)
-
-
-class StopFlag:
-    """Within it, the first signal to end sets a flag; a second one does what it did before.
-
-    ``with StopFlag() as stop: ... if stop(): ...``
-    """
-
-    # Seconds in which further signals are copies of the first one.
-    ECHO = 0.1
-
-    def __enter__(self) -> Callable[[], bool]:
-        self._since: float | None = None
-        self._before = {}
-        for number in files.SIGNALS:
-            # SIGHUP under nohup, for example, stays ignored.
-            if signal.getsignal(number) is signal.SIG_IGN:
-                continue
-            try:
-                self._before[number] = signal.signal(number, self._handle)
-            except ValueError:  # Not in the main thread, where signals are not ours to handle.
-                break
-        return lambda: self._since is not None
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, _) -> None:
-        if self._since is None:
-            self._since = time.monotonic()
-            with contextlib.suppress(OSError):
-                os.write(2, b"\nstopping after this step, with a checkpoint; again: at once\n")
-        elif time.monotonic() - self._since > self.ECHO:
-            signal.signal(number, self._before[number])
-            signal.raise_signal(number)

@@ -9,16 +9,15 @@ import optax
 from jax.sharding import Mesh
 
 from calojax import distributed, rng
-from calojax.models.base import Batch, Model, Stage, Variables
-from calojax.training import optimizer
+from calojax.models.base import Batch, Model, Schedule, Stage, Variables
 
 
 class State(NamedTuple):
-    """What a step changes.
+    """Everything that a step changes.
 
     Attributes:
-      step: steps done of the stage, int32 [].
-      variables: of the model.
+      step: number of steps done of the stage, int32 [].
+      variables: variables of the model.
       optimizer: state of the stage's optimiser.
     """
 
@@ -27,10 +26,26 @@ class State(NamedTuple):
     optimizer: Any
 
 
+def learning_rate(schedule: Schedule) -> optax.Schedule:
+    """The learning rate of each step: linear warm-up and cosine decay to zero."""
+    warmup = min(schedule.warmup, schedule.steps // 2)
+    return optax.warmup_cosine_decay_schedule(
+        0.0, schedule.learning_rate, warmup, max(schedule.steps, 1)
+    )
+
+
+def optimizer(schedule: Schedule) -> optax.GradientTransformation:
+    """AdamW with clipped gradients."""
+    return optax.chain(
+        optax.clip_by_global_norm(schedule.clip),
+        optax.adamw(learning_rate(schedule), weight_decay=schedule.weight_decay),
+    )
+
+
 def start(variables: Variables, stage: Stage) -> State:
     """The state before the first step of a stage."""
     trained = {name: variables["params"][name] for name in stage.parameters}
-    return State(jnp.zeros((), jnp.int32), variables, optimizer.make(stage.schedule).init(trained))
+    return State(jnp.zeros((), jnp.int32), variables, optimizer(stage.schedule).init(trained))
 
 
 def make(
@@ -42,7 +57,8 @@ def make(
     replicated, so sums over the batch (in the loss, and in a codebook's averages) are over all
     devices.
     """
-    update = optimizer.make(stage.schedule).update
+    update = optimizer(stage.schedule).update
+    rate = learning_rate(stage.schedule)
     root = rng.root(seed)
 
     def step(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
@@ -58,7 +74,10 @@ def make(
         updates, optimizer_state = update(gradient, state.optimizer, trained)
         trained = optax.apply_updates(trained, updates)
         variables = state.variables | {"params": params | trained, "state": outcome.state}
-        metrics = outcome.metrics | {"gradient_norm": optax.tree.norm(gradient)}
+        metrics = outcome.metrics | {
+            "gradient_norm": optax.tree.norm(gradient),
+            "learning_rate": jnp.asarray(rate(state.step)),
+        }
         return State(state.step + 1, variables, optimizer_state), metrics
 
     whole, parts = distributed.replicated(mesh), distributed.sharded(mesh)
