@@ -28,6 +28,7 @@ import stopwatch
 import subjects
 import tyro
 from environment import environment
+from jax.experimental import multihost_utils
 from subjects import Subject
 
 from calojax import distributed, models
@@ -109,10 +110,10 @@ def generated(subject: Subject, b: Benchmark) -> tuple[float, dict[int, str]]:
     blocks = showers()
     times = []
     for _ in range(b.repeats):
-        distributed.barrier("begin")
+        multihost_utils.sync_global_devices("begin")
         start = time.perf_counter()
         showers()
-        distributed.barrier("end")
+        multihost_utils.sync_global_devices("end")
         times.append(time.perf_counter() - start)
     digests = {
         part.number: hashlib.sha256(block.tobytes()).hexdigest()

@@ -26,6 +26,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
+from jax.experimental import multihost_utils
 
 import calojax
 from calojax import distributed, files, models, rng
@@ -217,7 +218,7 @@ class Checkpoints:
         """
         with self._reported():
             self._manager.wait_until_finished()
-        distributed.barrier("checkpoint")
+        multihost_utils.sync_global_devices("checkpoint")
 
     def _newest(self) -> tuple[pathlib.Path, int]:
         if self.latest is None:

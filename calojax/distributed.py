@@ -170,20 +170,12 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def barrier(name: str) -> None:
-    """Waits until all processes are at the barrier of this name."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
-
-
 def check_same(**facts: object) -> None:
     """Checks that all processes have the same ``facts``, compared as text.
 
     Raises:
       CalojaxError: in all processes, with the names of the facts that differ.
     """
-    if jax.process_count() == 1:
-        return
     digests = np.array([zlib.crc32(str(fact).encode()) for fact in facts.values()], np.uint32)
     everyone = np.asarray(multihost_utils.process_allgather(digests))
     differing = np.array(list(facts))[(everyone != everyone[0]).any(0)]
@@ -235,25 +227,21 @@ def _any_process() -> Callable[[bool], jax.Array]:
 
 def _arguments(group: Group) -> dict[str, Any]:
     """The arguments of `jax.distributed.initialize` for a group with a coordinator."""
-    process, processes, address = group.process, group.processes, group.coordinator
-    if address == "auto":
-        if (process, processes) != (None, None):
-            raise CalojaxError(
-                "--coordinator auto takes the processes from the cluster; leave out --processes "
-                "and --process, or give --coordinator HOST:PORT."
-            )
+    process, processes, address = group.process, group.processes, group.coordinator or ""
+    if address == "auto" and process is None and processes is None:
         return {}
-    if process is None or processes is None:
-        raise CalojaxError(
-            f"--coordinator {address} needs both --processes (how many there are) and --process "
-            "(which of them this is, from 0)."
-        )
-    _check_numbers(process, processes)
-    host, _, port = (address or "").rpartition(":")
+    host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 2**16:
         raise CalojaxError(
-            f"--coordinator {address!r} is neither HOST:PORT, such as node001:31415, nor auto."
+            f"--coordinator {address} is neither HOST:PORT, such as node001:31415, nor auto "
+            "without --processes and --process."
         )
+    if process is None or processes is None:
+        raise CalojaxError(
+            f"--coordinator {address} needs --processes, how many there are, and --process, which "
+            "of them this is, from 0."
+        )
+    _check_numbers(process, processes)
     if process == 0:
         try:  # JAX would crash.
             socket.create_server(("", int(port))).close()

@@ -177,7 +177,7 @@ def test_another_number_of_processes_and_devices_resumes(left, alone, dataset, f
 
 def test_processes_cannot_share_one_file(capsys):
     with pytest.raises(SystemExit):
-        cli.main([*"sample run --num 5 --out x.hdf5 --processes 2".split(), "--process", "0"])
+        cli.main(f"sample run --num 5 --out x.hdf5 --processes {2} --process 0".split())
     assert "2 processes cannot write one file; add --part-size" in capsys.readouterr().err
 
 
@@ -185,14 +185,14 @@ def test_processes_cannot_share_one_file(capsys):
     ("group", "words"),
     [
         (Group(processes=2), "--processes and --process need --coordinator"),
-        (Group("localhost:1", processes=2), "needs both --processes"),
-        (Group("localhost:1", process=0), "needs both --processes"),
+        (Group("localhost:1", processes=2), "needs --processes"),
+        (Group("localhost:1", process=0), "needs --processes"),
         (Group("localhost:1", 2, 2), "from 0 to 1 with --processes 2, got 2"),
         (Group("localhost:1", 2, -1), "--processes 2, got -1"),
         (Group("localhost:1", 0, 0), "--processes must be at least 1, got 0"),
-        (Group("localhost", 2, 0), "'localhost' is neither HOST:PORT"),
+        (Group("localhost", 2, 0), "localhost is neither HOST:PORT"),
         (Group("localhost:http", 2, 0), "is neither HOST:PORT"),
-        (Group("auto", 2, 0), "leave out --processes"),
+        (Group("auto", 2, 0), "nor auto without --processes"),
     ],
 )
 def test_wrong_arguments(group, words):

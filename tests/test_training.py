@@ -402,14 +402,13 @@ def test_too_large_batches_are_halved(num, size):
     assert batches.fitting(96, num) == size
 
 
-def test_the_division_is_disjoint_and_reproducible(showers):
-    data, same = (batches.divide(showers, 0.1, seed=3, packed=False) for _ in range(2))
-    assert len(data.validation) == 60
-    everything = np.concatenate([data.training, data.validation])
-    np.testing.assert_array_equal(np.sort(everything), np.arange(600))
-    np.testing.assert_array_equal(same.validation, data.validation)
+def test_the_split_is_disjoint_and_reproducible():
+    training, validation = batches.split(1000, 0.1, seed=3)
+    assert len(validation) == 100
+    np.testing.assert_array_equal(np.sort(np.concatenate([training, validation])), np.arange(1000))
+    np.testing.assert_array_equal(batches.split(1000, 0.1, seed=3)[1], validation)
     with pytest.raises(CalojaxError, match="leaves nothing"):
-        batches.divide(showers, 1e-4, seed=0, packed=False)
+        batches.split(5, 0.01, seed=0)
 
 
 def test_batches_come_ahead_but_in_order(showers, one_device):

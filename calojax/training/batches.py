@@ -53,20 +53,17 @@ class Data(NamedTuple):
         return balanced(index, self.hits[index], size)
 
 
-def divide(dataset: Dataset, fraction: float, seed: int, *, packed: bool) -> Data:
-    """Divides showers at random, always in the same way for the same seed.
+def split(num: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted row numbers of the training and the validation showers, drawn at random.
 
     Args:
-      dataset: all showers.
+      num: number of showers.
       fraction: fraction to validate with.
-      seed: seed of the division.
-      packed: whether the model packs hits into buffers. Otherwise incident energies balance
-        batches as well, and no shower has to be read.
+      seed: seed; the same arguments give the same rows.
 
     Raises:
       CalojaxError: if nothing would be left to train on or to validate with.
     """
-    num = len(dataset.energies)
     n_validation = round(num * fraction)
     if not 0 < n_validation < num:
         raise CalojaxError(
@@ -74,8 +71,7 @@ def divide(dataset: Dataset, fraction: float, seed: int, *, packed: bool) -> Dat
             "nothing to validate with; give more showers or another fraction."
         )
     order = np.random.default_rng([rng.checked_seed(seed), zlib.crc32(b"split")]).permutation(num)
-    hits = count_hits(dataset) if packed else dataset.energies
-    return Data(dataset, np.sort(order[n_validation:]), np.sort(order[:n_validation]), hits)
+    return np.sort(order[n_validation:]), np.sort(order[:n_validation])
 
 
 def chunks(

@@ -106,14 +106,18 @@ def _divided(
     model: Model, dataset: Dataset, options: Options, again: tuple[str, ...], mesh: Mesh
 ) -> Data:
     """Training and validation showers, checked against the stages to train."""
+    training, validation = batches.split(
+        len(dataset.energies), options.validation_fraction, options.seed
+    )
+    _check_stages(model, again, mesh, len(training))
+    batches.check_variety(dataset, training)
     packed = any(stage.packing for stage in model.stages)
-    data = batches.divide(dataset, options.validation_fraction, options.seed, packed=packed)
-    _check_stages(model, again, mesh, len(data.training))
-    batches.check_variety(dataset, data.training)
+    # Without buffers for hits, energies balance batches as well, and no shower needs to be read.
+    hits = batches.count_hits(dataset) if packed else dataset.energies
     for stage in model.stages:
         if stage.name in again or not again:
-            batches.check_packing(stage, data.hits[data.training])
-    return data
+            batches.check_packing(stage, hits[training])
+    return Data(dataset, training, validation, hits)
 
 
 def _begin(run: Run) -> tuple[Variables, Progress]:
