@@ -196,19 +196,11 @@ class Checkpoints:
         """The optimiser state of the newest checkpoint, in the structure of ``like``.
 
         Raises:
-          CalojaxError: if it does not fit.
+          CalojaxError: if it is damaged or has another structure.
         """
         where, step = self._newest()
-        abstract = jax.tree.map(np.asarray, jax.device_get(like))
-        try:
-            item = ocp.args.StandardRestore(abstract)
-            return self._manager.restore(step, args=ocp.args.Composite(optimizer=item))["optimizer"]
-        except Exception as error:  # Orbax and TensorStore each raise their own kinds.
-            raise CalojaxError(
-                f"{where}: the optimiser state is damaged or does not fit the stage "
-                f"({_reason(error)}); resume with the settings and the version of calojax that the "
-                "run was started with."
-            ) from None
+        item = ocp.args.StandardRestore(jax.device_get(like))
+        return self._restore(where, step, optimizer=item)["optimizer"]
 
     def wait(self) -> None:
         """Waits, in all processes, until everything is on disk.
@@ -255,8 +247,8 @@ class Checkpoints:
             if unreadable:
                 raise _closed(where, unreadable) from None
             raise CalojaxError(
-                f"{where}: is damaged or not a calojax checkpoint ({_reason(error)}); move that "
-                "folder away to use the checkpoint before it."
+                f"{where}: is damaged, or of another version or program ({_reason(error)}); move "
+                "that folder away to use the checkpoint before it."
             ) from None
 
 

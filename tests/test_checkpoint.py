@@ -56,9 +56,8 @@ def test_round_trip(saved, model, variables):
         optimizer = checkpoints.load_optimizer(jax.tree.map(np.zeros_like, OPTIMIZER))
         assert jax.tree.structure(optimizer) == jax.tree.structure(OPTIMIZER)
         jax.tree.map(np.testing.assert_array_equal, optimizer, OPTIMIZER)
-        for other in ({"moment": np.ones(4)}, {"moment": np.ones(3), "more": np.ones(1)}):
-            with pytest.raises(CalojaxError, match="optimiser state is damaged or does not fit"):
-                checkpoints.load_optimizer(optax.adam(0.1).init(other))
+        with pytest.raises(CalojaxError, match="is damaged, or of another version"):
+            checkpoints.load_optimizer(optax.sgd(0.1).init({"moment": np.ones(3)}))
 
 
 def test_flat_names_of_earlier_versions(saved, model, variables, tmp_path, monkeypatch):
@@ -225,7 +224,7 @@ def test_a_disk_that_fills_on_the_way_prints_one_sentence(model, variables, tmp_
         checkpoints.wait()
 
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limit[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, limit[1]))
     try:
         with (
             Checkpoints(tmp_path) as checkpoints,
