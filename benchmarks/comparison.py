@@ -114,7 +114,7 @@ def main() -> None:
     pictures = {
         "shapes": plot.compared(shapes(reference, generated, detector), columns=5),
         "layers": plot.compared(layers(reference, generated, asked.layers)),
-        "correlations": plot.matrices(own, theirs),
+        "correlations": plot.correlations(own, theirs),
         "marginals": plot.marginals(dequantised(source, asked.showers)),
     }
     for name, picture in pictures.items():

@@ -57,16 +57,16 @@ def test_averages_by_slice_do_not_depend_on_the_batch():
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-9)
 
 
-def test_pairs_are_chosen_by_energy_alone():
-    generated = ShowerArrays(TINY, np.geomspace(1e3, 1e5, 9), np.zeros((9, TINY.n_voxels)))
+def test_showers_are_chosen_by_energy_alone():
+    first = ShowerArrays(TINY, np.geomspace(1e3, 1e5, 9), np.zeros((9, TINY.n_voxels)))
     marked = np.zeros((4, TINY.n_voxels))
     marked[:, 7] = [1, 2, 3, 4]
-    reference = ShowerArrays(TINY, np.array([9e4, 1.1e3, 9e3, 3e4]), marked)
-    pairs = averages.pairs(generated, reference, count=3)
-    assert [pair.energies[0] for pair in pairs] == pytest.approx([1.1e3, 9e3, 9e4])
-    assert [pair.reference[7] for pair in pairs] == [2, 3, 1]
+    second = ShowerArrays(TINY, np.array([9e4, 1.1e3, 9e3, 3e4]), marked)
+    rows = averages.alike({"a": first, "b": second}, count=3)
+    assert [row["a"].energy for row in rows] == pytest.approx([1e3 * 10**0.25, 1e4, 1e5 / 10**0.25])
+    assert [row["b"].voxels[7] for row in rows] == [2, 3, 1]
     alone = ShowerArrays(TINY, np.array([5e3]), np.zeros((1, TINY.n_voxels)))
-    assert len(averages.pairs(alone, reference, count=3)) == 1
+    assert len(averages.alike({"a": alone, "b": second}, count=3)) == 1
 
 
 def test_bins_hold_all_energies():

@@ -5,6 +5,7 @@ import errno
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -258,6 +259,30 @@ def test_an_interrupted_evaluation_goes_on(sampled, data, folder, capsys, monkey
     assert calojax(line, data=data, out=out) == 0
     assert "the evaluation of sampled in it is replaced" in capsys.readouterr().err
     assert "fpd" not in json.loads((out / "metrics.json").read_text())["scores"]
+
+
+def test_several_models_share_a_report(sampled, data, folder, capsys):
+    other, out = folder / "other.hdf5", folder / "several"
+    shutil.copy(sampled, other)
+    line = "evaluate {sampled} {other} {data} --out {out} --metrics correlations --floor"
+    names = {"sampled": sampled, "other": other, "data": data, "out": out}
+    assert calojax(line, **names) == 1
+    assert "give a --name for each" in capsys.readouterr().err
+    assert calojax(line + " --name A A", **names) == 1
+    assert "need different names" in capsys.readouterr().err
+    line += " --name A B --reference-name Toy --no-pictures"
+    assert calojax(line, **names) == 0
+    first, second = json.loads((out / "metrics.json").read_text())["models"]
+    assert (first["name"], second["name"]) == ("A", "B")
+    assert first["scores"] == second["scores"]
+    assert first["floor"] == second["floor"]
+    assert re.search(r"^Score +A +B +Toy floor +What it is$", capsys.readouterr().out, re.M)
+    assert "A and B against Toy" in (out / "report.html").read_text()
+    # One of them again: what is known of it is used, and the other's report is gone.
+    line = "evaluate {other} {data} --out {out} --metrics fpd --no-pictures"
+    assert calojax(line, **names) == 0
+    assert "replaced" not in capsys.readouterr().err
+    assert json.loads((out / "metrics.json").read_text())["name"] == "other"
 
 
 def test_rivals_are_ranked(sampled, data, folder, capsys):

@@ -22,10 +22,11 @@ from calojax.evaluation.classifiers import ClassifierSettings, MulticlassScore
 from calojax.evaluation.suite import SCORES, Evaluation, Slice
 from calojax.geometry import detector
 from calojax.io import ShowerArrays
-from calojax.report import page, writer
-from calojax.report.table import Table
+from calojax.report import tables, writer
+from calojax.report.tables import Table
 
-TINY = detector("tiny")
+# Few layers, since every cell of a sheet takes time.
+TINY = dataclasses.replace(detector("tiny"), layers=detector("tiny").layers[:3])
 NASTY = "my <script>alert(\"1\")</script> & 'run'"
 
 
@@ -77,8 +78,6 @@ def test_tables_are_aligned():
         "* longer  0.75",
         "--------------",
     ]
-    with pytest.raises(ValueError, match="2 cells"):
-        Table("", ("a", "b"), (("1",),))
 
 
 def sample(seed: int, n: int = 40) -> ShowerArrays:
@@ -120,12 +119,19 @@ def evaluation(sources) -> Evaluation:
 
 
 @pytest.fixture(scope="module")
-def context() -> report.Context:
-    return report.Context(
-        name=NASTY,
+def written(evaluation, sources) -> report.Report:
+    """A report of one model with everything in it."""
+    model = report.Model(
+        NASTY,
+        evaluation,
+        showers=sources[0],
         inputs={"generated <file>": "/a/b.hdf5", "checksum": np.float32(1.5)},
-        settings={"seeds": 10},
         times={"time CPU 1": 20.0},
+    )
+    return report.Report(
+        [model],
+        reference=sources[1],
+        settings={"seeds": 10},
         published=scoreboard.rows("ds2"),
         multiclass=(
             MulticlassScore(
@@ -141,12 +147,9 @@ def context() -> report.Context:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, evaluation, context, sources):
+def folder(tmp_path_factory, written):
     folder = tmp_path_factory.mktemp("report") / "new"
-    path = report.write(
-        evaluation, folder, context=context, generated=sources[0], reference=sources[1], dpi=40
-    )
-    assert path == folder / "report.html"
+    assert report.write(written, folder, dpi=40) == folder / "report.html"
     return folder
 
 
@@ -195,8 +198,8 @@ def test_metrics_file_has_stable_keys(folder, evaluation):
     assert {"calojax", "jax", "python", "device"} <= set(found["versions"])
 
 
-def test_samples_are_ranked_by_how_much_geant4_looks_like_them(evaluation, context):
-    table = next(t for t in report.tables(evaluation, context) if "multi cls" in t.header)
+def test_samples_are_ranked_by_how_much_geant4_looks_like_them(written):
+    table = next(t for t in tables.tables(written) if "multi cls" in t.header)
     assert [row[:2] for row in table.rows] == [
         ("rival", "-0.500 ± 0.020"),
         (NASTY, "-0.900 ± 0.010"),
@@ -209,7 +212,7 @@ def test_every_key_of_metrics_is_a_published_name_once():
     names = [metric.name for metric in SCORES.values()]
     assert len(set(names)) == len(names)
     assert set(writer._TILES) <= set(SCORES)
-    assert set(writer._ORDERS) <= set(SCORES) & set(scoreboard.COLUMNS)
+    assert set(tables._ORDERS) <= set(SCORES) & set(scoreboard.COLUMNS)
     # The scoreboard finds our scores by these names.
     ours = {column for attribute, column in scoreboard.COLUMNS.items() if "_ms_" not in attribute}
     assert ours - set(names) == {"Parameters generation"}
@@ -229,13 +232,13 @@ def test_page_is_self_contained_and_well_formed(folder):
     assert "url(" not in css
     anchors = {a["href"][1:] for tag, a in page.tags if tag == "a"}
     assert anchors == {a["id"] for _, a in page.tags if "id" in a}
-    assert len(anchors) == 9
+    assert len(anchors) == 10
 
 
 def test_page_shows_names_and_numbers_as_text(folder):
     page = Page((folder / "report.html").read_text())
     text = " ".join(page.seen)
-    assert "± 0.0024, by chance 0.012" in text  # beside the tile's number
+    assert re.search(r"0.0132\s*± 0.0024\s*by chance 0.012", text)  # a tile
     assert f"{NASTY} against Geant4" in text
     assert "Energies & <spectra> differ." in text
     assert "This was a quick run" in text
@@ -272,20 +275,20 @@ def test_a_failed_write_keeps_the_older_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(CalojaxError, match=r"metrics.json: cannot be written \(disk full\)"):
-        writer._replace(path, b"newer")
+        report.write_metrics([{}], tmp_path)
     assert path.read_text() == "older"
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
 
 
-def test_screen_shows_scores_floor_slices_and_board(evaluation, context):
-    text = report.screen(evaluation, context)
+def test_screen_shows_scores_floor_slices_and_board(written):
+    text = report.screen(written)
     lines = text.splitlines()
     row = next(line for line in lines if line.startswith("binary cls low "))
-    assert re.fullmatch(r"binary cls low +0\.6471 ± 0\.0051 +0\.500 ± 0\.010 +AUC .*", row)
+    assert re.fullmatch(r"binary cls low +0\.6471 ± 0\.0051 +0\.5 +0\.500 ± 0\.010 +AUC .*", row)
     row = next(line for line in lines if line.startswith("sep E total "))
     assert re.fullmatch(r"sep E total +0\.0132 ± 0\.0024 +0\.012 +– +separation .*", row)
     assert any(re.fullmatch(r"  by chance +0\.012", line) for line in lines)  # of a slice
-    assert any(re.fullmatch(r"FPD \* 1e3 +93\.4 ± 2\.1 +– +Frechet .*", line) for line in lines)
+    assert any(re.fullmatch(r"FPD \* 1e3 +93\.4 ± 2\.1 +0 +– +Frechet .*", line) for line in lines)
     assert any("recall" in line and "higher is better" in line for line in lines)
     assert any(re.fullmatch(r"recall +0\.25 +–", line) for line in lines)  # the empty slice
     marked = [line for line in lines if line.startswith("* ")]
@@ -294,36 +297,64 @@ def test_screen_shows_scores_floor_slices_and_board(evaluation, context):
     assert text.startswith("Warning: This was a quick run")
 
 
+def test_several_models_stand_side_by_side(tmp_path, evaluation, sources, written):
+    other = dataclasses.replace(
+        evaluation, scores={"fpd": 0.5}, warnings=(*evaluation.warnings, "Only here."), slices=(),
+        generated=evaluation.reference,
+    )  # fmt: skip
+    models = [dataclasses.replace(written.models[0], name="A"), report.Model("B", other)]
+    both = dataclasses.replace(written, models=models, reference_name="Full")
+    assert both.title == "A and B against Full"
+    assert both.warnings[1:] == ("Energies & <spectra> differ.", "B: Only here.")
+    table = tables.tables(both)[0]
+    assert table.header == ("Score", "A", "B", "by chance", "Full floor", "What it is")
+    assert next(r for r in table.rows if r[0] == "FPD * 1e3")[1:4] == ("93.4 ± 2.1", "500", "0")
+    assert {"A", "B"} <= {row[0] for row in tables.tables(both)[-1].rows}
+    content = report.metrics(both)
+    assert [one["name"] for one in content] == ["A", "B"]
+    path = report.write(both, tmp_path, dpi=40)
+    assert json.loads((tmp_path / "metrics.json").read_text())["models"] == content
+    text = " ".join(Page(path.read_text()).seen)
+    assert re.search(r"93\.4\s*A, ± 2\.1\s*500\s*B", text)
+    assert "could not be drawn" not in text
+    # Without the showers of all models there are no pictures of showers.
+    names = {path.stem for path in (tmp_path / "figures").iterdir()}
+    assert {"response", "histogram_e_layer", "correlation_showers"} <= names
+    assert "single_space" not in names
+
+
 def test_without_extras_the_report_is_shorter(tmp_path, evaluation):
-    bare = evaluation.__class__(**{
-        **vars(evaluation), "histograms": (), "layer_correlations": None, "floor": None,
-        "shower_correlations": None, "slices": (), "warnings": (), "settings": {},
-        "scores": {"fpd": 0.0934},
-    })  # fmt: skip
-    (table,) = report.tables(bare)
+    bare = dataclasses.replace(
+        evaluation, histograms=(), layer_correlations=None, floor=None, shower_correlations=None,
+        slices=(), warnings=(), settings={}, scores={"precision": 0.5},
+    )  # fmt: skip
+    made = report.Report([report.Model("Generated", bare)])
+    (table,) = tables.tables(made)
     assert table.header == ("Score", "Generated", "What it is")
-    page = Page(report.write(bare, tmp_path, dpi=40).read_text())
+    page = Page(report.write(made, tmp_path, dpi=40).read_text())
     assert [p.stem for p in (tmp_path / "figures").iterdir()] == ["response"]
     assert "warning" not in {attributes.get("class") for _, attributes in page.tags}
 
 
-def test_a_picture_that_fails_costs_no_other(tmp_path, evaluation, sources, monkeypatch):
+def test_a_picture_that_fails_costs_no_other(tmp_path, evaluation, written, monkeypatch):
     def fail(*_, **__):
         raise ZeroDivisionError("no such picture")
 
     monkeypatch.setattr("calojax.plot.response", fail)
     monkeypatch.setattr("calojax.evaluation.averages.average", fail)
+    monkeypatch.setattr("calojax.evaluation.averages.alike", fail)
     small = dataclasses.replace(evaluation, histograms=evaluation.histograms[:1])
+    model = dataclasses.replace(written.models[0], evaluation=small)
+    made = dataclasses.replace(written, models=[model], published=())
     said = []
-    generated, reference = sources
-    path = report.write(
-        small, tmp_path, generated=generated, reference=reference, dpi=40, kind="svg",
-        tell=said.append,
-    )  # fmt: skip
+    path = report.write(made, tmp_path, dpi=40, kind="svg", warn=said.append)
     assert {p.name for p in (tmp_path / "figures").iterdir()} == {
         "histogram_e_total.svg", "correlation_layers.svg", "correlation_showers.svg",
     }  # fmt: skip
-    assert [s.partition(" could")[0] for s in said] == ["The picture response", "The pictures"]
+    assert [s.partition(" could")[0] for s in said] == [
+        "The picture response", "The pictures of section 'Profiles'",
+        "The pictures of section 'Mean showers'", "The pictures of section 'Single showers'",
+    ]  # fmt: skip
     assert all(sentence in html.unescape(path.read_text()) for sentence in said)
     assert json.loads((tmp_path / "metrics.json").read_text())["scores"]["fpd"] == 0.0934
 
@@ -340,21 +371,23 @@ def test_odd_samples_are_drawn(tmp_path, monkeypatch, scale, count):
         shower_correlations=None, scores={}, slices=(), floor=None, warnings=(), settings={},
     )  # fmt: skip
     said = []
-    report.write(found, tmp_path, generated=odd, reference=plain, dpi=20, tell=said.append)
+    made = report.Report([report.Model("odd", found, showers=odd)], reference=plain)
+    report.write(made, tmp_path, dpi=20, warn=said.append)
     assert said == []
     assert len(list((tmp_path / "figures").iterdir())) >= 6
 
 
 def test_names_from_outside_reach_no_terminal_and_break_no_file(tmp_path, evaluation):
     name = "\x1b[31m$x$ <b> \udcff\n"
-    context = report.Context(name=name, inputs={name: name}, warnings=[name])
-    small = dataclasses.replace(evaluation, histograms=(), warnings=())
-    page = report.write(small, tmp_path, context=context, dpi=40).read_text()
+    small = dataclasses.replace(evaluation, histograms=(), warnings=(name,))
+    made = report.Report([report.Model(name, small, inputs={name: name})], reference_name=name)
+    page = report.write(made, tmp_path, dpi=40).read_text()
     assert "<b>" not in page
     assert "\\udcff" in page
+    assert "could not be drawn" not in page
     assert json.loads((tmp_path / "metrics.json").read_text())["name"] == name
-    shown = report.screen(small, context)
-    assert shown.isascii() or shown.encode()
+    shown = report.screen(made)
+    assert shown.encode()
     assert "\x1b" not in shown
 
 
@@ -365,28 +398,29 @@ def test_files_of_others_are_not_replaced(tmp_path, content):
     (tmp_path / "metrics.json").write_text(content)
     with pytest.raises(CalojaxError, match=r"not written by calojax evaluate.*--force"):
         report.check(tmp_path)
-    assert report.prepare(tmp_path, {"digest": "1"}) == report.Stored()
+    assert report.earlier(tmp_path, [{"digest": "1"}]) == ([report.Earlier()], [])
 
 
-def test_scores_of_the_same_evaluation_are_known_again(tmp_path, evaluation, context):
+def test_scores_of_the_same_evaluation_are_known_again(tmp_path, evaluation, written):
     inputs = {"digest": "1", "rivals": {"rival.hdf5": "2"}}
-    context = dataclasses.replace(context, inputs=inputs)
-    report.write(evaluation, tmp_path, context=context, pictures=False)
+    model = dataclasses.replace(written.models[0], inputs=inputs)
+    other = report.Model("other", evaluation, inputs={"digest": "2"})
+    report.write(dataclasses.replace(written, models=[model, other]), tmp_path, pictures=False)
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures/response.png").touch()
     (tmp_path / "figures/mine.png").touch()
-    known, multiclass, replaced = report.prepare(tmp_path, inputs)
-    assert replaced is None
-    np.testing.assert_equal(dict(known.scores), dict(evaluation.scores))
-    np.testing.assert_equal(dict(known.slices[1e3, 1e4]), dict(evaluation.scores))
-    assert known.floor == evaluation.floor
-    assert multiclass == tuple(context.multiclass)
-    assert report.prepare(tmp_path, {"digest": "1"}).multiclass == ()
+    found, replaced = report.earlier(tmp_path, [inputs, {"digest": "3"}, {"digest": "2"}])
+    assert replaced == []
+    assert [one.content.get("name") for one in found] == [NASTY, None, "other"]
+    np.testing.assert_equal(dict(found[0].known.scores), dict(evaluation.scores))
+    np.testing.assert_equal(dict(found[0].known.slices[1e3, 1e4]), dict(evaluation.scores))
+    assert found[0].known.floor == evaluation.floor
+    assert found[0].multiclass == tuple(written.multiclass)
+    other_rivals = report.earlier(tmp_path, [{"digest": "1"}, {"digest": "2"}])[0][0]
+    assert other_rivals.multiclass == ()
     # Another evaluation takes the folder: no picture of this one is left beside its scores.
-    assert report.prepare(tmp_path, {"digest": "2"}) == report.Stored(replaced=NASTY)
+    assert report.earlier(tmp_path, [{"digest": "2"}])[1] == [NASTY]
     assert {p.name for p in tmp_path.rglob("*")} == {"metrics.json", "figures", "mine.png"}
-
-
-def test_only_png_pictures_are_embedded():
-    with pytest.raises(ValueError, match="not a PNG"):
-        page.html("", "", [], [page.Section("a", (page.Picture("x", b"GIF89a", ""),))])
+    assert report.earlier(tmp_path, [inputs], force=True) == (
+        [report.Earlier()], [NASTY, "other"]
+    )  # fmt: skip

@@ -58,7 +58,7 @@ def test_data_set_of_a_detector_is_told_by_its_layers(name, dataset):
 def test_only_runs_of_full_size_are_ranked(showers, quick, expected):
     ranked = scoreboard.is_full_size(showers, quick)
     assert ranked == expected
-    rows = scoreboard.against("o", {"binary cls low": 0.5}, scoreboard.rows("ds2"), ranked=ranked)
+    rows = scoreboard.against({"o": {"binary cls low": 0.5}}, scoreboard.rows("ds2"), ranked=ranked)
     assert (rows[1].model == "o") == expected
     assert (rows[-1].model == "o") != expected
 
@@ -70,7 +70,7 @@ def test_unknown_data_set_names_those_that_exist():
 
 def test_ours_is_sorted_in_and_carries_only_what_was_computed():
     scores = {"binary cls low": 0.6, "FPD * 1e3": 50.0, "KPD * 1e3": float("nan"), "other": 1.0}
-    rows = scoreboard.against("ours", scores, scoreboard.rows("ds2"))
+    rows = scoreboard.against({"ours": scores}, scoreboard.rows("ds2"))
     position = [row.model for row in rows].index("ours")
     ours = rows[position]
     assert (ours.auc_low, ours.fpd, ours.kpd, ours.published) == (0.6, 50.0, None, False)
@@ -86,7 +86,7 @@ def test_higher_is_better_sorts_the_other_way_and_missing_values_come_last():
         Row(model="Geant4", published=True, coverage=0.5),
         Row(model="high", published=True, coverage=0.9),
     )
-    rows = scoreboard.against("ours", {"coverage": 0.4}, published, sort="coverage")
+    rows = scoreboard.against({"ours": {"coverage": 0.4}}, published, sort="coverage")
     assert [row.model for row in rows] == ["Geant4", "high", "ours", "low", "none"]
 
 

@@ -1,4 +1,4 @@
-"""``calojax evaluate``: judges showers against a full simulation."""
+"""``calojax evaluate``: scores showers against a full simulation."""
 
 import contextlib
 import dataclasses
@@ -6,7 +6,6 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 import numpy as np
 import tyro
@@ -17,7 +16,7 @@ from calojax.cli.sample import digest_of, warn_outside, write
 from calojax.errors import CalojaxError, printable, warn
 from calojax.evaluation import classifiers, scoreboard, suite
 from calojax.evaluation.features import batch_size
-from calojax.evaluation.suite import CHOICES, Options
+from calojax.evaluation.suite import Options
 from calojax.geometry import Detector, chosen_detector
 from calojax.io import ShowerFile, ShowerSource, open_showers
 from calojax.io.marks import TRAINED_ON
@@ -29,52 +28,52 @@ from calojax.sampling.incident_energies import parse_energy
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Judges showers by the CaloChallenge's metrics: a table, metrics.json and report.html.
+    """Scores showers by the CaloChallenge's metrics: a table, metrics.json and report.html.
 
     The same command again uses the scores that are in --out already, also those of a command
     that was interrupted.
 
     Attributes:
       files: GENERATED.hdf5 REFERENCE.hdf5, or with --run or --reconstruction the reference
-        alone; several reference files are joined in their order. Folders of parts are files too.
+        alone. Further files are joined to the reference in their order, unless --name names
+        several models. A file may be a folder of shards.
       out: folder to write to; an evaluation of other showers in it is replaced.
-      run: sample this trained run with the reference's incident energies.
-      reconstruction: send the reference through this run's first stage and back: what the codes
+      name: names of the generated samples, one for each: after --name A B the first two files are
+        generated samples, and one report shows both (default: the name of the file or run).
+      reference_name: name of the reference.
+      run: trained run that is sampled with the reference's incident energies.
+      reconstruction: run whose first stage encodes and decodes the reference: what the codes
         lose, apart from what the prior loses.
-      metrics: which scores: histograms fpd kpd prdc correlations low low-normed high cnn, or
-        all that can be computed; the last four train classifiers, which wants a GPU or --quick.
-      seeds: trainings of each classifier.
-      seed: of sampling, splits and starts.
-      quick: small classifiers and 1,000 showers for prdc; not comparable with other scores.
+      metrics: scores: histograms fpd kpd prdc correlations low low-normed high cnn, or all that
+        can be computed; the last four train classifiers, which wants a GPU or --quick.
+      seeds: number of trainings of each classifier.
+      seed: seed of sampling, splits and starts.
+      quick: use small classifiers and 1,000 showers for prdc; not comparable with other scores.
       floor: also score one half of the reference against the other.
-      energy_range: evaluate only incident energies between these, such as 10GeV 100GeV.
+      energy_range: lowest and highest incident energy of the showers that are evaluated, such as
+        10GeV 100GeV.
       slices: boundaries of slices of incident energy (default: decades that hold enough).
-      rivals: further generated files: which of them all Geant4's showers look most like, by a
-        multi-class classifier (those of low, low-normed, high, cnn in --metrics, else high).
-      against: stand among published models: a results file, or "published" for the
+      rivals: further generated files for a multi-class classifier: which of all samples the
+        reference resembles most (by the classifiers in --metrics, else high).
+      against: published models to compare with: a results file, or "published" for the
         CaloChallenge's tables.
       timing: JSON lines of benchmarks/generation.py, for the picture of quality against time.
-      geometry: of the files (default: as they say, or guessed).
-      particle: name or PDG number, if --geometry is a binning file of several.
-      name: how the generated showers are called (default: the file's or run's name).
-      truncate: where numbers of showers differ, take as many of the larger file, spread evenly over
-        its incident energies.
-      pictures: draw pictures, which take a minute or more.
-      format: of the pictures in --out; those in report.html are PNG.
+      geometry: geometry of the files (default: as they say, or guessed).
+      particle: name or PDG number, if --geometry is a binning file of several particles.
+      truncate: take as many showers of the larger samples as the smallest has, spread evenly over
+        incident energy.
+      pictures: draw pictures, which takes a minute or more.
+      format: format of the pictures in --out; those in report.html are PNG.
       force: compute all scores again, and replace files in --out that another program wrote.
     """
 
     files: tyro.conf.Positional[tuple[pathlib.Path, ...]]
     out: pathlib.Path
+    name: tuple[str, ...] = ()
+    reference_name: str = "Geant4"
     run: pathlib.Path | None = None
     reconstruction: pathlib.Path | None = None
-    metrics: tuple[Literal["all", *CHOICES], ...] = (
-        "histograms",
-        "fpd",
-        "kpd",
-        "prdc",
-        "correlations",
-    )
+    metrics: tuple[str, ...] = ("histograms", "fpd", "kpd", "prdc", "correlations")
     seeds: int = 10
     seed: int = 0
     quick: bool = False
@@ -86,109 +85,181 @@ class Evaluate:
     timing: pathlib.Path | None = None
     geometry: str | None = None
     particle: str | None = None
-    name: str | None = None
     truncate: bool = False
     pictures: bool = True
-    format: report.Kind = "png"
+    format: report.PictureFormat = "png"
     force: bool = False
+
+    @property
+    def model(self) -> pathlib.Path | None:
+        """Run folder of a model that makes the first sample."""
+        return self.run or self.reconstruction
+
+    def split_files(self) -> tuple[tuple[pathlib.Path, ...], tuple[pathlib.Path, ...]]:
+        """Generated files and reference files.
+
+        Raises:
+          CalojaxError: if there are too few files for the names.
+        """
+        count = max(len(self.name), 1) - bool(self.model)
+        if len(self.files) <= count:
+            raise CalojaxError(
+                f"{count} generated and at least 1 reference file are needed, got "
+                f"{len(self.files)} files. Name the reference alone with --run or "
+                "--reconstruction, else the generated file first, or one for each --name."
+            )
+        return self.files[:count], self.files[count:]
 
 
 def main(arguments: Sequence[str]) -> None:
     """Runs the command."""
     asked = tyro.cli(Evaluate, prog="calojax evaluate", args=arguments)
-
-    run = asked.run or asked.reconstruction
     if asked.run and asked.reconstruction:
         raise CalojaxError("Give either --run or --reconstruction.")
-    if len(asked.files) < (1 if run else 2):
-        raise CalojaxError(
-            "Name the reference files alone with --run or --reconstruction, and else the generated "
-            f"file and the reference files; got {len(asked.files)} files."
+    options = _options(asked)
+    generated, references = asked.split_files()
+    detector = chosen_detector(asked.geometry, asked.particle)
+    for path in references if len(references) > 1 else ():
+        if "model" in open_showers(path, detector).attributes:
+            raise CalojaxError(
+                f"{path}: was sampled from a model, but would be joined to the reference; to "
+                "evaluate several samples, give a --name for each."
+            )
+    reference = open_showers(references, detector)
+    paths = [*([asked.model] if asked.model else []), *generated]
+    names = [printable(name) for name in asked.name or [path.stem for path in paths]]
+    if len({*names, asked.reference_name}) <= len(names):
+        raise CalojaxError(f"--name {' '.join(names)}: samples need different names.")
+    # All that cannot be done is found before the long work.
+    times = _times(asked.timing)
+    published = _published(asked.against, reference.detector)
+    opened = [open_showers(path, detector) for path in generated]
+    rivals = {path: open_showers(path, reference.detector) for path in asked.rivals}
+    if asked.truncate:
+        # All are compared with the same showers of the reference.
+        count = min(map(len, (reference, *opened, *rivals.values())))
+        reference = suite.spread(reference, count)
+        opened = [suite.spread(sample, count) for sample in opened]
+    for sample in (*opened, *([reference] if asked.model else [])):
+        suite.comparable(sample, reference, options)
+    rivals = {p: suite.comparable(s, reference, options)[0] for p, s in rivals.items()}
+    if not asked.force:
+        report.check(asked.out)
+    files.make_folder(asked.out)
+    with contextlib.ExitStack() as stack:
+        digests: list[str | None] = [None] * len(opened)
+        if asked.model:
+            folder = stack.enter_context(files.working_folder(asked.out, ".showers-"))
+            sample, digest = _showers_of_run(asked.model, reference, asked, folder)
+            opened, digests = [sample, *opened], [digest, *digests]
+        pairs = [suite.comparable(sample, reference, options) for sample in opened]
+        reference = pairs[0][1]
+        samples = {name: sample for name, (sample, _) in zip(names, pairs, strict=True)}
+        for sample in samples.values():
+            # Refuses what is hopeless.
+            suite.energy_warnings(sample.energies, reference.energies)
+        common: dict = {"reference": ", ".join(map(printable, references))}
+        if rivals:
+            common["rivals"] = {printable(p): _digest(sample) for p, sample in rivals.items()}
+        truth = _digest(reference)
+        inputs = [
+            {
+                "generated": printable(path),
+                "reconstruction": bool(asked.reconstruction) and path == asked.model,
+                "digest": _digest_of_all(
+                    digest or _digest(sample), truth, reference.detector, options
+                ),
+                **common,
+            }
+            for path, digest, sample in zip(paths, digests, samples.values(), strict=True)
+        ]
+        rivals = {
+            printable(path.stem if path.stem not in samples else path): sample
+            for path, sample in rivals.items()
+        }
+        outline = report.Report(
+            models=(),
+            reference=reference,
+            reference_name=printable(asked.reference_name),
+            published=published,
         )
-    references = asked.files if run else asked.files[1:]
-    options = Options(
+        found = _scored(samples, rivals, reference, inputs, times, outline, options, asked)
+        try:
+            page = report.write(
+                found, asked.out, pictures=asked.pictures, kind=asked.format, warn=warn
+            )
+        finally:
+            # Last, since a screen may fail.
+            print(report.screen(found))
+    print(f"\nreport: {printable(page)}")
+    print(f"scores: {printable(asked.out / 'metrics.json')}")
+
+
+def _options(asked: Evaluate) -> Options:
+    window = asked.energy_range
+    return Options(
         metrics=asked.metrics,
         seeds=asked.seeds,
         seed=checked_seed(asked.seed),
         quick=asked.quick,
         floor=asked.floor,
-        energy_range=asked.energy_range and tuple(map(parse_energy, asked.energy_range)),
-        slices=asked.slices and tuple(map(parse_energy, asked.slices)),
+        energy_range=None if window is None else (parse_energy(window[0]), parse_energy(window[1])),
+        slices=None if asked.slices is None else tuple(map(parse_energy, asked.slices)),
         truncate=asked.truncate,
     )
-    detector = chosen_detector(asked.geometry, asked.particle)
-    reference = open_showers(references, detector)
-    # All that cannot be done is found before the long work.
-    times = _times(asked.timing)
-    published = _published(asked.against, reference.detector)
-    generated = reference if run else open_showers(asked.files[0], detector)
-    suite.comparable(generated, reference, options)
-    rivals = {
-        path: suite.comparable(open_showers(path, reference.detector), reference, options)[0]
-        for path in asked.rivals
-    }
-    if not asked.force:
-        report.check(asked.out)
-    files.make_folder(asked.out)
-    digest = None
-    with contextlib.ExitStack() as stack:
-        if run:
-            folder = stack.enter_context(files.working_folder(asked.out, ".showers-"))
-            generated, digest = _showers_of_run(run, reference, asked, folder)
-        generated, reference = suite.comparable(generated, reference, options)
-        suite.energy_warnings(generated.energies, reference.energies)  # Refuses what is hopeless.
-        name = printable(asked.name or (run or asked.files[0]).stem)
-        inputs = {
-            "generated": printable(run or asked.files[0]),
-            "reconstruction": bool(asked.reconstruction),
-            "reference": ", ".join(map(printable, references)),
-            "digest": _digest_of_all(
-                digest or _digest(generated), _digest(reference), reference.detector, options
-            ),
-        }
-        if rivals:
-            inputs["rivals"] = {printable(path): _digest(s) for path, s in rivals.items()}
-        stored = report.prepare(asked.out, inputs, force=asked.force)
-        if stored.replaced is not None:
-            warn(f"{asked.out}: the evaluation of {stored.replaced} in it is replaced.")
-        done = suite.finished(stored.known.scores)
-        options = dataclasses.replace(
+
+
+def _scored(
+    samples: dict[str, ShowerSource],
+    rivals: dict[str, ShowerSource],
+    reference: ShowerSource,
+    inputs: list[dict],
+    times: dict[str, float],
+    outline: report.Report,
+    options: Options,
+    asked: Evaluate,
+) -> report.Report:
+    """The outline with all models in it; metrics.json is written after each score."""
+    earlier, replaced = report.earlier(asked.out, inputs, force=asked.force)
+    for name in replaced:
+        warn(f"{asked.out}: the evaluation of {name} in it is replaced.")
+    contents = [one.content for one in earlier]
+    everything = samples | rivals
+    known_multiclass = earlier[0].multiclass if rivals else ()
+    outline = dataclasses.replace(
+        outline,
+        multiclass=[s for s in known_multiclass if set(s.log_posterior) == set(everything)],
+    )
+    floor: dict[str, float] = {}
+    models: list[report.Model] = []
+    for index, (name, sample) in enumerate(samples.items()):
+        known = earlier[index].known
+        # The floor is that of the reference, the same for all.
+        known = known._replace(floor={**known.floor, **floor})
+        done = suite.finished(known.scores)
+        chosen = dataclasses.replace(
             options, metrics=tuple(dict.fromkeys((*options.metrics, *done)))
         )
-        samples = {name: generated}
-        for path, sample in rivals.items():
-            samples[printable(path.stem if path.stem not in samples else path)] = sample
-        context = report.Context(
-            name=name,
-            inputs=inputs,
-            settings=dataclasses.asdict(options),
-            times=times,
-            published=published,
-            multiclass=[s for s in stored.multiclass if set(s.log_posterior) == set(samples)],
-        )
-        for evaluation in suite.scoring(generated, reference, options, stored.known):
-            evaluation = _with_known(evaluation, stored.known)
-            report.write_metrics(report.metrics(evaluation, context), asked.out)
-        possible, _ = suite.possible(options, reference.detector, len(reference))
-        for score in _multiclass(samples, reference, possible, context.multiclass):
-            context = dataclasses.replace(context, multiclass=(*context.multiclass, score))
-            report.write_metrics(report.metrics(evaluation, context), asked.out)
-        try:
-            page = report.write(
-                evaluation,
-                asked.out,
-                context=context,
-                generated=generated,
-                reference=reference,
-                pictures=asked.pictures,
-                kind=asked.format,
-                tell=warn,
+        outline = dataclasses.replace(outline, settings=dataclasses.asdict(chosen))
+        for evaluation in suite.scoring(sample, reference, chosen, known):
+            model = report.Model(
+                name=name,
+                evaluation=_with_known(evaluation, known),
+                showers=sample,
+                inputs=inputs[index],
+                times=times if index == 0 else {},
             )
-        finally:
-            # Last, since a screen may fail.
-            print(report.screen(evaluation, context))
-    print(f"\nreport: {printable(page)}")
-    print(f"scores: {printable(asked.out / 'metrics.json')}")
+            contents[index] = report.metrics(dataclasses.replace(outline, models=[model]))[0]
+            report.write_metrics([content for content in contents if content], asked.out)
+        models.append(model)
+        floor = dict(model.evaluation.floor or {})
+    found = dataclasses.replace(outline, models=models)
+    if rivals:
+        possible, _ = suite.possible(options, reference.detector, len(reference))
+        for score in _multiclass(everything, reference, possible, found.multiclass):
+            found = dataclasses.replace(found, multiclass=(*found.multiclass, score))
+            report.write_metrics(report.metrics(found), asked.out)
+    return found
 
 
 def _with_known(evaluation: suite.Evaluation, known: suite.Known) -> suite.Evaluation:
@@ -207,12 +278,12 @@ def _with_known(evaluation: suite.Evaluation, known: suite.Known) -> suite.Evalu
 
 
 def _digest(source: ShowerSource) -> str:
-    """Digest of incident energies and showers: whatever the file's name, date and layout."""
+    """Digest of incident energies and showers, whatever the file's name, date and layout."""
     digest = hashlib.blake2b(digest_size=16)
     with progress_bar("read", len(source)) as bar:
         for energies, showers in source.batches(batch_size(source.detector)):
-            digest.update(np.ascontiguousarray(energies))
-            digest.update(np.ascontiguousarray(showers))
+            digest.update(np.ascontiguousarray(energies).data)
+            digest.update(np.ascontiguousarray(showers).data)
             bar.update(len(showers))
     return digest.hexdigest()
 
@@ -254,11 +325,9 @@ def _multiclass(
     options: Options,
     known: Sequence[classifiers.MulticlassScore],
 ) -> Iterator[classifiers.MulticlassScore]:
-    """The multi-class scores that are not known yet, if there are rivals."""
-    if len(samples) < 2:
-        return
-    kinds = [kind for kind in suite.CLASSIFIERS if kind in options.metrics] or ["high"]
-    for kind in kinds:
+    """The multi-class scores that are not known yet."""
+    kinds: list[classifiers.Kind] = [k for k in suite.CLASSIFIERS if k in options.metrics]
+    for kind in kinds or ("high",):
         if kind not in {score.kind for score in known}:
             yield classifiers.multiclass(
                 samples,

@@ -1,5 +1,6 @@
 """Mean showers and profiles in slices of incident energy, from one pass over a file."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -94,48 +95,49 @@ def average(showers: ShowerSource, edges: np.ndarray, *, batch: int = 1000) -> A
     )
 
 
-class Pair(NamedTuple):
-    """A generated shower and the reference's shower of the closest incident energy.
+class Shower(NamedTuple):
+    """One shower.
 
     Attributes:
-      energies: incident energies in MeV, (reference, generated).
-      reference: voxel energies in MeV, [v].
-      generated: voxel energies in MeV, [v].
+      energy: incident energy in MeV.
+      voxels: voxel energies in MeV, [v].
     """
 
-    energies: tuple[float, float]
-    reference: np.ndarray
-    generated: np.ndarray
+    energy: float
+    voxels: np.ndarray
 
     def __repr__(self) -> str:
-        return "<Pair of showers of {:.4g} and {:.4g} MeV>".format(*self.energies)
+        return f"<Shower of {self.energy:.4g} MeV>"
 
 
-def pairs(generated: ShowerSource, reference: ShowerSource, *, count: int = 3) -> list[Pair]:
-    """``count`` generated showers at evenly spaced quantiles of energy, with their neighbours.
+def alike(samples: Mapping[str, ShowerSource], *, count: int = 3) -> list[dict[str, Shower]]:
+    """Showers of evenly spaced quantiles of the first sample's energy, and the others' closest.
 
-    The choice depends on the incident energies alone.
+    No shower is chosen for its looks: the choice depends on the incident energies alone.
+
+    Args:
+      samples: samples by name.
+      count: number of energies.
+
+    Returns:
+      For each energy, in order, a shower of every sample by its name.
     """
-    energies = np.ravel(generated.energies)
-    by_energy = np.argsort(energies, kind="stable")
-    quantiles = (np.arange(count) + 0.5) / count
-    chosen = by_energy[np.minimum((quantiles * len(energies)).astype(int), len(energies) - 1)]
-    partners = np.ravel(reference.energies)
-    found = []
-    for index in np.unique(chosen[:count]).tolist():
-        partner = int(np.argmin(np.abs(np.log(partners / energies[index]))))
-        found.append(
-            Pair(
-                energies=(float(partners[partner]), float(energies[index])),
-                reference=_one(reference, partner),
-                generated=_one(generated, index),
-            )
-        )
-    return sorted(found, key=lambda pair: pair.energies[1])
+    first = np.ravel(next(iter(samples.values())).energies)
+    quantiles = np.unique(((np.arange(count) + 0.5) / count * len(first)).astype(int))
+    return [
+        {
+            name: _closest(sample, float(energy))
+            for name, sample in samples.items()
+        }
+        for energy in np.sort(first)[quantiles]
+    ]  # fmt: skip
 
 
-def _one(showers: ShowerSource, index: int) -> np.ndarray:
-    return apply_threshold(showers.read(index, index + 1)[0], showers.detector)
+def _closest(sample: ShowerSource, energy: float) -> Shower:
+    energies = np.ravel(sample.energies)
+    index = int(np.argmin(np.abs(np.log(energies / energy))))
+    voxels = sample.read(index, index + 1)[0]
+    return Shower(float(energies[index]), apply_threshold(voxels, sample.detector))
 
 
 def _moments(sums: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

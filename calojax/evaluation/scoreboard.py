@@ -146,39 +146,40 @@ def read(path, dataset: str) -> tuple[Row, ...]:
 
 
 def against(
-    model: str,
-    scores: Mapping[str, float],
+    scores: Mapping[str, Mapping[str, float]],
     published: Sequence[Row],
     *,
     sort: str = "auc_low",
     ranked: bool = True,
 ) -> list[Row]:
-    """Our scores as one more row among the published ones, best first.
+    """Our models as rows among the published ones, best first.
 
     Args:
-      model: name of our row.
-      scores: values by the published names of `COLUMNS`, in the same units (FPD and KPD times
-        1e3, ms per shower); other names, and values that are not finite, are left out.
+      scores: values of each of our models, by its name and by the published names of `COLUMNS`,
+        in the same units (FPD and KPD times 1e3, ms per shower); other names, and values that
+        are not finite, are left out.
       published: published rows; Geant4's is the floor and stays on top.
       sort: attribute of `Row` to sort by; rows without it come last.
-      ranked: whether our row is sorted in (see `is_full_size`); else it comes last.
+      ranked: whether our rows are sorted in (see `is_full_size`); else they come last.
     """
-    values: dict[str, Any] = {
-        attribute: float(value)
-        for attribute, column in COLUMNS.items()
-        if (value := scores.get(column)) is not None and math.isfinite(value)
-    }
-    ours = Row(model=model, **values)
+    ours = []
+    for model, found in scores.items():
+        values: dict[str, Any] = {
+            attribute: float(value)
+            for attribute, column in COLUMNS.items()
+            if (value := found.get(column)) is not None and math.isfinite(value)
+        }
+        ours.append(Row(model=model, **values))
     higher_is_better = sort in ("precision", "recall", "density", "coverage")
 
     def rank(row: Row) -> tuple[bool, int, float]:
         value = getattr(row, sort)
-        last = row is ours and not ranked
+        last = not row.published and not ranked
         if is_geant4(row) or value is None:
             return last, 0 if is_geant4(row) else 2, 0.0
         return last, 1, -value if higher_is_better else value
 
-    return sorted([*published, ours], key=rank)
+    return sorted([*published, *ours], key=rank)
 
 
 def is_geant4(row: Row) -> bool:

@@ -1,136 +1,277 @@
-"""Histograms of generated showers over Geant4's, with the ratio below."""
+"""Histograms of one or several models over the reference, with the ratios below."""
 
-import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter
 
 from calojax.evaluation.histograms import Histogram
 from calojax.evaluation.quantity import rounded
 from calojax.plot.style import (
-    GENERATED,
     REFERENCE,
     REFERENCE_NAME,
+    WIDTH,
+    Figure,
     columns_for,
+    empty,
     figure,
+    plain,
+    ratio,
+    series,
     styled,
 )
 
-# A logarithmic y axis where the fullest bin holds this many times the emptiest seen.
+# A logarithmic y axis where the fullest bin holds this many times the emptiest filled one.
 _WIDE = 200.0
-# Mean entries of a bin below which bins are drawn together, as long as enough of them are left.
+# Mean entries of a drawn bin, and the fewest bins: bins with fewer entries are merged.
 _FULL = 15
 _FEWEST = 10
+# Share of the entries at either end that may lie beyond the frame.
+_TAIL = 1e-3
+# A bin at zero this many times as full as all others leaves the frame.
+_SPIKE = 3.0
+
+
+class Counts(NamedTuple):
+    """Entries of all samples in common bins.
+
+    Attributes:
+      edges: bin edges, [k + 1].
+      reference: entries of the reference, [k].
+      models: entries of each model, [k], by its name.
+      log: whether the bins are even in the logarithm.
+      beyond: whether there are entries below the bins, and above them.
+    """
+
+    edges: np.ndarray
+    reference: np.ndarray
+    models: Mapping[str, np.ndarray]
+    log: bool = False
+    beyond: tuple[bool, bool] = (False, False)
+
+    def readable(self) -> "Counts":
+        """The bins that hold nearly all entries, merged where showers are few."""
+        samples = [self.reference, *self.models.values()]
+        size = min(counts.sum() for counts in samples)
+        filled = np.mean([counts / max(counts.sum(), 1) for counts in samples], axis=0)
+        if not np.any(filled):
+            return self
+        below, tail = np.cumsum(filled), max(_TAIL, 2 / max(size, 1))
+        first = int(np.searchsorted(below, tail, side="right")) % len(filled)
+        last = max(int(np.searchsorted(below, below[-1] - tail)), first) + 1
+        beyond = bool(np.any(filled[:first])), bool(np.any(filled[last:]))
+        width = last - first
+        step = math.ceil(width / max(size / _FULL, 2 * _FEWEST))
+        step = max(1, min(step, width // _FEWEST))
+        # Whole steps: from the left as far as there are bins, then empty ones on the right.
+        missing = -width % step
+        first -= min(first, missing)
+        width += missing
+
+        def merged(counts: np.ndarray) -> np.ndarray:
+            inside = counts[first : first + width]
+            return np.pad(inside, (0, width - len(inside))).reshape(-1, step).sum(axis=1)
+
+        ends = np.log(self.edges) if self.log else self.edges
+        edges = ends[first] + (ends[1] - ends[0]) * np.arange(0, width + 1, step)
+        models = {name: merged(counts) for name, counts in self.models.items()}
+        edges = np.exp(edges) if self.log else edges
+        return Counts(edges, merged(self.reference), models, self.log, beyond)
+
+    def fractions(self) -> np.ndarray:
+        """Entries of the reference and of each model as fractions of all, [samples, k]."""
+        return np.stack([_fractions(c)[0] for c in (self.reference, *self.models.values())])
+
+    def spike(self) -> int | None:
+        """The bin at zero, if it is far fuller than all others.
+
+        Showers without energy in a layer have centre and width 0.
+        """
+        heights = self.fractions().max(axis=0)
+        index = int(np.searchsorted(self.edges, 0.0, side="right")) - 1
+        if not 0 <= index < len(heights):
+            return None
+        rest = np.delete(heights, index).max(initial=0.0)
+        return index if 0 < rest < heights[index] / _SPIKE else None
+
+    def heights(self) -> np.ndarray:
+        """Fractions that are filled, without those of the spike, [any]."""
+        fractions, spike = self.fractions(), self.spike()
+        fractions = fractions if spike is None else np.delete(fractions, spike, axis=1)
+        return fractions[fractions > 0]
 
 
 @styled
-def histogram(histogram: Histogram, *, name: str = "Generated") -> Figure:
-    """One histogram, Geant4 filled grey, with the ratio and both statistical errors below.
+def histogram(
+    generated: Mapping[str, Histogram], *, reference_name: str = REFERENCE_NAME
+) -> Figure:
+    """One histogram with the ratios and the statistical errors of all samples below.
 
     Args:
-      histogram: what to draw.
-      name: the legend of the generated showers.
+      generated: the histogram of each model, by its name; all of one quantity and reference.
+      reference_name: legend of the reference.
     """
-    histogram = _readable(histogram)
+    first = next(iter(generated.values()))
     picture = figure(5.6, 4.6)
-    axes, ratio = picture.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
-    _fill(axes, histogram, name)
-    _ratio(ratio, histogram)
-    _limits(axes, [histogram], headroom=0.27)
+    axes, below = picture.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
+    counts = _counts(generated).readable()
+    _cell(axes, below, counts, reference_name)
+    log = _wide(counts.heights())
+    _limits(axes, counts, log=log, headroom=0.27 + 0.05 * len(generated))
     axes.set_ylabel("Fraction per bin")
     axes.legend(loc="upper left")
-    axes.text(
-        0.97,
-        0.955,
-        f"Separation power\n{_value(histogram)}",
-        ha="right",
-        va="top",
-        transform=axes.transAxes,
-        fontsize="small",
-    )
-    ratio.set_xlabel(histogram.label[:1].upper() + histogram.label[1:])
-    ratio.set_ylabel(f"Ratio to\n{REFERENCE_NAME}", fontsize="small", loc="center")
+    lines = [("Separation power", "black"), *_scores(generated)]
+    for row, (line, colour) in enumerate(lines):
+        axes.text(
+            0.97, 0.955 - 0.058 * row, line, color=colour, ha="right", va="top", fontsize="small",
+            transform=axes.transAxes,
+        )  # fmt: skip
+    below.set_xlabel(first.label[:1].upper() + first.label[1:])
+    below.set_ylabel(f"Ratio to\n{plain(reference_name)}", fontsize="small", loc="center")
     return picture
 
 
 @styled
 def histogram_sheet(
-    histograms: Sequence[Histogram], *, title: str = "", name: str = "Generated"
+    histograms: Sequence[Mapping[str, Histogram]],
+    *,
+    title: str = "",
+    reference_name: str = REFERENCE_NAME,
 ) -> Figure:
-    """All histograms of one observable, a cell a layer, on common y axes.
+    """All histograms of one observable, a cell for each layer, each on axes of its own.
 
     Args:
-      histograms: at least one, in order.
-      title: the observable, above the cells.
-      name: the legend of the generated showers.
+      histograms: the histograms of each model by its name, layer by layer; at least one.
+      title: observable, above the cells.
+      reference_name: legend of the reference.
     """
-    histograms = [_readable(item) for item in histograms]
     count = len(histograms)
     columns = columns_for(count)
     rows = math.ceil(count / columns)
-    same_x = all(
-        len(h.edges) == len(histograms[0].edges) and np.allclose(h.edges, histograms[0].edges)
-        for h in histograms
-    )
     # In inches. Cells stand at fixed places: a layout engine takes seconds for 90 axes.
-    width, left, right, top, bottom = 11.6, 0.62, 0.08, 0.5, 0.5
-    gap_x, gap_y = 0.08, 0.08 if same_x else 0.27
-    cell_x = (width - left - right - gap_x * (columns - 1)) / columns
+    left, right, top, bottom, gap_x, gap_y = 0.62, 0.1, 0.5, 0.5, 0.34, 0.27
+    cell_x = (WIDTH - left - right - gap_x * (columns - 1)) / columns
     main, below = (0.98, 0.34) if columns > 4 else (1.5, 0.5)
     cell_y = main + below + gap_y
     height = top + bottom + rows * cell_y - gap_y
-    picture = figure(width, height, layout="none")
-    cells = []
-    for index, item in enumerate(histograms):
+    picture = figure(WIDTH, height, layout=None)
+    all_counts = [_counts(generated).readable() for generated in histograms]
+    log = any(_wide(counts.heights()) for counts in all_counts)
+    for index, (generated, counts) in enumerate(zip(histograms, all_counts, strict=True)):
         row, column = divmod(index, columns)
-        x = (left + column * (cell_x + gap_x)) / width
+        x = (left + column * (cell_x + gap_x)) / WIDTH
         y = 1 - (top + row * cell_y + main + below) / height
-        axes = picture.add_axes((x, y + below / height, cell_x / width, main / height))
-        ratio = picture.add_axes((x, y, cell_x / width, below / height), sharex=axes)
-        _fill(axes, item, name, thin=True)
-        _ratio(ratio, item, thin=True)
-        axes.tick_params(labelbottom=False, labelleft=column == 0)
-        last = index + columns >= count
-        ratio.tick_params(labelbottom=last or not same_x, labelleft=column == 0)
+        axes = picture.add_axes((x, y + below / height, cell_x / WIDTH, main / height))
+        lower = picture.add_axes((x, y, cell_x / WIDTH, below / height), sharex=axes)
+        _cell(axes, lower, counts, reference_name, thin=True)
+        _limits(axes, counts, log=log, headroom=0.3)
+        axes.tick_params(labelbottom=False)
+        lower.tick_params(labelleft=column == 0)
         axes.text(
-            0.04, 0.94, _short(item), ha="left", va="top", transform=axes.transAxes, fontsize=8
-        )
-        axes.text(
-            0.96,
-            0.94,
-            f"S = {_value(item)}",
-            ha="right",
-            va="top",
+            0.04, 0.94, _short(next(iter(generated.values()))), ha="left", va="top", fontsize=8,
             transform=axes.transAxes,
-            fontsize=6.5,
-        )
-        for panel in (axes, ratio):
+        )  # fmt: skip
+        for line, (text, colour) in enumerate(_scores(generated, short=True)):
+            axes.text(
+                0.96, 0.94 - 0.1 * line, text, color=colour, ha="right", va="top", fontsize=6.5,
+                transform=axes.transAxes,
+            )  # fmt: skip
+        for panel in (axes, lower):
             # Each tick is an object to draw: without the minor ones a sheet takes seconds less.
             panel.minorticks_off()
-            panel.tick_params(labelsize=7, length=3, pad=2, top=False, right=False)
-        cells.append((axes, ratio, last))
-    for axes, _, _ in cells:
-        _limits(axes, histograms, headroom=0.3)
-        if axes.get_yscale() == "log":
-            axes.minorticks_off()
-        else:
-            axes.yaxis.set_major_locator(MaxNLocator(4, prune="lower"))
-    unit = observable(histograms[0])
-    picture.text(left / width, 1 - 0.16 / height, title or unit, ha="left", va="top", fontsize=12)
-    picture.text(1 - right / width, 0.08 / height, unit, ha="right", va="bottom")
+            panel.tick_params(labelsize=6.5, length=3, pad=2, top=False, right=False)
+        if not log:
+            axes.yaxis.set_major_locator(MaxNLocator(3, prune="lower"))
+    unit = observable(next(iter(histograms[0].values())))
+    picture.text(left / WIDTH, 1 - 0.16 / height, title or unit, ha="left", va="top", fontsize=12)
+    picture.text(1 - right / WIDTH, 0.08 / height, unit, ha="right", va="bottom")
     picture.text(
-        0.1 / width, 1 - top / height, "Fraction per bin", rotation=90, ha="left", va="top"
+        0.1 / WIDTH, 1 - top / height, "Fraction per bin", rotation=90, ha="left", va="top"
     )
-    handles, labels = cells[0][0].get_legend_handles_labels()
+    handles, labels = picture.axes[0].get_legend_handles_labels()
     picture.legend(
-        handles, labels, loc="upper right", ncols=2, borderaxespad=0.3,
-        bbox_to_anchor=(1 - right / width, 1 - 0.08 / height),
+        handles, labels, loc="upper right", ncols=len(labels), borderaxespad=0.3,
+        bbox_to_anchor=(1 - right / WIDTH, 1 - 0.08 / height),
     )  # fmt: skip
+    return picture
+
+
+class Panel(NamedTuple):
+    """One quantity of all samples.
+
+    Attributes:
+      label: label of the horizontal axis, with units.
+      reference: values of the reference's showers, [n].
+      generated: values of each model's showers, [any], by its name.
+      log: whether bins and axis are even in the logarithm; values of 0 are left out.
+    """
+
+    label: str
+    reference: np.ndarray
+    generated: Mapping[str, np.ndarray]
+    log: bool = False
+
+    def counts(self, bins: int) -> Counts:
+        """Entries in bins over the central 99.8 % of the reference; the outer bins are open."""
+        values = self.reference[self.reference > 0] if self.log else self.reference
+        low, high = np.quantile(values, (0.001, 0.999))
+        if not low < high:
+            low, high = low - 0.5, low + 0.5
+        edges = (np.geomspace if self.log else np.linspace)(low, high, bins + 1)
+        samples = {"": self.reference, **self.generated}
+        counts = {
+            name: np.histogram(np.clip(x, edges[0], edges[-1]), edges)[0]
+            for name, x in samples.items()
+        }
+        lowest = min(x.min(initial=edges[0]) for x in samples.values())
+        highest = max(x.max(initial=edges[-1]) for x in samples.values())
+        beyond = bool(lowest < edges[0]), bool(highest > edges[-1])
+        return Counts(edges, counts.pop(""), counts, self.log, beyond)
+
+
+@styled
+def compared(
+    panels: Sequence[Panel],
+    *,
+    columns: int = 4,
+    bins: int = 40,
+    reference_name: str = REFERENCE_NAME,
+) -> Figure:
+    """A cell for each quantity; triangles mark outer bins that hold entries beyond the frame.
+
+    Args:
+      panels: at least one; all of the same models.
+      columns: cells in a row.
+      bins: number of bins of every histogram.
+      reference_name: legend of the reference.
+    """
+    if not panels:
+        return empty("no quantities")
+    columns = min(columns, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    picture = figure(3.3 * columns, 3.1 * rows + 0.35)
+    grid = picture.subplots(2 * rows, columns, squeeze=False, height_ratios=(2.6, 1) * rows)
+    for axes in grid.reshape(-1):
+        axes.set_visible(False)
+    for index, panel in enumerate(panels):
+        row, column = divmod(index, columns)
+        axes, below = grid[2 * row, column], grid[2 * row + 1, column]
+        axes.set_visible(True)
+        below.set_visible(True)
+        _cell(axes, below, panel.counts(bins), reference_name)
+        axes.set_ylim(bottom=0)
+        axes.tick_params(labelbottom=False)
+        below.set_xlabel(panel.label)
+        if column == 0:
+            axes.set_ylabel("Fraction per bin")
+            below.set_ylabel("Ratio", loc="center")
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    picture.legend(handles, labels, loc="outside upper center", ncols=len(labels))
     return picture
 
 
@@ -140,22 +281,6 @@ def observable(histogram: Histogram) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _readable(histogram: Histogram) -> Histogram:
-    """The histogram in fewer bins where showers are few: ratios of single showers show nothing."""
-    counts = histogram.reference_counts, histogram.generated_counts
-    bins = len(counts[0])
-    most = min(c.sum() for c in counts) / _FULL
-    steps = (step for step in range(1, bins // _FEWEST + 1) if bins % step == 0)
-    step = next((step for step in steps if bins <= step * max(most, 2 * _FEWEST)), 1)
-    reference, generated = (np.reshape(c, (-1, step)).sum(axis=1) for c in counts)
-    return dataclasses.replace(
-        histogram,
-        edges=histogram.edges[::step],
-        reference_counts=reference,
-        generated_counts=generated,
-    )
-
-
 def _short(histogram: Histogram) -> str:
     """What tells a histogram from the others of its family: its layer or incident energy."""
     found = re.search(r"layer \d+|[\d.]+ [MGT]eV$", histogram.label)
@@ -163,42 +288,68 @@ def _short(histogram: Histogram) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _value(histogram: Histogram) -> str:
-    """The separation power, its chance level, and what lies outside of the bins if that counts."""
-    text = f"{rounded(histogram.separation, histogram.error)}\nby chance {histogram.floor:#.2g}"
-    if histogram.outside_counts:
-        shares = histogram.generated_outside, histogram.reference_outside
-        text += "\noutside {:.1%}, {:.1%}".format(*shares)
-    return text
+def _counts(generated: Mapping[str, Histogram]) -> Counts:
+    first = next(iter(generated.values()))
+    counts = {name: item.generated_counts for name, item in generated.items()}
+    return Counts(first.edges, first.reference_counts, counts, first.log_x)
+
+
+def _scores(generated: Mapping[str, Histogram], *, short: bool = False) -> list[tuple[str, str]]:
+    """Lines of separation powers, their chance level, and shares outside of the bins; colours."""
+    lines = []
+    for _, item, colour in series(generated):
+        colour = colour if len(generated) > 1 else "black"
+        lines.append((rounded(item.separation, item.error), colour))
+        if item.outside_counts:
+            shares = item.generated_outside, item.reference_outside
+            lines.append(("outside {:.1%}, {:.1%}".format(*shares), colour))
+    if short:
+        lines[0] = (f"S = {lines[0][0]}", lines[0][1])
+    chance = max(item.floor for item in generated.values())
+    return [*lines, (f"by chance {chance:#.2g}", "black")]
 
 
 def _fractions(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Counts [b] as fractions of all in range, and their Poisson errors."""
-    counts = np.asarray(counts, float)
-    total = max(counts.sum(), 1.0)
+    """Counts [k] as fractions of all, and their Poisson errors."""
+    total = max(counts.sum(), 1)
     return counts / total, np.sqrt(counts) / total
 
 
-def _fill(axes: Axes, histogram: Histogram, name: str, *, thin: bool = False) -> None:
-    reference, _ = _fractions(histogram.reference_counts)
-    generated, error = _fractions(histogram.generated_counts)
-    edges = histogram.edges
-    # A patch for the legend and the fill, a line for the outline.
-    axes.stairs(reference, edges, fill=True, color=REFERENCE, alpha=0.2, lw=0, label=REFERENCE_NAME)
-    axes.stairs(reference, edges, color=REFERENCE, lw=0.7 if thin else 1.0)
-    axes.stairs(generated, edges, color=GENERATED, lw=1.0 if thin else 1.6, label=name)
+def _cell(
+    axes: Axes, below: Axes, counts: Counts, reference_name: str, *, thin: bool = False
+) -> None:
+    """A histogram and its ratios."""
+    edges = counts.edges
+    reference = _fractions(counts.reference)
+    models = {name: _fractions(c) for name, c in counts.models.items()}
     axes.stairs(
-        generated + error, edges, baseline=generated - error, fill=True, color=GENERATED,
-        alpha=0.25, lw=0,
+        reference[0], edges, fill=True, color=REFERENCE, alpha=0.2, lw=0,
+        label=plain(reference_name),
     )  # fmt: skip
-    if histogram.log_x:
-        axes.set_xscale("log")
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        if thin:
-            axes.xaxis.set_major_locator(FixedLocator(_decades(edges[0], edges[-1])))
-    elif thin:
-        axes.xaxis.set_major_locator(MaxNLocator(4, prune="both"))
-    axes.set_xlim(edges[0], edges[-1])
+    axes.stairs(reference[0], edges, color=REFERENCE, lw=0.7 if thin else 1.0)
+    for label, (values, errors), colour in series(models):
+        axes.stairs(values, edges, color=colour, lw=1.0 if thin else 1.6, label=label)
+        axes.stairs(
+            values + errors, edges, baseline=values - errors, fill=True, color=colour, alpha=0.25,
+            lw=0,
+        )  # fmt: skip
+    ratio(below, edges, reference, models, width=0.8 if thin else 1.4)
+    below.set_yticks((0.6, 1.0, 1.4) if thin else (0.5, 1.0, 1.5))
+    for panel in (axes, below):
+        if counts.log:
+            panel.set_xscale("log")
+            panel.xaxis.set_minor_formatter(NullFormatter())
+            if thin:
+                panel.xaxis.set_major_locator(FixedLocator(_decades(edges[0], edges[-1])))
+        elif thin:
+            panel.xaxis.set_major_locator(MaxNLocator(4, prune="both"))
+        panel.set_xlim(edges[0], edges[-1])
+    for mark, place, there in zip("<>", (0.0, 1.0), counts.beyond, strict=True):
+        if there:
+            axes.plot(
+                place, 0.0, mark, color=REFERENCE, ms=3 if thin else 5, clip_on=False, zorder=5,
+                transform=axes.transAxes,
+            )  # fmt: skip
 
 
 def _decades(low: float, high: float) -> list[float]:
@@ -209,45 +360,27 @@ def _decades(low: float, high: float) -> list[float]:
     return [10.0**power for power in powers[:: max(1, math.ceil(len(powers) / 4))]]
 
 
-def _ratio(axes: Axes, histogram: Histogram, *, thin: bool = False) -> None:
-    """Generated over reference; the bands are the errors of each in its colour."""
-    reference, error = _fractions(histogram.reference_counts)
-    generated, own = _fractions(histogram.generated_counts)
-    seen = reference > 0
-    safe = np.where(seen, reference, 1.0)
-    value = np.where(seen, generated / safe, np.nan)
-    band = np.where(seen, error / safe, 0.0)
-    own_band = np.where(seen, own / safe, np.nan)
-    edges = histogram.edges
-    axes.stairs(1 + band, edges, baseline=1 - band, fill=True, color=REFERENCE, alpha=0.25, lw=0)
-    axes.stairs(
-        value + own_band, edges, baseline=value - own_band, fill=True, color=GENERATED,
-        alpha=0.25, lw=0,
-    )  # fmt: skip
-    axes.stairs(value, edges, color=GENERATED, baseline=None, lw=0.8 if thin else 1.4)
-    axes.axhline(1, color=REFERENCE, lw=0.6)
-    axes.set_ylim(0.4, 1.6)
-    axes.set_yticks((0.5, 1.0, 1.5) if not thin else (0.6, 1.0, 1.4))
-
-
-def _limits(axes: Axes, histograms: Sequence[Histogram], *, headroom: float) -> None:
-    """A y axis that holds all of the histograms, with a share of its height left free on top."""
-    values = np.concatenate(
-        [
-            _fractions(counts)[0]
-            for h in histograms
-            for counts in (h.reference_counts, h.generated_counts)
-        ]
-    )
-    seen = values[values > 0]
-    if not len(seen):
-        axes.set_ylim(0, 1)
-        return
-    low, high = float(seen.min()), float(seen.max())
-    if high > _WIDE * low:
+def _limits(axes: Axes, counts: Counts, *, log: bool, headroom: float) -> None:
+    """A y axis that holds all but the spike, with a share of its height free on top."""
+    heights, spike = counts.heights(), counts.spike()
+    low, high = heights.min(initial=1.0), heights.max(initial=0.0) or 1.0
+    if log:
         low = low / 1.6
         axes.set_yscale("log")
         axes.set_ylim(low, low * (high / low) ** (1 / (1 - headroom)))
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_ylim(0, high / (1 - headroom))
+    if spike is not None:
+        shares = ", ".join(f"{share:.0%}" for share in counts.fractions()[:, spike])
+        middle = (counts.edges[spike] + counts.edges[spike + 1]) / 2
+        axes.annotate(
+            f"↑ {shares}", (middle, axes.get_ylim()[1]), xytext=(3, -19), fontsize=6,
+            textcoords="offset points", va="top", color="0.3",
+            path_effects=[withStroke(linewidth=1.5, foreground="white")],
+        )  # fmt: skip
+
+
+def _wide(heights: np.ndarray) -> bool:
+    """Whether heights need a logarithmic axis."""
+    return bool(heights.size) and bool(heights.max() > _WIDE * heights.min())

@@ -1,10 +1,10 @@
-"""Profiles of the energy along the shower and across it, and the response to incident energy."""
+"""Profiles of the energy along and across the shower, response to incident energy, correlations."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from calojax.evaluation import quantity, resolution
 from calojax.evaluation.averages import Averages
@@ -13,19 +13,31 @@ from calojax.geometry import Detector
 from calojax.plot.style import (
     DIFFERENCE_MAP,
     ENERGY_MAP,
-    GENERATED,
     REFERENCE,
     REFERENCE_NAME,
+    WIDTH,
+    Figure,
     empty,
-    energy_axis,
     figure,
+    plain,
+    ratio,
+    series,
     styled,
 )
+
+# Widest range of the ratios of profiles.
+_RATIOS = 0.2, 3.0
+# Smallest term of a resolution that a fit shows, as a fraction.
+_TERM = 5e-4
 
 
 @styled
 def longitudinal(
-    detector: Detector, reference: Averages, generated: Averages, *, name: str = "Generated"
+    detector: Detector,
+    reference: Averages,
+    generated: Mapping[str, Averages],
+    *,
+    reference_name: str = REFERENCE_NAME,
 ) -> Figure:
     """Mean energy of each layer over E_inc and its spread between showers; a column a slice."""
     return _profiles(
@@ -33,221 +45,255 @@ def longitudinal(
         generated,
         edges=detector.z_edges,
         values=lambda a: (a.longitudinal, a.longitudinal_spread),
-        x_label="$z$ [mm]",
-        y_label=r"$E_{\mathrm{layer}}/E_{\mathrm{inc}}$",
+        labels=("$z$ [mm]", r"$E_{\mathrm{layer}}/E_{\mathrm{inc}}$"),
         logarithmic=False,
-        name=name,
+        reference_name=reference_name,
     )
 
 
 @styled
 def radial(
-    detector: Detector, reference: Averages, generated: Averages, *, name: str = "Generated"
+    detector: Detector,
+    reference: Averages,
+    generated: Mapping[str, Averages],
+    *,
+    reference_name: str = REFERENCE_NAME,
 ) -> Figure:
     """Mean energy per area over E_inc against radius and its spread; a column a slice."""
-    del detector  # The rings travel with the averages; all profiles are called alike.
+    del detector  # The rings are in the averages; all profiles are called alike.
     return _profiles(
         reference,
         generated,
         edges=reference.radii,
         values=lambda a: (a.radial, a.radial_spread),
-        x_label="$r$ [mm]",
-        y_label=r"$\mathrm{d}E/\mathrm{d}A\,/\,E_{\mathrm{inc}}$ [mm$^{-2}$]",
+        labels=("$r$ [mm]", r"$\mathrm{d}E/\mathrm{d}A\,/\,E_{\mathrm{inc}}$ [mm$^{-2}$]"),
         logarithmic=True,
-        name=name,
+        reference_name=reference_name,
     )
 
 
 @styled
-def response(reference: Resolution, generated: Resolution, *, name: str = "Generated") -> Figure:
+def response(
+    reference: Resolution,
+    generated: Mapping[str, Resolution],
+    *,
+    reference_name: str = REFERENCE_NAME,
+) -> Figure:
     """Linearity (mean of E_tot/E_inc) and resolution against incident energy, with ratios.
 
-    The curve through the resolution is a/sqrt(E) and c added in quadrature, fitted to each.
+    The curve through the resolution is a/sqrt(E) and c added in quadrature, fitted to the points.
     """
-    picture = figure(11.6, 4.3)
+    picture = figure(WIDTH, 4.6)
     grid = picture.subplots(2, 2, sharex=True, height_ratios=(3, 1))
-    panels = (
-        ("linearity", "linearity_error", r"$\langle E_{\mathrm{tot}}/E_{\mathrm{inc}}\rangle$"),
-        ("resolution", "resolution_error", r"$\sigma_E\,/\,\langle E_{\mathrm{tot}}\rangle$"),
-    )
-    for (axes, ratio), (value, error, label) in zip(grid.T, panels, strict=True):
-        for who, points, colour, marker in (
-            (REFERENCE_NAME, reference, REFERENCE, "s"),
-            (name, generated, GENERATED, "o"),
-        ):
-            x, y, e = points.energy / 1e3, getattr(points, value), getattr(points, error)
-            text = who
-            a, c = resolution.terms(points) if np.count_nonzero(y > 0) > 1 else (0.0, 0.0)
-            # A fit without a stochastic term describes no calorimeter.
-            if value == "resolution" and a >= 5e-4:
+    samples = [
+        (plain(reference_name), reference, REFERENCE, "s"),
+        *((label, item, colour, "o") for label, item, colour in series(generated)),
+    ]
+    for (axes, below), what, label in zip(
+        grid.T,
+        ("linearity", "resolution"),
+        (r"$\langle E_{\mathrm{tot}}/E_{\mathrm{inc}}\rangle$",
+         r"$\sigma_E\,/\,\langle E_{\mathrm{tot}}\rangle$"),
+        strict=True,
+    ):  # fmt: skip
+        for name, points, colour, mark in samples:
+            x, y = points.energy / 1e3, getattr(points, what)
+            error = getattr(points, f"{what}_error")
+            if what == "resolution" and np.count_nonzero(y > 0) > 1:
+                a, c = resolution.terms(points)
                 line = np.geomspace(x.min(), x.max(), 100)
                 axes.plot(line, np.hypot(a / np.sqrt(line), c), color=colour, lw=1, alpha=0.6)
-                text = rf"{who}: {100 * a:.1f}% (GeV/$E)^{{\mathrm{{1/2}}}}\oplus$ {100 * c:.2f}%"
-            axes.errorbar(x, y, e, fmt=marker, color=colour, ms=4.5, lw=1.2, capsize=2, label=text)
-        matched, own = _matching(reference.energy, generated.energy)
-        middle, middle_error = (
-            getattr(reference, value)[matched],
-            getattr(reference, error)[matched],
-        )
-        upper, upper_error = getattr(generated, value)[own], getattr(generated, error)[own]
-        good = middle > 0
-        x = reference.energy[matched][good] / 1e3
-        band = middle_error[good] / middle[good]
-        ratio.fill_between(x, 1 - band, 1 + band, color=REFERENCE, alpha=0.2, lw=0)
-        ratio.errorbar(
-            x, upper[good] / middle[good], upper_error[good] / middle[good], fmt="o",
-            color=GENERATED, ms=4, lw=1.2, capsize=2,
-        )  # fmt: skip
-        ratio.axhline(1, color=REFERENCE, lw=0.8)
-        reach = np.max(np.abs(upper[good] / middle[good] - 1), initial=0.0)
-        ratio.set_ylim(1 - max(1.3 * reach, 0.02), 1 + max(1.3 * reach, 0.02))
-        energy_axis(ratio)
+                name += _terms(a, c)
+            axes.errorbar(
+                x, y, error, fmt=mark, color=colour, ms=4.5, lw=1.2, capsize=2, label=name
+            )
         axes.set_ylabel(label)
-        # Head room for the legend.
-        low, high = axes.get_ylim()
-        axes.set_ylim(low, high + 0.25 * (high - low))
-        axes.legend(loc="upper right", borderaxespad=0.8)
-        ratio.set_ylabel(f"Ratio to\n{REFERENCE_NAME}", loc="center")
-        ratio.yaxis.label.set_fontsize("small")
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=1, borderaxespad=0.2)
+
+        x = reference.energy / 1e3
+        known = getattr(reference, what), getattr(reference, f"{what}_error")
+        matched = {name: _matched(reference, item, what) for name, item in generated.items()}
+        distances = [
+            np.abs(values / known[0] - 1) + errors / known[0]
+            for values, errors in matched.values()
+        ]  # fmt: skip
+        reach = min(1.15 * np.nanmax(np.append(np.ravel(distances), 0.02), initial=0.02), 1.0)
+        ratio(below, x, known, matched, limits=(1 - reach, 1 + reach))
+        below.set_ylabel(f"Ratio to\n{plain(reference_name)}", loc="center", fontsize="small")
+        _energy_axis(below)
     return picture
 
 
 @styled
 def correlations(
     reference: np.ndarray,
-    generated: np.ndarray,
-    labels: Sequence[str],
+    generated: Mapping[str, np.ndarray],
+    labels: Sequence[str] | None = None,
     *,
     axis: str = "Layer",
-    name: str = "Generated",
+    reference_name: str = REFERENCE_NAME,
 ) -> Figure:
-    """Two correlation matrices and their difference, generated less reference.
+    """Correlation matrices of all samples, and below each its difference to the reference.
 
     Args:
-      reference: Pearson coefficients, [k, k].
-      generated: Pearson coefficients, [k, k].
-      labels: one a row; only some are written where there are many.
+      reference: Pearson coefficients of the reference, [k, k].
+      generated: Pearson coefficients of each model, [k, k], by its name.
+      labels: names of the rows, of which some are written if there are many; numbers by default.
       axis: what rows and columns are.
-      name: the legend of the generated showers.
+      reference_name: title of the reference.
     """
-    difference = generated - reference
-    mean = float(np.mean(np.abs(difference)))
-    picture = figure(11.6, 4.0)
-    panels = picture.subplots(1, 3)
-    reach = max(0.05, float(np.max(np.abs(difference), initial=0.0)))
-    lowest = min(0.0, float(reference.min()), float(generated.min()))
-    span = (-1.0, 1.0, DIFFERENCE_MAP) if lowest < -0.1 else (0.0, 1.0, ENERGY_MAP)
-    for panel, matrix, title, (low, high, colours) in zip(
-        panels,
-        (reference, generated, difference),
-        (REFERENCE_NAME, name, rf"Difference, mean $|\Delta|$ = {mean:.3g}"),
-        (span, span, (-reach, reach, DIFFERENCE_MAP)),
-        strict=True,
-    ):
+    labels = labels or [str(index) for index in range(len(reference))]
+    differences = {name: matrix - reference for name, matrix in generated.items()}
+    reach = max(0.05, *(float(np.abs(one).max(initial=0.0)) for one in differences.values()))
+    lowest = min(0.0, *(float(m.min()) for m in (reference, *generated.values())))
+    colours = (-1.0, 1.0, DIFFERENCE_MAP) if lowest < -0.1 else (0.0, 1.0, ENERGY_MAP)
+    span = (*colours, "Pearson coefficient")
+    change = (-reach, reach, DIFFERENCE_MAP, "Difference")
+    cells = [(plain(reference_name), reference, span)]
+    cells += [(plain(name), matrix, span) for name, matrix in generated.items()]
+    last = [
+        (rf"{plain(name) if len(generated) > 1 else 'Difference'}, "
+         rf"mean $|\Delta|$ = {np.abs(one).mean():.3g}", one, change)
+        for name, one in differences.items()
+    ]  # fmt: skip
+    columns = 3 if len(generated) == 1 else len(cells)
+    rows = 1 if len(generated) == 1 else 2
+    picture = figure(max(WIDTH, 3.6 * columns), 3.6 * rows)
+    grid = picture.subplots(rows, columns, squeeze=False)
+    if rows == 2:
+        grid[1, 0].set_axis_off()
+    places = [*grid[0][: len(cells)], *grid.reshape(-1)[-len(last) :]]
+    # Long names are written along the vertical axis only, and stand upright below.
+    upright = {"rotation": 90} if max(map(len, labels), default=0) > 3 else {}
+    step = max(1, -(-len(labels) // 10))
+    for panel, (title, matrix, look) in zip(places, cells + last, strict=True):
+        low, high, colours, label = look
         image = panel.imshow(
             matrix, vmin=low, vmax=high, cmap=colours, origin="lower", interpolation="nearest"
         )
-        panel.set_title(title)
-        step = max(1, -(-len(labels) // 10))
-        # Long names are written along the vertical axis only, and stand upright below.
-        upright = {"rotation": 90} if max(map(len, labels), default=0) > 3 else {}
+        panel.set_title(title, fontsize="small" if len(title) > 40 else "medium")
         panel.set_xticks(range(0, len(labels), step), labels[::step], **upright)
         panel.set_yticks(range(0, len(labels), step), labels[::step])
         panel.minorticks_off()
         panel.tick_params(top=False, right=False, direction="out", length=2.5)
         panel.set_xlabel(axis)
-        if panel is panels[0]:
-            panel.set_ylabel(axis)
-        picture.colorbar(image, ax=panel, shrink=0.75, aspect=22, pad=0.02)
+        picture.colorbar(image, ax=panel, shrink=0.75, aspect=22, pad=0.02, label=label)
+    grid[0, 0].set_ylabel(axis)
     return picture
 
 
-def _matching(reference: np.ndarray, generated: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positions in both of the bins whose mean energies agree within a tenth."""
-    close = np.abs(np.log(reference[:, None] / generated[None, :])) < 0.1
-    return np.nonzero(close)
+def _terms(a: float, c: float) -> str:
+    """The terms of a fitted resolution; terms of zero are left out."""
+    terms = [rf"{100 * a:.1f}% (GeV/$E)^{{1/2}}$"] if a >= _TERM else []
+    terms += [f"{100 * c:.2f}%"] if c >= _TERM else []
+    return ": " + r" $\oplus$ ".join(terms) if terms else ""
+
+
+def _matched(
+    reference: Resolution, generated: Resolution, what: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values and errors in the reference's bins, NaN where no bin has the same mean energy."""
+    found = np.full((2, len(reference.energy)), np.nan)
+    if len(generated.energy):
+        distance = np.abs(np.log(reference.energy[:, None] / generated.energy))
+        nearest, close = distance.argmin(axis=1), distance.min(axis=1) < 0.1
+        both = np.stack([getattr(generated, what), getattr(generated, f"{what}_error")])
+        found[:, close] = both[:, nearest[close]]
+    return found[0], found[1]
+
+
+def _energy_axis(axes) -> None:
+    """Makes x a logarithmic axis of incident energy in GeV with plain numbers, 1, 2, 5, 10."""
+    axes.set_xscale("log")
+    low, high = axes.dataLim.intervalx
+    if not 0 < low <= high < np.inf:
+        low, high = 1.0, 10.0
+    low, high = low / 1.15, high * 1.15
+    axes.set_xlim(low, high)
+    subs = (1.0,) if high > 300 * low else (1.0, 2.0, 5.0)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel(r"$E_{\mathrm{inc}}$ [GeV]")
 
 
 def _profiles(
     reference: Averages,
-    generated: Averages,
+    generated: Mapping[str, Averages],
     *,
     edges: np.ndarray,
-    values,
-    x_label: str,
-    y_label: str,
+    values: Callable[[Averages], tuple[np.ndarray, np.ndarray]],
+    labels: tuple[str, str],
     logarithmic: bool,
-    name: str,
+    reference_name: str,
 ) -> Figure:
-    slices = np.flatnonzero((reference.counts > 1) & (generated.counts > 1)).tolist()
-    columns = len(slices)
-    picture = figure(min(11.6, 1.2 + 4.2 * max(1, columns)), 4.6)
+    samples = [reference, *generated.values()]
+    slices = np.flatnonzero(np.all([one.counts > 1 for one in samples], axis=0)).tolist()
     if not slices:
-        return empty(picture, "no slice of incident energy has two showers in both files")
+        return empty("no slice of incident energy has two showers of each sample")
+    picture = figure(min(WIDTH, 1.2 + 4.2 * len(slices)), 4.9)
     grid = picture.subplots(
-        3, columns, squeeze=False, sharex=True, sharey="row", height_ratios=(3, 1, 1)
+        3, len(slices), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 1, 1)
     )
     # Rings between 1 and 2000 mm need a logarithmic axis, whose first edge cannot be zero.
     log_x = logarithmic and edges[-1] > 100 * edges[1]
     steps = np.maximum(edges, edges[1] / 2) if log_x else edges
-    for (axes, mean_ratio, spread_ratio), row in zip(grid.T, slices, strict=True):
-        (mean, spread), (new, new_spread) = (
-            [item[row] for item in values(a)] for a in (reference, generated)
-        )
-        n, m = reference.counts[row], generated.counts[row]
-        axes.stairs(mean, steps, fill=True, color=REFERENCE, alpha=0.2, lw=0)
-        axes.stairs(mean, steps, color=REFERENCE, lw=1.2, baseline=None, label=REFERENCE_NAME)
-        axes.stairs(new, steps, color=GENERATED, baseline=None, label=name)
+    lows, highs, ratios = [], [], []
+    for (axes, *below), row in zip(grid.T, slices, strict=True):
+        mean, spread = (item[row] for item in values(reference))
+        models = {n: [item[row] for item in values(a)] for n, a in generated.items()}
         floor = mean[mean > 0].min(initial=np.inf)
-        lower = np.maximum(mean - spread, floor / 10 if logarithmic else 0)
+        axes.stairs(mean, steps, fill=True, color=REFERENCE, alpha=0.2, lw=0)
         axes.stairs(
-            mean + spread, steps, baseline=lower, fill=True, facecolor="none", hatch="////",
-            edgecolor="0.6", lw=0, label=f"{REFERENCE_NAME}, spread",
+            mean, steps, color=REFERENCE, lw=1.2, baseline=None, label=plain(reference_name)
+        )
+        axes.stairs(
+            mean + spread, steps, fill=True, facecolor="none", hatch="////", edgecolor="0.6", lw=0,
+            baseline=np.maximum(mean - spread, floor / 10 if logarithmic else 0),
+            label=f"{plain(reference_name)}, spread",
         )  # fmt: skip
-        if logarithmic and np.isfinite(floor):
-            axes.set_yscale("log")
-            axes.set_ylim(floor / 4, 8 * max(mean.max(), new.max()))
-        elif mean.max() > 0:
-            axes.set_ylim(0, 1.3 * max((mean + spread).max(), new.max()))
+        for label, (new, _), colour in series(models):
+            axes.stairs(new, steps, color=colour, baseline=None, label=label)
         axes.set_title(quantity.energies(*reference.edges[row : row + 2]), fontsize="small")
-        seen = (mean > 0) & (spread > 0)
-        for panel, new_value, value, error, new_error in (
-            (mean_ratio, new, mean, spread / np.sqrt(n), new_spread / np.sqrt(m)),
-            # The standard error of a standard deviation, as if normal.
-            (
-                spread_ratio,
-                new_spread,
-                spread,
-                spread / np.sqrt(2 * n),
-                new_spread / np.sqrt(2 * m),
-            ),
-        ):
-            _ratio(panel, steps, new_value, value, error, new_error, seen)
-    grid[0, 0].set_ylabel(y_label)
-    grid[1, 0].set_ylabel("ratio of\nmeans", fontsize="small", loc="center")
-    grid[2, 0].set_ylabel("ratio of\nspreads", fontsize="small", loc="center")
-    grid[0, -1].legend(loc="upper right")
+        lows.append(floor)
+        highs += [(mean + spread).max(), *(new.max() for new, _ in models.values())]
+        # The standard errors of a mean, and of a standard deviation as if normal.
+        for which, factor in ((0, 1), (1, 2)):
+            known = np.where(spread > 0, (mean, spread)[which], 0)
+            curves = {
+                n: (pair[which], pair[1] / math.sqrt(factor * generated[n].counts[row]))
+                for n, pair in models.items()
+            }
+            error = spread / math.sqrt(factor * reference.counts[row])
+            ratios.append((below[which], known, error, curves))
+    _share(ratios, steps)
+    if logarithmic and np.isfinite(min(lows)):
+        grid[0, 0].set_yscale("log")
+        grid[0, 0].set_ylim(min(lows) / 4, 8 * max(highs))
+    elif max(highs) > 0:
+        grid[0, 0].set_ylim(0, 1.15 * max(highs))
+    grid[0, 0].set_ylabel(labels[1])
+    grid[1, 0].set_ylabel("Ratio of\nmeans", fontsize="small", loc="center")
+    grid[2, 0].set_ylabel("Ratio of\nspreads", fontsize="small", loc="center")
+    handles, names = grid[0, 0].get_legend_handles_labels()
+    picture.legend(handles, names, loc="outside upper center", ncols=len(names))
     for axes in grid[2]:
-        axes.set_xlabel(x_label)
+        axes.set_xlabel(labels[0])
         if log_x:
             axes.set_xscale("log")
         axes.set_xlim(steps[0], steps[-1])
     return picture
 
 
-def _ratio(axes, edges, new, old, error, new_error, seen) -> None:
-    """Generated over reference in steps, the errors of both as bands."""
-    safe = np.where(seen, old, 1.0)
-    value = np.where(seen, new / safe, np.nan)
-    band = np.where(seen, error / safe, 0.0)
-    axes.stairs(1 + band, edges, baseline=1 - band, fill=True, color=REFERENCE, alpha=0.25, lw=0)
-    new_band = np.where(seen, new_error / safe, np.nan)
-    centre = (edges[1:] + edges[:-1]) / 2
-    axes.stairs(value, edges, color=GENERATED, lw=1.2, baseline=None)
-    axes.errorbar(centre, value, new_band, fmt="none", color=GENERATED, lw=0.8)
-    axes.axhline(1, color=REFERENCE, lw=0.6)
-    # Columns share the axis, which holds the ratios of all of them up to 4.
-    reach = np.nanmax(np.abs(value - 1), initial=0.4) + 0.1
-    low, high = axes.get_ylim() if axes.get_autoscaley_on() is False else (1.0, 1.0)
-    axes.set_ylim(max(min(low, 1 - reach), 0.0), max(high, min(1 + reach, 4.0)))
-    axes.yaxis.set_major_locator(MaxNLocator(3, prune="both"))
+def _share(ratios: list, steps: np.ndarray) -> None:
+    """Draws the ratios of all slices within limits that hold them, as far as `_RATIOS` allows."""
+    values = [
+        new[known > 0] / known[known > 0]
+        for _, known, _, curves in ratios
+        for new, _ in curves.values()
+    ]
+    every = np.append(np.concatenate(values), (0.65, 1.35))
+    limits = max(every.min() - 0.1, _RATIOS[0]), min(every.max() + 0.1, _RATIOS[1])
+    for axes, known, error, curves in ratios:
+        ratio(axes, steps, (known, error), curves, limits=limits)
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=(1, 2, 5, 10)))

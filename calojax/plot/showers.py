@@ -1,27 +1,28 @@
 """Pictures of showers: mean energy maps, and single showers in space and layer by layer."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import LogNorm, Normalize
-from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from calojax.evaluation import quantity
-from calojax.evaluation.averages import Averages, Pair
+from calojax.evaluation.averages import Averages, Shower
 from calojax.geometry import Detector
 from calojax.plot.style import (
     DIFFERENCE_MAP,
     ENERGY_MAP,
     REFERENCE_NAME,
+    WIDTH,
+    Figure,
     columns_for,
     empty,
-    energy_norm,
     figure,
+    plain,
     styled,
 )
 
@@ -31,104 +32,106 @@ _CHORDS = 64
 
 @styled
 def depth_maps(
-    detector: Detector, reference: Averages, generated: Averages, *, name: str = "Generated"
+    detector: Detector,
+    reference: Averages,
+    generated: Mapping[str, Averages],
+    *,
+    reference_name: str = REFERENCE_NAME,
 ) -> Figure:
-    """Mean energy density over depth and radius: a row a slice; Geant4, generated and ratio.
+    """Mean energy density over depth and radius: a row a slice; all samples, then the ratios.
 
     Args:
-      detector: the geometry of both.
+      detector: geometry of all.
       reference: means of the reference.
-      generated: means of the generated showers in the same slices.
-      name: the legend of the generated showers.
+      generated: means of each model in the same slices, by its name.
+      reference_name: title of the reference.
     """
-    rows = _common_slices(reference, generated)
-    picture = figure(11.6, 0.6 + 2.3 * max(len(rows), 1))
+    samples = [reference, *generated.values()]
+    names = [plain(name) for name in (reference_name, *generated)]
+    rows = np.flatnonzero(np.all([one.counts > 0 for one in samples], axis=0)).tolist()
     if not rows:
-        return empty(picture, "no slice of incident energy has showers in both files")
-    picture.get_layout_engine().set(wspace=0.08)
-    grid = picture.subplots(len(rows), 3, squeeze=False, sharex=True, sharey=True)
+        return empty("no slice of incident energy has showers of every sample")
+    columns, models = 2 * len(samples) - 1, len(generated)
+    picture = figure(max(WIDTH, 3.2 * columns), 0.9 + 2.3 * len(rows))
+    grid = picture.subplots(len(rows), columns, squeeze=False, sharex=True, sharey=True)
+    change = Normalize(0.5, 1.5)
     for axes, row in zip(grid, rows, strict=True):
-        densities = [_ring_density(detector, a.voxels[row]) for a in (reference, generated)]
+        densities = [_ring_density(detector, one.voxels[row]) for one in samples]
         high = max(float(d.max()) for d in densities) or 1.0
         norm = LogNorm(high * 1e-6, high)
-        for panel, density, title in zip(axes, densities, (REFERENCE_NAME, name), strict=False):
+        for panel, density in zip(axes, densities, strict=False):
             _depth_map(panel, detector, density, norm, ENERGY_MAP)
-            if row == rows[0]:
-                panel.set_title(title)
-        picture.colorbar(
-            ScalarMappable(norm, ENERGY_MAP), ax=list(axes[:2]), pad=0.01, aspect=16,
-            label=r"$\langle E\rangle$ / volume [MeV/mm$^3$]",
-        )  # fmt: skip
-        both = (densities[0] > norm.vmin) & (densities[1] > norm.vmin)
-        ratio = np.full_like(high * densities[0], np.nan)
-        np.divide(densities[1], densities[0], out=ratio, where=both)
-        change = Normalize(0.5, 1.5)
-        _depth_map(axes[2], detector, ratio, change, DIFFERENCE_MAP)
-        picture.colorbar(
-            ScalarMappable(change, DIFFERENCE_MAP), ax=axes[2], pad=0.02, aspect=16,
-            label=f"Ratio to {REFERENCE_NAME}", extend="both",
-        )  # fmt: skip
-        if row == rows[0]:
-            axes[2].set_title("Ratio")
+        for panel, density in zip(axes[-models:], densities[1:], strict=True):
+            both = (densities[0] > norm.vmin) & (density > norm.vmin)
+            ratio = np.full_like(high * density, np.nan)
+            np.divide(density, densities[0], out=ratio, where=both)
+            _depth_map(panel, detector, ratio, change, DIFFERENCE_MAP)
+        for panels, scale, colours, extend in (
+            (axes[: models + 1], norm, ENERGY_MAP, "min"),
+            (axes[-models:], change, DIFFERENCE_MAP, "both"),
+        ):
+            bar = picture.colorbar(
+                ScalarMappable(scale, colours), ax=list(panels), pad=0.01, aspect=16, extend=extend
+            )
+            # Beside the bar a label would read as the next panel's: it stands above.
+            unit = r"MeV/mm$^3$" if colours == ENERGY_MAP else "ratio"
+            bar.ax.set_title(unit, fontsize=8, pad=8)
         axes[0].set_ylabel("$r$ [mm]")
         axes[0].text(
             0.97, 0.93, quantity.energies(*reference.edges[row : row + 2]), ha="right", va="top",
             transform=axes[0].transAxes, fontsize="small",
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 2},
         )  # fmt: skip
+    titles = [f"{name}: mean density" for name in names]
+    titles += [f"{name} / {names[0]}" for name in names[1:]]
+    for panel, title in zip(grid[0], titles, strict=True):
+        panel.set_title(title)
     for panel in grid[-1]:
         panel.set_xlabel("$z$ [mm]")
     return picture
 
 
 @styled
-def layer_maps(
-    detector: Detector,
-    reference: np.ndarray,
-    generated: np.ndarray,
-    *,
-    title: str = "",
-    name: str = "Generated",
-) -> Figure:
-    """Energy of every voxel of two showers (or two mean showers), a pair of discs a layer.
+def layer_maps(detector: Detector, showers: Mapping[str, np.ndarray], *, title: str = "") -> Figure:
+    """Showers layer by layer: for each layer a disc of every shower, side by side.
 
     Args:
-      detector: the geometry of both.
-      reference: voxel energies in MeV, [v].
-      generated: voxel energies in MeV, [v].
+      detector: geometry of all.
+      showers: voxel energies in MeV, [v], by name, from left to right.
       title: what is shown, above the discs.
-      name: the legend of the generated shower.
     """
+    # In units of a disc's radius: from group to group, and from row to row with its label.
+    pitch = 2.15
+    step_x, step_y = pitch * len(showers) + 0.6, 2.75
     columns = columns_for(detector.n_layers)
+    columns = max(1, min(columns, int(columns * 4.9 / step_x + 0.5)))
     rows = math.ceil(detector.n_layers / columns)
-    # In units of a disc's radius: from pair to pair, and from row to row with its label.
-    step_x, step_y = 4.9, 2.75
-    x_limits = (-1.2, (columns - 1) * step_x + 3.35)
+    x_limits = (-1.2, columns * step_x - pitch + 0.6)
     y_limits = (-(rows - 1) * step_y - 1.15, 1.7)
     # In inches; discs of a few layers need not fill the page.
-    width = 11.6
-    unit = min(width / (x_limits[1] - x_limits[0]), 0.75)
+    unit = min(WIDTH / (x_limits[1] - x_limits[0]), 0.75)
     discs, above, below = unit * (y_limits[1] - y_limits[0]), 0.4, 0.75
     height = above + discs + below
-    picture = figure(width, height, layout="none")
-    used = unit * (x_limits[1] - x_limits[0]) / width
+    picture = figure(WIDTH, height, layout=None)
+    used = unit * (x_limits[1] - x_limits[0]) / WIDTH
     axes = picture.add_axes(((1 - used) / 2, below / height, used, discs / height))
     axes.set(xlim=x_limits, ylim=y_limits)
     axes.axis("off")
-    norm = energy_norm(reference, generated)
+    norm = _energy_norm(*showers.values())
     polygons, values, edges = [], [], []
     for position, where in enumerate(detector.layer_slices):
         x = (position % columns) * step_x
         y = -(position // columns) * step_y
         shapes = _disc(detector, position)
-        for shift, shower in ((0.0, reference), (2.15, generated)):
-            polygons.extend(np.add(shapes, (x + shift, y)))
+        for number, shower in enumerate(showers.values()):
+            polygons.extend(np.add(shapes, (x + pitch * number, y)))
             values.append(shower[where])
-            edges.append(np.add(_circle(), (x + shift, y)))
+            edges.append(np.add(_circle(), (x + pitch * number, y)))
         label = f"Layer {detector.layers[position].id}"
         if detector.grid is None:
             label += f", $r$ < {detector.layers[position].r_edges[-1]:g} mm"
-        axes.text(x + 1.075, y + 1.08, label, ha="center", va="bottom", fontsize=8)
+        middle = x + pitch * (len(showers) - 1) / 2
+        axes.text(middle, y + 1.08, label, ha="center", va="bottom", fontsize=8)
     colours = matplotlib.colormaps[ENERGY_MAP].with_extremes(under="white", bad="white")
     axes.add_collection(
         PolyCollection(
@@ -136,9 +139,9 @@ def layer_maps(
         )
     )
     axes.add_collection(PolyCollection(edges, facecolors="none", edgecolors="0.35", linewidths=0.6))
-    sides = f"{REFERENCE_NAME} left, {name} right"
+    order = "from left to right: " + ", ".join(map(plain, showers))
     picture.text(
-        0.5, 1 - 0.12 / height, f"{title}: {sides}" if title else sides, ha="center", va="top"
+        0.5, 1 - 0.12 / height, f"{title}; {order}" if title else order, ha="center", va="top"
     )
     bar = picture.add_axes((0.25, 0.55 / height, 0.5, 0.13 / height))
     picture.colorbar(
@@ -149,40 +152,43 @@ def layer_maps(
 
 
 @styled
-def space(detector: Detector, pairs: Sequence[Pair], *, name: str = "Generated") -> Figure:
-    """Single showers as points in space, a row a pair: Geant4 left, generated right.
+def space(detector: Detector, rows: Sequence[Mapping[str, Shower]]) -> Figure:
+    """Single showers as points in space, a row for each incident energy.
+
+    Hits beyond the radius that holds 98 % of the energy are drawn grey on its edge.
 
     Args:
-      detector: the geometry of all.
-      pairs: the showers.
-      name: the legend of the generated showers.
+      detector: geometry of all.
+      rows: showers of nearly one incident energy by the names of their samples; all rows have
+        the same names.
     """
-    picture = figure(11.6, 0.7 + 3.4 * max(len(pairs), 1), layout="none")
-    if not pairs:
-        return empty(picture, "no showers")
-    radius = _core_radius(detector, pairs)
-    showers = [shower for pair in pairs for shower in (pair.reference, pair.generated)]
-    highest = max(float(shower.max()) for shower in showers)
+    showers = [shower.voxels for row in rows for shower in row.values()]
+    if not showers:
+        return empty("no showers")
+    columns = len(rows[0])
+    picture = figure(max(WIDTH, 4.8 * columns), 0.7 + 3.4 * len(rows), layout=None)
+    radius = _core_radius(
+        detector, np.sum([next(iter(row.values())).voxels for row in rows], axis=0)
+    )
     # Three decades of colour: soft voxels of hard showers may share the darkest.
-    norm = energy_norm(*showers, low=max(1e-2, 1e-3 * highest))
-    bottom, top = 0.75 / picture.get_figheight(), 1 - 0.05 / picture.get_figheight()
-    step = (top - bottom) / len(pairs)
-    for row, pair in enumerate(pairs):
-        for column, (shower, energy, who) in enumerate((
-            (pair.reference, pair.energies[0], REFERENCE_NAME),
-            (pair.generated, pair.energies[1], name),
-        )):  # fmt: skip
-            box = (0.5 * column - 0.01, top - (row + 1) * step, 0.485, step)
+    norm = _energy_norm(*showers, low=max(1e-2, 1e-3 * max(float(s.max()) for s in showers)))
+    height = picture.get_figheight()
+    bottom, top = 0.75 / height, 1 - 0.05 / height
+    step = (top - bottom) / len(rows)
+    for number, row in enumerate(rows):
+        for column, (name, shower) in enumerate(row.items()):
+            box = (column / columns - 0.01, top - (number + 1) * step, 0.95 / columns, step)
             axes = picture.add_axes(box, projection="3d")
-            _points(axes, detector, shower, radius, norm)
-            hits = int(np.count_nonzero(shower))
+            beyond = _points(axes, detector, shower.voxels, radius, norm)
+            hits = int(np.count_nonzero(shower.voxels))
             picture.text(
-                box[0] + box[2] / 2, box[1] + box[3] - 0.02 / picture.get_figheight(),
-                rf"{who}:  $E_{{\mathrm{{inc}}}}$ = {quantity.energy(energy)},  "
-                rf"$E_{{\mathrm{{tot}}}}$ = {quantity.energy(float(shower.sum()))},  {hits} voxels",
-                ha="center", va="top",
+                box[0] + box[2] / 2, box[1] + box[3] - 0.02 / height,
+                rf"{plain(name)}:  $E_{{\mathrm{{inc}}}}$ = {quantity.energy(shower.energy)},  "
+                rf"$E_{{\mathrm{{tot}}}}$ = {quantity.energy(float(shower.voxels.sum()))},  "
+                f"{hits} hits, {beyond} at $r$ > {radius:.3g} mm",
+                ha="center", va="top", fontsize="small",
             )  # fmt: skip
-    bar = picture.add_axes((0.3, 0.42 / picture.get_figheight(), 0.4, 0.012))
+    bar = picture.add_axes((0.3, 0.42 / height, 0.4, 0.012))
     picture.colorbar(
         ScalarMappable(norm, ENERGY_MAP), cax=bar, orientation="horizontal",
         label="Voxel energy [MeV]",
@@ -190,9 +196,10 @@ def space(detector: Detector, pairs: Sequence[Pair], *, name: str = "Generated")
     return picture
 
 
-def _common_slices(reference: Averages, generated: Averages) -> list[int]:
-    """The slices that hold showers of both."""
-    return np.flatnonzero((reference.counts > 0) & (generated.counts > 0)).tolist()
+def _energy_norm(*energies: np.ndarray, low: float = 1e-2) -> LogNorm:
+    """A logarithmic colour scale from ``low`` to the largest of the energies, in their unit."""
+    high = max((float(np.max(e, initial=0.0)) for e in energies), default=0.0)
+    return LogNorm(low, max(high, 10 * low))
 
 
 def _ring_density(detector: Detector, voxels: np.ndarray) -> np.ndarray:
@@ -260,9 +267,8 @@ def _disc(detector: Detector, position: int) -> np.ndarray:
     return points.reshape(layer.n_voxels, 2 * (chords + 1), 2)
 
 
-def _core_radius(detector: Detector, pairs: Sequence[Pair], *, share: float = 0.98) -> float:
-    """The radius in mm that holds ``share`` of the energy of the reference's showers."""
-    energy = sum(pair.reference for pair in pairs)
+def _core_radius(detector: Detector, energy: np.ndarray, *, share: float = 0.98) -> float:
+    """The radius in mm that holds ``share`` of the energy of voxels [v]."""
     outer = detector.voxels.r_high
     order = np.argsort(outer, kind="stable")
     inside = np.cumsum(energy[order])
@@ -271,15 +277,22 @@ def _core_radius(detector: Detector, pairs: Sequence[Pair], *, share: float = 0.
     return float(outer[order][np.searchsorted(inside, share * inside[-1])])
 
 
-def _points(axes, detector: Detector, shower: np.ndarray, radius: float, norm: LogNorm) -> None:
-    """One shower in space: z along the particle, eta across, phi up."""
-    where = np.flatnonzero((shower > 0) & (detector.voxels.r_center <= radius))
-    # Brightest last, so that the core is not hidden by the halo.
-    where = where[np.argsort(shower[where], kind="stable")]
-    energy = shower[where]
-    brightness = np.clip(norm(np.maximum(energy, norm.vmin)), 0, 1)
+def _points(axes, detector: Detector, shower: np.ndarray, radius: float, norm: LogNorm) -> int:
+    """Draws a shower, z along the particle, phi up; returns the number of hits beyond a radius."""
+    voxels, hit = detector.voxels, shower > 0
+    core = np.flatnonzero(hit & (voxels.r_center <= radius))
+    halo = np.flatnonzero(hit & (voxels.r_center > radius))
+    scale = radius / voxels.r_center[halo]
     axes.scatter(
-        detector.voxels.z_center[where], detector.voxels.eta[where], detector.voxels.phi[where],
+        voxels.z_center[halo], voxels.eta[halo] * scale, voxels.phi[halo] * scale,
+        c="0.55", s=4, linewidths=0, depthshade=False,
+    )  # fmt: skip
+    # Brightest last, so that the core is not hidden by the halo.
+    core = core[np.argsort(shower[core], kind="stable")]
+    energy = shower[core]
+    brightness = np.clip(norm(np.maximum(energy, norm.vmin or 0.0)), 0, 1)
+    axes.scatter(
+        voxels.z_center[core], voxels.eta[core], voxels.phi[core],
         c=energy, norm=norm, cmap=ENERGY_MAP, s=2 + 60 * np.asarray(brightness) ** 2, alpha=0.75,
         linewidths=0, depthshade=False,
     )  # fmt: skip
@@ -295,3 +308,4 @@ def _points(axes, detector: Detector, shower: np.ndarray, radius: float, norm: L
         axis.set_pane_color((0.97, 0.97, 0.97, 1.0))
         axis._axinfo["grid"].update(color="0.88", linewidth=0.5)
     axes.tick_params(pad=-1, labelsize=8)
+    return len(halo)

@@ -5,31 +5,31 @@ import io
 import os
 import pathlib
 import warnings
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import matplotlib
+import matplotlib.figure
 import mplhep
 import numpy as np
+from cycler import cycler
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from calojax import files
 from calojax.errors import printable
 
-# Okabe and Ito's palette tells apart for every kind of colour vision (jfly.uni-koeln.de/color);
-# Geant4 is always grey and never one of these.
-GENERATED = "#0072B2"
-ACCENT = "#D55E00"
-PALETTE = (GENERATED, ACCENT, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# The palette of Okabe and Ito, for every kind of colour vision (jfly.uni-koeln.de/color). The
+# reference is always grey.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+GENERATED, ACCENT = PALETTE[:2]
 REFERENCE = "#4D4D4D"
 ENERGY_MAP = "viridis"
 DIFFERENCE_MAP = "RdBu_r"
 REFERENCE_NAME = "Geant4"
+WIDTH = 11.6
+"""Width of a full picture in inches."""
 
-_RC = {
+_RC: dict[Any, Any] = {
     **mplhep.style.ATLAS,
     "font.size": 11,
     # The first font comes with mplhep; the second, matplotlib's own, has all Greek letters.
@@ -41,7 +41,7 @@ _RC = {
     "axes.autolimit_mode": "data",
     "axes.axisbelow": True,
     "axes.formatter.limits": (-3, 5),
-    "axes.prop_cycle": matplotlib.cycler(color=PALETTE),
+    "axes.prop_cycle": cycler(color=PALETTE),
     "xtick.labelsize": "small",
     "ytick.labelsize": "small",
     "xtick.major.size": 5,
@@ -60,24 +60,26 @@ _RC = {
     "figure.constrained_layout.h_pad": 0.03,
     "figure.constrained_layout.w_pad": 0.03,
 }
-
-# Letters of a name in a legend.
+# Longest name in a legend, in letters.
 _LONGEST = 40
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
+_Item = TypeVar("_Item")
+
+
+class Figure(matplotlib.figure.Figure):
+    """A figure that pyplot does not know: nothing to close, no display; notebooks show it."""
+
+    def _repr_png_(self) -> bytes:
+        return png(self)
 
 
 def styled(draw: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """`draw` under calojax's style, whatever style the caller's session has.
-
-    An argument ``name``, the legend of the generated showers, is taken as plain text.
-    """
+    """`draw` under calojax's style, whatever style the caller's session has."""
 
     @functools.wraps(draw)
     def wrapped(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
-        if "name" in kwargs:
-            kwargs["name"] = plain(kwargs["name"])
         with matplotlib.rc_context(_RC):
             return draw(*args, **kwargs)
 
@@ -85,20 +87,29 @@ def styled(draw: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]
 
 
 def plain(text: str) -> str:
-    """Text that is no formula and takes one short line: a dollar sign stays one."""
-    line = printable(text)
+    """Text on one short line that matplotlib neither reads as a formula nor hides from legends."""
+    line = printable(text).lstrip("_") or "Generated"
     return (line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…").replace("$", r"\$")
 
 
-def figure(width: float, height: float, *, layout: str = "constrained") -> Figure:
-    """An empty figure in inches, not known to pyplot: nothing to close, no display needed."""
+def series(models: Mapping[str, _Item]) -> Iterator[tuple[str, _Item, str]]:
+    """(legend, item, colour) of every model, by its name."""
+    for index, (name, item) in enumerate(models.items()):
+        yield plain(name), item, PALETTE[index % len(PALETTE)]
+
+
+def figure(
+    width: float, height: float, *, layout: Literal["constrained"] | None = "constrained"
+) -> Figure:
+    """An empty figure of a size in inches."""
     picture = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(picture)
     return picture
 
 
-def empty(picture: Figure, why: str) -> Figure:
-    """A picture of nothing, which says why."""
+def empty(why: str) -> Figure:
+    """A picture that only says why there is none."""
+    picture = figure(6.5, 2.5)
     picture.text(0.5, 0.5, why, ha="center", va="center", color="0.4")
     return picture
 
@@ -109,46 +120,88 @@ def columns_for(count: int) -> int:
     return min(range(min(most, count), 2, -1), key=lambda c: -count % c, default=count)
 
 
-def energy_norm(*energies: np.ndarray, low: float = 1e-2) -> LogNorm:
-    """A logarithmic colour scale from ``low`` to the largest of the energies, in their unit."""
-    high = max((float(np.max(e, initial=0.0)) for e in energies), default=0.0)
-    return LogNorm(low, max(high, 10 * low))
+def ratio(
+    axes,
+    x: np.ndarray,
+    reference: tuple[np.ndarray, np.ndarray],
+    models: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    *,
+    limits: tuple[float, float] = (0.4, 1.6),
+    width: float = 1.2,
+) -> None:
+    """Ratios to the reference in one panel; triangles mark those beyond the limits.
+
+    Args:
+      axes: panel.
+      x: edges of bins [k + 1], drawn as steps with bands; or positions [k], drawn as points.
+      reference: values [k] and their errors [k], drawn as a grey band. Bins where the value is
+        not positive are left out.
+      models: values [k] and errors [k] of each model, by its name.
+      limits: lowest and highest ratio.
+      width: line width in points.
+    """
+    seen = reference[0] > 0
+    safe = np.where(seen, reference[0], 1.0)
+    low, high = (
+        1 - np.where(seen, reference[1] / safe, 0),
+        1 + np.where(seen, reference[1] / safe, 0),
+    )
+    steps = len(x) > len(safe)
+    centre = (x[1:] + x[:-1]) / 2 if steps else x
+    if steps:
+        axes.stairs(high, x, baseline=low, fill=True, color=REFERENCE, alpha=0.25, lw=0)
+    else:
+        axes.fill_between(x, low, high, color=REFERENCE, alpha=0.2, lw=0)
+    axes.axhline(1, color=REFERENCE, lw=0.6)
+    for _, (values, errors), colour in series(models):
+        value, error = (np.where(seen, array / safe, np.nan) for array in (values, errors))
+        if steps:
+            axes.stairs(value, x, color=colour, baseline=None, lw=width)
+            axes.stairs(
+                value + error, x, baseline=value - error, fill=True, color=colour, alpha=0.25, lw=0
+            )
+        else:
+            axes.errorbar(x, value, error, fmt="o", color=colour, ms=4, lw=width, capsize=2)
+        # A bin without entries, of ratio 0, is seen without a mark.
+        for mark, limit, beyond in (
+            ("^", limits[1], value > limits[1]),
+            ("v", limits[0], (value < limits[0]) & (value > 0)),
+        ):
+            if beyond.any():
+                at = np.full(int(beyond.sum()), limit)
+                axes.plot(centre[beyond], at, mark, color=colour, ms=2.5 * width, clip_on=False)
+    axes.set_ylim(*limits)
 
 
-def energy_axis(axes) -> None:
-    """Makes x a logarithmic axis of incident energy in GeV with plain numbers, 1, 2, 5, 10."""
-    axes.set_xscale("log")
-    low, high = axes.dataLim.intervalx
-    if not 0 < low <= high < np.inf:
-        low, high = 1.0, 10.0
-    low, high = low / 1.15, high * 1.15
-    axes.set_xlim(low, high)
-    subs = (1.0,) if high > 300 * low else (1.0, 2.0, 5.0)
-    axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel(r"$E_{\mathrm{inc}}$ [GeV]")
+def png(picture: matplotlib.figure.Figure, *, dpi: int = 110) -> bytes:
+    """The picture as a PNG file in memory, in 256 colours."""
+    from PIL import Image  # It comes with matplotlib.
+
+    buffer, small = io.BytesIO(), io.BytesIO()
+    _write(picture, buffer, "png", dpi)
+    image = Image.open(buffer).convert("RGB")
+    image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+        small, "png", optimize=True
+    )
+    return small.getvalue()
 
 
-def png(picture: Figure, *, dpi: int = 110) -> bytes:
-    """The picture as a PNG file in memory."""
-    buffer = io.BytesIO()
-    _write(picture, buffer, "png", dpi, metadata={"Software": None}, pil_kwargs={"optimize": True})
-    return buffer.getvalue()
-
-
-def save(picture: Figure, path: str | os.PathLike, *, dpi: int = 110) -> pathlib.Path:
+def save(picture: matplotlib.figure.Figure, path: str | os.PathLike, *, dpi: int = 110):
     """Writes the picture in the format of the name's ending; never leaves half a file."""
     path = pathlib.Path(path)
     files.make_folder(path.parent)
     with files.replacing(path) as partial:
-        _write(picture, partial, path.suffix.lstrip(".") or "png", dpi)
+        kind = path.suffix.lstrip(".") or "png"
+        if kind == "png":
+            partial.write_bytes(png(picture, dpi=dpi))
+        else:
+            _write(picture, partial, kind, dpi)
     return path
 
 
 @styled
-def _write(picture: Figure, file, kind: str, dpi: int, **options) -> None:
+def _write(picture: matplotlib.figure.Figure, file, kind: str, dpi: int) -> None:
     with warnings.catch_warnings():
         # A name may have letters that no font has; they become boxes.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        picture.savefig(file, format=kind, dpi=dpi, **options)
+        picture.savefig(file, format=kind, dpi=dpi)

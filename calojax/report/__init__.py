@@ -1,17 +1,18 @@
-"""What people read of an evaluation: a table on the screen, metrics.json and one page."""
+"""Results of an evaluation for people and programs: tables, metrics.json, report.html."""
 
-from calojax.report.stored import Stored, check, prepare
-from calojax.report.writer import Context, Kind, metrics, screen, tables, write, write_metrics
+from calojax.report.results import Earlier, Model, Report, check, earlier, metrics, write_metrics
+from calojax.report.tables import screen
+from calojax.report.writer import PictureFormat, write
 
 __all__ = [
-    "Context",
-    "Kind",
-    "Stored",
+    "Earlier",
+    "Model",
+    "PictureFormat",
+    "Report",
     "check",
+    "earlier",
     "metrics",
-    "prepare",
     "screen",
-    "tables",
     "write",
     "write_metrics",
 ]

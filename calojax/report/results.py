@@ -1,0 +1,280 @@
+"""What a report is made of, and metrics.json: its numbers, written and read again."""
+
+import contextlib
+import dataclasses
+import json
+import math
+import pathlib
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import h5py
+import jax
+import msgspec
+import numpy as np
+
+import calojax
+from calojax import files
+from calojax.errors import CalojaxError
+from calojax.evaluation import scoreboard
+from calojax.evaluation.classifiers import MulticlassScore
+from calojax.evaluation.suite import SCORES, Evaluation, Known
+from calojax.io import ShowerSource
+
+FORMAT = 1
+"""Version of the layout of metrics.json; raised when a key changes its meaning."""
+
+# Names that `pictures` gives to files.
+_PICTURE = re.compile(
+    r"(histogram|response|profile|mean|single|correlation|pareto)\w*\.(png|pdf|svg)"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A generated sample in a report.
+
+    Attributes:
+      name: name in tables and legends.
+      evaluation: scores of its showers against the reference.
+      showers: its showers, for pictures of showers; those are left out without them.
+      inputs: files, runs and digests that were evaluated, by what they are.
+      times: ms per shower by published column, such as ``time GPU 100``.
+    """
+
+    name: str
+    evaluation: Evaluation
+    showers: ShowerSource | None = None
+    inputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    times: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """One or several models beside one reference.
+
+    Attributes:
+      models: models, at least one; names differ, and all have the same geometry.
+      reference: showers of the reference, for pictures of showers.
+      reference_name: name of the reference in tables and legends.
+      settings: settings of the evaluation: seeds, sizes.
+      published: published rows to compare with.
+      multiclass: scores of the classifiers that tell several samples apart.
+    """
+
+    models: Sequence[Model]
+    reference: ShowerSource | None = None
+    reference_name: str = "Geant4"
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    published: Sequence[scoreboard.Row] = ()
+    multiclass: Sequence[MulticlassScore] = ()
+
+    @property
+    def title(self) -> str:
+        """Heading: the models against the reference."""
+        names = [model.name for model in self.models]
+        both = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+        return f"{both} against {self.reference_name}"
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences on what makes the scores less trustworthy."""
+        found = []
+        if any(model.evaluation.settings.get("quick") for model in self.models):
+            found.append(
+                "This was a quick run: small classifiers and samples, not comparable with other "
+                "scores."
+            )
+        every = [set(model.evaluation.warnings) for model in self.models]
+        for model in self.models:
+            for text in model.evaluation.warnings:
+                common = all(text in one for one in every)
+                found.append(text if common else f"{model.name}: {text}")
+        return tuple(dict.fromkeys(found))
+
+
+def metrics(report: Report) -> list[dict[str, Any]]:
+    """Content of metrics.json for each model: numbers under stable keys, and their origin.
+
+    ``scores`` has a value and an error ``<key>_error`` for each key of `suite.SCORES`;
+    ``published_names`` gives the column of the CaloChallenge's tables that each belongs to.
+    """
+    return [_content(model, report) for model in report.models]
+
+
+def _content(model: Model, report: Report) -> dict[str, Any]:
+    evaluation = model.evaluation
+    return _finite({
+        "format": FORMAT,
+        "name": model.name,
+        "geometry": evaluation.detector.name,
+        "showers": {
+            "generated": len(evaluation.generated.energy),
+            "reference": len(evaluation.reference.energy),
+        },
+        "scores": dict(evaluation.scores),
+        "floor": None if evaluation.floor is None else dict(evaluation.floor),
+        "slices": [
+            {
+                "low_mev": part.low,
+                "high_mev": part.high,
+                "generated": part.generated,
+                "reference": part.reference,
+                "scores": dict(part.scores),
+            }
+            for part in evaluation.slices
+        ],
+        "published_names": {key: SCORES[key].name for key in SCORES if key in evaluation.scores},
+        "warnings": [*evaluation.warnings],
+        "histograms": {
+            item.name: {
+                "family": item.family,
+                "separation": item.separation,
+                "error": item.error,
+                "floor": item.floor,
+            }
+            for item in evaluation.histograms
+        },
+        "times_ms": dict(model.times),
+        "multiclass": [dataclasses.asdict(score) for score in report.multiclass],
+        "inputs": dict(model.inputs),
+        "settings": {**report.settings, **evaluation.settings},
+        "versions": versions(),
+    })  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computed the numbers, and the device."""
+    device = jax.devices()[0]
+    return {
+        "calojax": calojax.__version__,
+        "jax": jax.__version__,
+        "numpy": np.__version__,
+        "h5py": h5py.__version__,
+        "python": platform.python_version(),
+        "device": f"{device.platform} ({device.device_kind}), {jax.device_count()} in all",
+    }
+
+
+def write_metrics(contents: Sequence[Mapping[str, Any]], folder: pathlib.Path) -> None:
+    """Writes metrics.json: one model's content, or those of several under ``models``."""
+    content = contents[0] if len(contents) == 1 else {"format": FORMAT, "models": [*contents]}
+    text = json.dumps(content, indent=1, allow_nan=False)
+    with files.replacing(folder / "metrics.json") as partial:
+        partial.write_text(text + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """Values that JSON can hold: null for NaN and infinity, lists for arrays, else text."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        return _finite(np.asarray(value).tolist())
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, str | bool | int | float) else str(value)
+
+
+class Earlier(NamedTuple):
+    """What an earlier evaluation of the same showers left.
+
+    Attributes:
+      content: its content of metrics.json; empty if there was none.
+      known: its scores.
+      multiclass: its multi-class scores, if they were of the same rivals.
+    """
+
+    content: Mapping[str, Any] = {}
+    known: Known = Known()
+    multiclass: tuple[MulticlassScore, ...] = ()
+
+
+def check(folder: pathlib.Path) -> None:
+    """Refuses a folder with results that calojax did not write.
+
+    Raises:
+      CalojaxError: naming the first of them.
+    """
+    foreign = [n for n in ("metrics.json", "report.html", "figures") if (folder / n).exists()]
+    if foreign and _read(folder) is None:
+        raise CalojaxError(
+            f"{folder / foreign[0]}: was not written by calojax evaluate; choose another --out, or "
+            "replace it: --force."
+        )
+
+
+def earlier(
+    folder: pathlib.Path, inputs: Sequence[Mapping[str, Any]], *, force: bool = False
+) -> tuple[list[Earlier], list[str]]:
+    """Reads the results of the same evaluations, and removes a report of others.
+
+    Args:
+      folder: an existing folder that passed `check`, or is to be overwritten.
+      inputs: inputs of each model, as in `Model`; ``digest`` is that of all that scores depend
+        on, and ``rivals`` has those of the rivals.
+      force: whether to use no earlier score.
+
+    Returns:
+      What is known of each model, and the names of evaluations that will be replaced.
+    """
+    contents = _read(folder) or []
+    by_digest = {content["inputs"].get("digest"): content for content in contents}
+    found = []
+    for wanted in inputs:
+        content = by_digest.get(wanted["digest"])
+        if force or content is None:
+            found.append(Earlier())
+            continue
+        same_rivals = content["inputs"].get("rivals") == wanted.get("rivals")
+        found.append(Earlier(content, _known(content), _multiclass(content) if same_rivals else ()))
+    digests = {wanted["digest"] for wanted in inputs}
+    others = [c for c in contents if force or c["inputs"].get("digest") not in digests]
+    if others:
+        for path in (folder / "report.html", *(folder / "figures").glob("*")):
+            if path.name == "report.html" or _PICTURE.fullmatch(path.name):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+    return found, [str(content["name"]) for content in others]
+
+
+def _read(folder: pathlib.Path) -> list[dict[str, Any]] | None:
+    """The contents of the folder's metrics.json, one for each model, if calojax wrote it."""
+    try:
+        content = json.loads((folder / "metrics.json").read_bytes())
+        contents = content.get("models", [content])
+        for one in contents:
+            _ = one["name"], one["inputs"].get("digest"), _known(one)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return contents or None
+
+
+def _known(content: Mapping[str, Any]) -> Known:
+    return Known(
+        scores=_numbers(content["scores"]),
+        slices={
+            (float(part["low_mev"]), float(part["high_mev"])): _numbers(part["scores"])
+            for part in content["slices"]
+        },
+        floor=_numbers(content["floor"] or {}),
+    )
+
+
+def _numbers(scores: Mapping[str, float | None]) -> dict[str, float]:
+    """Scores by key; JSON has null where they are not finite."""
+    return {
+        key: float("nan") if value is None else float(value)
+        for key, value in scores.items()
+        if re.sub("_(error|chance)$", "", key) in SCORES
+    }
+
+
+def _multiclass(content: Mapping[str, Any]) -> tuple[MulticlassScore, ...]:
+    try:
+        return msgspec.convert(content["multiclass"], tuple[MulticlassScore, ...])
+    except (KeyError, msgspec.ValidationError):
+        return ()
