@@ -177,7 +177,7 @@ def test_response_and_correlations():
 def test_terms_of_a_resolution_that_are_zero_are_not_shown():
     from calojax.plot.profiles import _terms
 
-    assert _terms(0.1, 0.0) == ": 10.0% (GeV/$E)^{1/2}$"
+    assert _terms(0.1, 0.0) == r": 10.0% (GeV/$E)^{\mathrm{1/2}}$"
     assert _terms(0.0, 0.02) == ": 2.00%"
     assert _terms(0.0, 0.0) == ""
 

@@ -27,7 +27,7 @@ from calojax.plot.style import (
 )
 
 # A logarithmic y axis where the fullest bin holds this many times the emptiest filled one.
-_WIDE = 200.0
+_WIDE = 300.0
 # Mean entries of a drawn bin, and the fewest bins: bins with fewer entries are merged.
 _FULL = 15
 _FEWEST = 10
@@ -169,13 +169,13 @@ def histogram_sheet(
         axes = picture.add_axes((x, y + below / height, cell_x / WIDTH, main / height))
         lower = picture.add_axes((x, y, cell_x / WIDTH, below / height), sharex=axes)
         _cell(axes, lower, counts, reference_name, thin=True)
-        _limits(axes, counts, log=log, headroom=0.3)
         axes.tick_params(labelbottom=False)
         lower.tick_params(labelleft=column == 0)
         axes.text(
             0.04, 0.94, _short(next(iter(generated.values()))), ha="left", va="top", fontsize=8,
             transform=axes.transAxes,
         )  # fmt: skip
+        _limits(axes, counts, log=log, headroom=0.22 + 0.08 * len(generated))
         for line, (text, colour) in enumerate(_scores(generated, short=True)):
             axes.text(
                 0.96, 0.94 - 0.1 * line, text, color=colour, ha="right", va="top", fontsize=6.5,
@@ -373,10 +373,10 @@ def _limits(axes: Axes, counts: Counts, *, log: bool, headroom: float) -> None:
         axes.set_ylim(0, high / (1 - headroom))
     if spike is not None:
         shares = ", ".join(f"{share:.0%}" for share in counts.fractions()[:, spike])
-        middle = (counts.edges[spike] + counts.edges[spike + 1]) / 2
-        axes.annotate(
-            f"↑ {shares}", (middle, axes.get_ylim()[1]), xytext=(3, -19), fontsize=6,
-            textcoords="offset points", va="top", color="0.3",
+        # Below the legend, or below the name of the layer.
+        axes.text(
+            0.04, 0.72 if len(axes.texts) == 0 else 0.84, f"↑ {shares}", fontsize=6, va="top",
+            color="0.3", transform=axes.transAxes,
             path_effects=[withStroke(linewidth=1.5, foreground="white")],
         )  # fmt: skip
 

@@ -184,7 +184,7 @@ def correlations(
 
 def _terms(a: float, c: float) -> str:
     """The terms of a fitted resolution; terms of zero are left out."""
-    terms = [rf"{100 * a:.1f}% (GeV/$E)^{{1/2}}$"] if a >= _TERM else []
+    terms = [rf"{100 * a:.1f}% (GeV/$E)^{{\mathrm{{1/2}}}}$"] if a >= _TERM else []
     terms += [f"{100 * c:.2f}%"] if c >= _TERM else []
     return ": " + r" $\oplus$ ".join(terms) if terms else ""
 
