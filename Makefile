@@ -1,23 +1,23 @@
-# The newcomer's commands. `make demo` and `make test` need Python 3.11-3.13 and a package index.
+# Commands for newcomers and contributors. They need Python 3.11 to 3.13 and a package index.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 
-.PHONY: demo test lint docs setup clean
+.PHONY: demo test lint docs links setup clean
 
 setup: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "calojax needs Python 3.11 to 3.13, this is %d.%d: say make PYTHON=python3.12" % v)'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "calojax needs Python 3.11 to 3.13, this is %d.%d; use make PYTHON=python3.12" % v)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --editable '.[plots]' --group dev
 	touch $@
 
-# Real Geant4 showers that come with the project -> a trained model -> showers -> pictures; beside it
-# showers of the parametric generator, judged against the same Geant4 showers.
+# From the Geant4 showers in examples/ to a trained model, its showers and pictures; then showers of the
+# parametric generator with the same energies.
 demo: setup
 	rm -rf $(DEMO)
 	mkdir -p $(DEMO)
@@ -36,10 +36,15 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# The documentation site, in docs/_build/html; warnings and broken links are errors.
+# The documentation site, in docs/_build/html; warnings, such as about broken links between pages, are
+# errors. `make links` tries the links to other sites.
 docs: setup
 	$(BIN)/python -m pip install --quiet --group docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+links: setup
+	$(BIN)/python -m pip install --quiet --group docs
+	$(BIN)/sphinx-build -q -D nb_execution_mode=off -b linkcheck docs docs/_build/links
 
 clean:
 	rm -rf $(VENV) $(DEMO)

@@ -8,10 +8,13 @@ release = importlib.metadata.version("calojax")
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 exclude_patterns = ["_build"]
+# Names in single backticks become links where they are documented.
+default_role = "py:obj"
 
 html_theme = "furo"
 html_title = f"calojax {release}"
 html_static_path: list[str] = []
+html_show_copyright = False
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3

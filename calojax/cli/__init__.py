@@ -1,4 +1,4 @@
-"""The command line: ``calojax COMMAND``, one module a command, imported when it is called."""
+"""The command line ``calojax COMMAND``; the module of a command is imported when it is called."""
 
 import importlib
 import os
@@ -17,14 +17,14 @@ from calojax.errors import CalojaxError, printable
 COMMANDS = {
     "train": "train a model on shower files",
     "sample": "write showers of a trained model",
-    "evaluate": "judge showers against a full simulation",
+    "evaluate": "compare showers with a full simulation",
     "simulate": "write showers of a parametric generator, as training data",
-    "convert": "write a shower file in another layout",
-    "check": "tell what a shower file is and what is wrong with it",
-    "download": "fetch the CaloChallenge's data sets",
-    "doctor": "tell what calojax runs on and what is wrong with it",
+    "convert": "write shower files in another layout",
+    "check": "print what a shower file holds and what is wrong with it",
+    "download": "download data sets of the CaloChallenge",
+    "doctor": "print versions and devices, and what is wrong with them",
 }
-# These compile nothing.
+# Commands that compile nothing.
 WITHOUT_PROGRAMS = ("convert", "check", "download")
 
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command; a `CalojaxError` becomes one sentence and exit status 1."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if threading.current_thread() is not threading.main_thread():
-        # Signals and the screen belong to whoever started the thread.
+        # Signals and the screen belong to the program that started the thread.
         _reported(words)
         return
     with patient_screen(), stopped_by_signals():
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _reported(words: list[str]) -> None:
-    """Runs a command; what is not a bug in calojax becomes one sentence."""
+    """Runs a command; every error that is not a bug in calojax becomes one sentence."""
     try:
         _run(words)
         return
@@ -62,7 +62,7 @@ def _reported(words: list[str]) -> None:
 
 
 def _fault_of_machine(error: Exception) -> str:
-    """The sentence for a memory that is too small or a device that is not there; "" for a bug."""
+    """The sentence about a full memory or a missing device; "" for a bug."""
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return "This does not fit in memory; use a smaller --batch, or fewer voxels."
     from calojax.cli.doctor import start_failure
@@ -82,8 +82,9 @@ def _run(arguments: list[str]) -> None:
         print(calojax.__version__)
         return
     if name not in COMMANDS:
-        print(f"{_overview()}\n\nerror: there is no command {name!r}.", file=sys.stderr)
-        sys.exit(2)
+        from calojax.cli.arguments import refuse
+
+        refuse(f"There is no command {name!r}", "calojax", name, COMMANDS)
     try:
         os.getcwd()
     except OSError as error:
@@ -93,8 +94,7 @@ def _run(arguments: list[str]) -> None:
     for word in rest:
         if re.match(r"(--[a-z.-]+=)?[A-Za-z][A-Za-z0-9+.-]+://", word):
             raise CalojaxError(
-                f"{word}: is not on this machine; name a local file or folder, or one of a file "
-                "system that is mounted."
+                f"{word}: is not on this machine; name a file or folder of a mounted file system."
             )
     if name not in WITHOUT_PROGRAMS:
         keep_programs()

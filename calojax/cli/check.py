@@ -1,12 +1,14 @@
-"""``calojax check``: tells what shower files are and what is wrong with them."""
+"""``calojax check``: prints what shower files hold and what is wrong with them."""
 
 import os
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import tyro
 
+from calojax.cli.arguments import optional, parse
 from calojax.errors import printable
 from calojax.geometry import chosen_detector
 from calojax.io import shards
@@ -15,21 +17,22 @@ from calojax.io.inspection import inspect
 
 def main(arguments: Sequence[str]) -> None:
     """Runs the command."""
-    tyro.cli(check, prog="calojax check", args=arguments)
+    parse(check, "calojax check", arguments)()
 
 
 def check(
-    file: tyro.conf.Positional[pathlib.Path],
-    geometry: str | None = None,
-    particle: str | None = None,
+    file: Annotated[tyro.conf.Positional[pathlib.Path], tyro.conf.arg(metavar="FILE")],
+    geometry: Annotated[str | None, optional("NAME|XML", "what the file says")] = None,
+    particle: Annotated[str | None, optional("NAME", "the only one of the file")] = None,
 ) -> None:
-    """Says what a shower file is and what is wrong with it; status 1 if it cannot be used.
+    """Prints what a shower file holds and what is wrong with it; status 1 if it cannot be used.
 
     Args:
-      file: an HDF5 file, or a folder of parts; of a folder, the first part and all with findings
-        are shown.
-      geometry: what it should be: built-in, or a binning file ending in .xml (default: guessed).
-      particle: name or PDG number, if the binning file is of several particles.
+      file: HDF5 file or folder of parts. Of a folder, the first part is shown, and each part with
+        findings.
+      geometry: geometry that the file should have: a built-in name, or a binning file ending in
+        .xml.
+      particle: name or PDG number of the particle, for a binning file of several particles.
     """
     detector = chosen_detector(geometry, particle)
     folder = os.path.isdir(file)
@@ -42,7 +45,7 @@ def check(
         if path == paths[0] or found.findings:
             print(found.text())
     if folder:
-        verdict = f"{bad:,} of them cannot be used" if bad else "all can be used"
+        verdict = f"{bad:,} parts cannot be used" if bad else "all can be used"
         print(f"{printable(file)}: {len(paths):,} parts with {showers:,} showers, {verdict}")
     if bad:
         sys.exit(1)

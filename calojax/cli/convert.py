@@ -2,10 +2,12 @@
 
 import pathlib
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 import tyro
 
+from calojax.cli.arguments import optional, parse
 from calojax.errors import printable, warn
 from calojax.files import check_output
 from calojax.geometry import chosen_detector
@@ -13,39 +15,42 @@ from calojax.io import open_showers, sparse
 from calojax.io.writer import LayoutName, ShowerWriter
 from calojax.progress import progress_bar
 
-# Showers held at a time, by their voxels: 64 MiB.
+# Voxels held at a time: 64 MiB.
 _VOXELS = 2**24
 
 
 def main(arguments: Sequence[str]) -> None:
     """Runs the command."""
-    tyro.cli(convert, prog="calojax convert", args=arguments)
+    parse(convert, "calojax convert", arguments)()
 
 
 def convert(
-    files: tyro.conf.Positional[tuple[pathlib.Path, ...]],
+    files: Annotated[
+        tyro.conf.Positional[tuple[pathlib.Path, ...]], tyro.conf.arg(metavar="FILES")
+    ],
     out: pathlib.Path,
     layout: LayoutName,
-    geometry: str | None = None,
-    particle: str | None = None,
+    geometry: Annotated[str | None, optional("NAME|XML", "what the files say")] = None,
+    particle: Annotated[str | None, optional("NAME", "the only one of the file")] = None,
     repair: bool = False,
     force: bool = False,
 ) -> None:
-    """Writes the showers of files in another layout as float32, joined, with common attributes.
+    """Writes shower files in another layout, as float32; several files are joined.
+
+    The attributes that all files have in common are kept.
 
     Args:
-      files: HDF5 files of either layout, or folders of parts; they are joined in this order.
-      out: HDF5 file to write; appears when it is complete.
-      layout: dense (the CaloChallenge's) or sparse (voxel and energy of every hit).
-      geometry: what the files are of: built-in, or a binning file ending in .xml (default:
-        guessed).
-      particle: name or PDG number, if the binning file is of several particles.
-      repair: set negative voxels to 0; leave out showers with other bad values, and say how many.
+      files: HDF5 files of either layout, or folders of parts, in the order of the output.
+      out: HDF5 file to write; it appears when it is complete.
+      layout: layout of the output: dense (the CaloChallenge's) or sparse (only the hits).
+      geometry: geometry of the files: a built-in name, or a binning file ending in .xml.
+      particle: name or PDG number of the particle, for a binning file of several particles.
+      repair: set negative voxels to 0, leave out showers with other bad values, and print how many.
       force: replace --out if it exists.
     """
     check_output(out, force=force, inputs=[*files, geometry or ""])
     source = open_showers(files, chosen_detector(geometry, particle), repair=repair)
-    check_output(out, force=True, inputs=source.files)  # Other files may hold parts of these.
+    check_output(out, force=True, inputs=source.files)  # The inputs may read other files.
     if not np.can_cast(source.dtype, np.float32):
         warn(f"{out}: the voxels are {source.dtype} and become float32.")
     if source.other_attributes:
@@ -64,10 +69,7 @@ def convert(
         for energies, showers in source.batches(size):
             writer.append(energies, showers)
             bar.update(len(showers))
-    size = out.stat().st_size
     if repair:
         print(f"repaired: {source.clipped:,} voxels set to 0, {source.dropped:,} showers left out")
-    print(
-        f"{printable(out)}: {len(source):,} showers, {size:,} bytes, {size / len(source):,.0f} a "
-        "shower"
-    )
+    per_shower = out.stat().st_size / len(source)
+    print(f"{printable(out)}: {len(source):,} showers, {per_shower:,.0f} bytes per shower")

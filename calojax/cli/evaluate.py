@@ -12,7 +12,8 @@ import tyro
 
 import calojax
 from calojax import checkpoint, files, report
-from calojax.cli.sample import digest_of, warn_outside, write
+from calojax.cli.arguments import parse
+from calojax.cli.showers import digest_of, warn_outside, write
 from calojax.errors import CalojaxError, printable, warn
 from calojax.evaluation import classifiers, scoreboard, suite
 from calojax.evaluation.features import batch_size
@@ -113,7 +114,7 @@ class Evaluate:
 
 def main(arguments: Sequence[str]) -> None:
     """Runs the command."""
-    asked = tyro.cli(Evaluate, prog="calojax evaluate", args=arguments)
+    asked = parse(Evaluate, "calojax evaluate", arguments)
     if asked.run and asked.reconstruction:
         raise CalojaxError("Give either --run or --reconstruction.")
     options = _options(asked)

@@ -2,10 +2,10 @@
 
 import pathlib
 from collections.abc import Sequence
+from typing import Annotated
 
-import tyro
-
-from calojax.cli.sample import write
+from calojax.cli.arguments import optional, parse
+from calojax.cli.showers import write
 from calojax.errors import printable
 from calojax.files import check_output
 from calojax.geometry import find_detector
@@ -16,35 +16,34 @@ from calojax.sampling.incident_energies import energy_source
 
 def main(arguments: Sequence[str]) -> None:
     """Runs the command."""
-    tyro.cli(simulate, prog="calojax simulate", args=arguments)
+    parse(simulate, "calojax simulate", arguments)()
 
 
 def simulate(
     out: pathlib.Path,
-    num: int | None = None,
+    num: Annotated[int | None, optional("INT", "as many as --energies has")] = None,
     geometry: str = "ds2",
-    particle: str | None = None,
-    energies: str | None = None,
+    particle: Annotated[str | None, optional("NAME", "the only one of the file")] = None,
+    energies: Annotated[str | None, optional("ENERGIES", "the dataset's spectrum")] = None,
     seed: int = 0,
-    batch: int | None = None,
+    batch: Annotated[int | None, optional("INT", "128 on a CPU, 1000 elsewhere")] = None,
     layout: LayoutName = "dense",
     force: bool = False,
 ) -> None:
     """Writes showers of a parametric generator (GFLASH, hep-ex/0001020): data without Geant4.
 
     Args:
-      out: HDF5 file to write; appears when it is complete.
-      num: how many showers; a file or a list of energies may leave it out.
-      geometry: built-in geometry, or a binning file ending in .xml.
-      particle: name or PDG number, if the binning file is of several particles.
-      energies: an HDF5 file or a folder of parts (their energies in order), a list such as
-        50GeV,100GeV (in turn), uniform:1GeV:10GeV or log-uniform:1GeV:1TeV; default: the spectrum
-        of the CaloChallenge's data set.
-      seed: of all random numbers, from 0 to 4294967295.
-      batch: showers that a device computes at a time; default: 128 on a CPU, 1000 elsewhere. On one
-        kind of device shower i is the same to the last bit for any --num and number of
-        devices; another --batch rounds otherwise.
-      layout: dense (the CaloChallenge's) or sparse (voxel and energy of every hit).
+      out: HDF5 file to write; it appears when it is complete.
+      num: number of showers; needed unless --energies is a file or a list.
+      geometry: name of a built-in geometry, or a binning file ending in .xml.
+      particle: name or PDG number of the particle, for a binning file of several particles.
+      energies: incident energies: an HDF5 file, a folder of parts, a list such as 50GeV,100GeV
+        (taken in turn), uniform:1GeV:10GeV or log-uniform:1GeV:1TeV.
+      seed: seed of all random numbers, from 0 to 4294967295.
+      batch: number of showers that a device computes at a time. On one kind of device, shower i is
+        the same to the last bit for any --num and number of devices; another --batch changes the
+        rounding.
+      layout: layout of the file: dense (the CaloChallenge's) or sparse (only the hits).
       force: replace --out if it exists.
     """
     check_output(out, force=force, inputs=[geometry, energies or ""])
@@ -53,4 +52,4 @@ def simulate(
     batches = generation.simulate(detector, wanted, seed=seed, batch_size=batch)
     provenance = {"model": "gflash", "seed": seed}
     write(out, detector, len(wanted), provenance, batches, label="simulate", layout=layout)
-    print(f"{printable(out)}: {len(wanted)} showers of geometry {detector.name}")
+    print(f"{printable(out)}: {len(wanted):,} showers of geometry {detector.name}")

@@ -13,6 +13,7 @@ import tyro
 
 from calojax import distributed, models
 from calojax.cli.allocator import keep_freed_memory
+from calojax.cli.arguments import optional, parse, refuse
 from calojax.errors import CalojaxError, warn
 from calojax.geometry import find_detector
 from calojax.io import ShowerSource, open_showers
@@ -29,29 +30,29 @@ class Train:
     """Trains a model.
 
     Attributes:
-      data: CaloChallenge HDF5 files to train on (energies in MeV).
-      out: folder of the run: checkpoints, metrics.jsonl, loss curves.
+      data: HDF5 files to train on, or folders of parts, with energies in MeV.
+      out: folder of the run, with checkpoints, metrics.jsonl, loss.png and run.json.
       model: settings of the model.
-      resume: continue the run in that folder from its newest checkpoint; without a preset, with
-        the arguments that it was started with.
-      stages: train only these stages of a finished run afresh, and those that need them.
-      geometry: built-in geometry, or a binning file ending in .xml.
-      particle: name or PDG number, if the binning file is of several particles.
+      resume: continue the run in --out from its newest checkpoint. Without a preset, the run
+        continues with the arguments that it was started with.
+      stages: stages of a finished run to train afresh; later stages that depend on them follow.
+      geometry: name of a built-in geometry, or a binning file ending in .xml.
+      particle: name or PDG number of the particle, for a binning file of several particles.
       any_units: train although the units of the showers look wrong.
-      cache: folder for the uncompressed copy of the data (default: ~/.cache/calojax).
-      options: how the run is trained.
-      group: the processes that train together.
+      cache: folder for the uncompressed copy of the data.
+      options: settings of the training.
+      group: processes that train together.
     """
 
-    data: tuple[pathlib.Path, ...]
+    data: Annotated[tuple[pathlib.Path, ...], tyro.conf.arg(metavar="FILES")]
     out: pathlib.Path
     model: Annotated[ModelConfig, tyro.conf.arg(name="")]
     resume: bool = False
-    stages: tuple[str, ...] = ()
+    stages: Annotated[tuple[str, ...], optional("STAGES", "all that are not finished")] = ()
     geometry: str = ""
-    particle: str | None = None
+    particle: Annotated[str | None, optional("NAME", "the only one of the file")] = None
     any_units: bool = False
-    cache: pathlib.Path | None = None
+    cache: Annotated[pathlib.Path | None, optional("PATH", "~/.cache/calojax")] = None
     options: Annotated[Options, tyro.conf.arg(name="")] = Options()
     group: Annotated[distributed.Group, tyro.conf.arg(name="")] = distributed.ALONE
 
@@ -59,49 +60,63 @@ class Train:
 def main(arguments: Sequence[str]) -> None:
     """Runs the command."""
     arguments = _continued(arguments)
-    presets = {
-        name: (
-            preset.description,
-            Train(tyro.MISSING, tyro.MISSING, geometry=preset.geometry, model=preset.model),
-        )
-        for name, preset in PRESETS.items()
-    }
-    asked = tyro.extras.overridable_config_cli(presets, prog="calojax train", args=arguments)
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help"):
+        print(_overview())
+        return
+    if name.startswith("-"):
+        refuse(f"A preset must come before {name}", "calojax train")
+    if name not in PRESETS:
+        refuse(f"There is no preset {name!r}", "calojax train", name, PRESETS)
+    preset = PRESETS[name]
+    asked = parse(
+        Train,
+        f"calojax train {name}",
+        arguments[1:],
+        description=f"{preset.description}.",
+        default=Train(tyro.MISSING, tyro.MISSING, geometry=preset.geometry, model=preset.model),
+        config=(tyro.conf.AvoidSubcommands,),
+    )
     keep_freed_memory()
     with distributed.joined(asked.group):
         _train(asked, arguments)
 
 
+def _overview() -> str:
+    return (
+        "usage: calojax train PRESET --data FILE.hdf5 ... --out RUN [OPTIONS]\n"
+        "       calojax train --resume --out RUN\n\n"
+        "Trains a model. All settings of a preset: calojax train PRESET --help\n\npresets:\n"
+    ) + "\n".join(f"  {name:26} {preset.description}" for name, preset in PRESETS.items())
+
+
 def _continued(arguments: Sequence[str]) -> list[str]:
-    """The arguments of a run that is continued by ``--resume --out RUN``, in front of these."""
+    """The arguments; in front of ``--resume --out RUN`` those that the run was started with."""
     arguments = list(arguments)
     if "--resume" not in arguments or "--out" not in arguments[:-1] or arguments[0][:1] != "-":
         return arguments
     path = pathlib.Path(arguments[arguments.index("--out") + 1], ORIGIN)
     try:
-        begun = json.loads(path.read_bytes())["arguments"]
-        if not all(isinstance(word, str) for word in begun):
+        started = json.loads(path.read_bytes())["arguments"]
+        if not all(isinstance(word, str) for word in started):
             raise TypeError
-    except OSError as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is damaged"
         raise CalojaxError(
-            f"{path}: cannot be read ({error.strerror}); name preset, data and settings as the run "
-            "was started."
+            f"{path}: cannot be read ({reason}); name preset, data and settings as the run was "
+            "started."
         ) from None
-    except (ValueError, KeyError, TypeError):
-        raise CalojaxError(
-            f"{path}: is damaged; name preset, data and settings as the run was started."
-        ) from None
-    return [*begun, *arguments]
+    return [*started, *arguments]
 
 
 def _origin(arguments: Sequence[str]) -> dict[str, Any]:
-    """What `ORIGIN` says of a run: how to start it again from any folder, and with what it ran."""
+    """Contents of `ORIGIN`: arguments that are valid in any folder, and versions."""
     words, flag = [], ""
     for word in arguments:
         flag = word if word.startswith("--") else flag
         if flag in ("--data", "--geometry", "--cache") and os.path.exists(word):
             word = os.path.abspath(word)
-        # Another start may have other processes.
+        # The processes may differ when the run is continued.
         if flag not in ("--resume", "--coordinator", "--processes", "--process"):
             words.append(word)
     versions = {name: importlib.metadata.version(name) for name in ("calojax", "jax", "numpy")}
@@ -131,7 +146,7 @@ def _train(asked: Train, arguments: Sequence[str]) -> None:
 
 
 def _check_units(source: ShowerSource, asked: Train) -> None:
-    """Refuses showers in units that are surely wrong, and warns of what may be."""
+    """Refuses showers whose units are certainly wrong, and warns if they look wrong."""
     found = {"error": [], "warning": []}
     for finding in unit_findings(source):
         found["warning" if asked.any_units else finding.severity].append(finding.sentence)

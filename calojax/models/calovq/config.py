@@ -16,7 +16,7 @@ class AutoencoderConfig:
 
     Attributes:
       network: fully connected layers ("dense") or convolutions on a grid ("cylinder").
-      hidden: layer widths of the dense encoder, and reversed of the decoder.
+      hidden: layer widths of the dense encoder; the decoder has them in reverse.
       length: codes per shower of the dense network.
       filters: channels of the convolutions.
       kernel: size in bins (z, alpha, r) of the patches that become codes.

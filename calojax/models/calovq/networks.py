@@ -60,7 +60,7 @@ class Dense(NamedTuple):
     """Fully connected networks.
 
     Attributes:
-      hidden: layer widths of the encoder, and reversed of the decoder.
+      hidden: layer widths of the encoder; the decoder has them in reverse.
       length: codes per shower.
       voxels: voxels per shower.
     """
