@@ -274,6 +274,7 @@ def load(run: str | os.PathLike) -> Checkpoint:
     """
     named = shipped()
     run = pathlib.Path(run) if os.path.exists(run) else named.get(str(run), pathlib.Path(run))
+    run = run.parent if run.name == _FOLDER else run
     try:
         os.listdir(run / _FOLDER)
     except (FileNotFoundError, NotADirectoryError):

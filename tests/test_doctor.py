@@ -3,49 +3,57 @@
 import os
 import pathlib
 import pwd
-import re
 
 import jax
 import pytest
 
 from calojax import files
 from calojax.cli import compilation, doctor, main
-from calojax.cli.doctor import GIB, Machine
+from calojax.cli.doctor import GIB
 from calojax.errors import CalojaxError
 
 HERE = pathlib.Path("/data")
-SOUND = Machine(
-    platforms=["gpu"],
-    driver=580,
-    environment={},
-    cores=16,
-    free={HERE: 100 * GIB},
-    programs=HERE / "xla",
-)
 
 
-def test_a_sound_machine_has_no_problems():
-    assert not list(doctor.problems(SOUND))
-    assert not list(doctor.problems(SOUND._replace(platforms=["cpu"], driver=0)))
+@pytest.fixture
+def problems(monkeypatch):
+    """The problems of a machine with a GPU, 16 cores and room, except for what is changed."""
+    for name in ("SLURM_GPUS_ON_NODE", "SLURM_CPUS_PER_TASK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(doctor, "kept_in", lambda: HERE)
+
+    def found(platforms=("gpu",), driver=580, free=100 * GIB):
+        return list(doctor.problems(platforms, driver, 16, {HERE: free}))
+
+    return found
 
 
-@pytest.mark.parametrize(
-    ("changes", "part"),
-    [
-        ({"platforms": ["cpu"]}, "JAX runs on the CPU; .*install --upgrade 'calojax.cuda13.'"),
-        ({"platforms": ["cpu"], "driver": 550}, "install --upgrade 'calojax.cuda12.'"),
-        ({"platforms": ["cpu"], "driver": 470}, "update the NVIDIA driver to 525 or newer"),
-        ({"free": {HERE: GIB // 2}}, "/data: only 0.5 GiB are free"),
-        ({"programs": None}, "Compiled programs are not kept"),
-        ({"environment": {"SLURM_GPUS_ON_NODE": "4"}}, "this node 4 GPUs, but JAX finds 1"),
-        ({"environment": {"SLURM_CPUS_PER_TASK": "32"}}, "32 cores, but this process may use 16"),
-    ],
-)
-def test_every_problem_is_one_sentence_with_a_remedy(changes, part):
-    (sentence,) = doctor.problems(SOUND._replace(**changes))
-    assert re.search(part, sentence)
-    assert "; " in sentence
-    assert sentence.endswith(".")
+def test_a_sound_machine_has_no_problems(problems):
+    assert not problems()
+    assert not problems(platforms=("cpu",), driver=0)
+
+
+def test_every_problem_is_one_sentence_with_a_remedy(problems, monkeypatch):
+    def check(sentences, part):
+        (sentence,) = sentences
+        assert part in sentence
+        assert "; " in sentence
+        assert sentence.endswith(".")
+
+    cpu = ("cpu",)
+    check(problems(platforms=cpu), "JAX runs on the CPU")
+    check(problems(platforms=cpu), "install --upgrade 'calojax[cuda13]'")
+    check(problems(platforms=cpu, driver=550), "install --upgrade 'calojax[cuda12]'")
+    check(problems(platforms=cpu, driver=470), "update the NVIDIA driver to 525 or newer")
+    check(problems(free=GIB // 2), "/data: only 0.5 GiB are free")
+    with monkeypatch.context() as patch:
+        patch.setattr(doctor, "kept_in", lambda: None)
+        check(problems(), "Compiled programs are not kept")
+    with monkeypatch.context() as patch:
+        patch.setenv("SLURM_GPUS_ON_NODE", "4")
+        check(problems(), "gave this node 4 GPUs, but JAX finds 1")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "32")
+    check(problems(), "32 cores, but this process may use 16")
 
 
 def test_the_command_runs_here(capsys, monkeypatch, tmp_path):

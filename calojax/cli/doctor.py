@@ -6,7 +6,6 @@ import pathlib
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 import jax
 
@@ -22,26 +21,6 @@ GIB = 2**30
 _OLDEST_DRIVER = {"13": 580, "12": 525}
 # An uncompressed dataset 2 takes 2.6 GB, and a run a few hundred megabytes.
 _LITTLE_SPACE = 5 * GIB
-
-
-class Machine(NamedTuple):
-    """The machine as JAX and the operating system describe it.
-
-    Attributes:
-      platforms: platforms of the devices: "cpu", "gpu" or "tpu".
-      driver: major version of the NVIDIA driver, 0 without one.
-      environment: environment variables.
-      cores: number of CPU cores that this process may use.
-      free: free bytes on the disks of folders.
-      programs: folder of compiled programs, None if they are not kept.
-    """
-
-    platforms: Sequence[str]
-    driver: int
-    environment: Mapping[str, str]
-    cores: int
-    free: Mapping[pathlib.Path, int]
-    programs: pathlib.Path | None
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -61,51 +40,53 @@ def doctor() -> None:
     with contextlib.suppress(CalojaxError):
         folders.append(default_folder())
     driver = re.search(r"Driver Version: *(\d+)", facts)  # JAX quotes nvidia-smi.
-    machine = Machine(
-        platforms=[device.platform for device in jax.local_devices()],
-        driver=int(driver[1]) if driver else 0,
-        environment=os.environ,
-        cores=cores(),
-        free={folder: _free(folder) for folder in folders},
-        programs=kept_in(),
-    )
-    print(f"CPU cores: {machine.cores}\ncompiled programs: {machine.programs or 'not kept'}")
-    found = list(problems(machine))
+    platforms = [device.platform for device in jax.local_devices()]
+    free = {folder: _free(folder) for folder in folders}
+    print(f"CPU cores: {cores()}\ncompiled programs: {kept_in() or 'not kept'}")
+    found = list(problems(platforms, int(driver[1]) if driver else 0, cores(), free))
     for sentence in found:
         warn(sentence)
     if not found:
         print("no problems found")
 
 
-def problems(machine: Machine) -> Iterator[str]:
-    """Problems of a machine, one sentence each with its remedy."""
-    environment = machine.environment
-    gpus = machine.platforms.count("gpu")
-    if machine.driver and not gpus:
+def problems(
+    platforms: Sequence[str], driver: int, cores: int, free: Mapping[pathlib.Path, int]
+) -> Iterator[str]:
+    """Problems of a machine, one sentence each with its remedy.
+
+    Args:
+      platforms: platform of each device: "cpu", "gpu" or "tpu".
+      driver: major version of the NVIDIA driver, 0 without one.
+      cores: number of CPU cores that this process may use.
+      free: free bytes on the disks of folders.
+    """
+    gpus = platforms.count("gpu")
+    if driver and not gpus:
         yield (
-            f"There is an NVIDIA driver ({machine.driver}), but JAX runs on the "
-            f"{machine.platforms[0].upper()}; unset JAX_PLATFORMS and CUDA_VISIBLE_DEVICES if they "
-            f"hide the GPU, or {_remedy(machine.driver)}."
+            f"There is an NVIDIA driver ({driver}), but JAX runs on the {platforms[0].upper()}; "
+            "unset JAX_PLATFORMS and CUDA_VISIBLE_DEVICES if they hide the GPU, or "
+            f"{_remedy(driver)}."
         )
-    given = environment.get("SLURM_GPUS_ON_NODE", "")
+    given = os.environ.get("SLURM_GPUS_ON_NODE", "")
     if given.isdigit() and int(given) != gpus:
         yield (
             f"SLURM gave this node {given} GPUs, but JAX finds {gpus}; start with srun, and check "
             "--gpus-per-task and CUDA_VISIBLE_DEVICES."
         )
-    promised = environment.get("SLURM_CPUS_PER_TASK", "")
-    if promised.isdigit() and int(promised) > machine.cores:
+    promised = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if promised.isdigit() and int(promised) > cores:
         yield (
-            f"SLURM gave each task {promised} cores, but this process may use {machine.cores}; add "
+            f"SLURM gave each task {promised} cores, but this process may use {cores}; add "
             "--cpus-per-task to srun."
         )
-    for folder, free in machine.free.items():
-        if free < _LITTLE_SPACE:
+    for folder, space in free.items():
+        if space < _LITTLE_SPACE:
             yield (
-                f"{folder}: only {free / GIB:.1f} GiB are free, less than a data set needs; make "
+                f"{folder}: only {space / GIB:.1f} GiB are free, less than a data set needs; make "
                 "room, or set CALOJAX_CACHE and --out to another disk."
             )
-    if machine.programs is None:
+    if kept_in() is None:
         yield (
             "Compiled programs are not kept, so every start compiles them again; unset "
             "CALOJAX_COMPILATION_CACHE, or set CALOJAX_CACHE to a folder of your own."

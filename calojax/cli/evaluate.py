@@ -13,7 +13,7 @@ import tyro
 import calojax
 from calojax import checkpoint, files, report
 from calojax.cli.arguments import parse
-from calojax.cli.showers import digest_of, warn_outside, write
+from calojax.cli.showers import Output, digest_of, warn_outside, write
 from calojax.errors import CalojaxError, printable, warn
 from calojax.evaluation import classifiers, scoreboard, suite
 from calojax.evaluation.features import batch_size
@@ -58,7 +58,8 @@ class Evaluate:
         reference resembles most (by the classifiers in --metrics, else high).
       against: published models to compare with: a results file, or "published" for the
         CaloChallenge's tables.
-      timing: JSON lines of benchmarks/generation.py, for the picture of quality against time.
+      timing: file of JSON lines with the keys part ("whole"), platform, batch and ms_per_shower,
+        for the picture of quality against time.
       geometry: geometry of the files (default: as they say, or guessed).
       particle: name or PDG number, if --geometry is a binning file of several particles.
       truncate: take as many showers of the larger samples as the smallest has, spread evenly over
@@ -315,7 +316,7 @@ def _showers_of_run(
         batches = generation.generate(model, variables, reference.energies, seed=asked.seed)
     path = folder / "showers.hdf5"
     origin = {TRAINED_ON: done.trained_on} if done.trained_on else {}
-    write(path, reference.detector, len(reference), origin, batches, label=label)
+    write([Output(path, len(reference), origin)], reference.detector, batches, label=label)
     # Of the model, since the last bits of showers differ between devices.
     return ShowerFile(path, reference.detector), f"{label} {digest_of(variables)}"
 
@@ -341,7 +342,7 @@ def _multiclass(
 
 
 def _times(path: pathlib.Path | None) -> dict[str, float]:
-    """Published column -> ms per shower, from the lines of benchmarks/generation.py."""
+    """Published column -> ms per shower, from a file of JSON lines."""
     if path is None:
         return {}
     try:
@@ -355,7 +356,7 @@ def _times(path: pathlib.Path | None) -> dict[str, float]:
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CalojaxError(
-            f"{path}: does not hold the JSON lines of benchmarks/generation.py ({error})."
+            f"{path}: --timing needs JSON lines with part, platform, batch, ms_per_shower ({error})."
         ) from None
 
 

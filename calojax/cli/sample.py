@@ -11,7 +11,7 @@ import tyro
 import calojax
 from calojax import checkpoint, distributed, models
 from calojax.cli.arguments import optional, parse
-from calojax.cli.showers import digest_of, warn_outside, write, write_parts
+from calojax.cli.showers import Output, digest_of, warn_outside, write
 from calojax.errors import CalojaxError, printable
 from calojax.files import check_output
 from calojax.io import shards
@@ -100,9 +100,7 @@ def sample(
             provenance["precision"] = precision
         showers_of = functools.partial(
             generation.generate,
-            model,
-            variables,
-            wanted,
+            *(model, variables, wanted),
             seed=seed,
             temperature=temperature,
             precision=precision,
@@ -110,11 +108,7 @@ def sample(
         )
         start = time.perf_counter()
         if part_size is None:
-            write(
-                *(out, model.detector, len(wanted), provenance, showers_of()),
-                label="sample",
-                layout=layout,
-            )
+            outputs, batches = [Output(out, len(wanted), provenance)], showers_of()
             made = f"{len(wanted):,} showers"
         else:
             settings = provenance | {
@@ -131,8 +125,16 @@ def sample(
             shards.begin(out, settings, plan)
             own = shards.share(plan, index, count)
             todo = shards.missing(out, own)
+            outputs = [
+                Output(
+                    out / part.name,
+                    len(part.showers),
+                    {**provenance, "part": part.number, "first_shower": part.showers.start},
+                )
+                for part in todo
+            ]
             batches = showers_of(parts=[part.showers for part in todo])
-            write_parts(out, model.detector, todo, provenance, batches, layout=layout)
             made = f"{len(todo):,} of {len(plan):,} parts ({len(own) - len(todo):,} existed)"
+        write(outputs, model.detector, batches, label="sample", layout=layout)
         took = time.perf_counter() - start
         print(f"{printable(out)}: {made} in {took:.1f} s, with compilation and writing")

@@ -1,74 +1,59 @@
-"""Parts that the commands which make showers have in common: writing, provenance, a warning."""
+"""Parts that the commands which make showers have in common: writing, digests, a warning."""
 
 import hashlib
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from calojax.errors import warn
 from calojax.geometry import Detector
-from calojax.io import shards
 from calojax.io.writer import LayoutName, ShowerWriter
 from calojax.models.base import Variables
 from calojax.progress import progress_bar
 from calojax.sampling.generation import Batches
 
-Provenance = Mapping[str, str | int | float]
-"""Attributes of a file that say where its showers come from."""
+
+class Output(NamedTuple):
+    """A file to write.
+
+    Attributes:
+      path: path of the HDF5 file.
+      count: number of showers.
+      provenance: attributes that say where the showers come from.
+    """
+
+    path: pathlib.Path
+    count: int
+    provenance: Mapping[str, str | int | float]
 
 
 def write(
-    out: pathlib.Path,
+    outputs: Iterable[Output],
     detector: Detector,
-    num: int,
-    provenance: Provenance,
     batches: Batches,
     *,
     label: str,
     layout: LayoutName = "dense",
 ) -> None:
-    """Writes batches of showers to a file under a progress bar."""
-    with (
-        ShowerWriter(out, detector, num, provenance, layout=layout) as writer,
-        progress_bar(label, num) as bar,
-    ):
-        _fill(writer, batches, bar)
-
-
-def write_parts(
-    folder: pathlib.Path,
-    detector: Detector,
-    parts: Sequence[shards.Part],
-    provenance: Provenance,
-    batches: Batches,
-    *,
-    layout: LayoutName,
-) -> None:
-    """Writes batches of showers to the files of parts; no batch reaches over the end of a part."""
-    with progress_bar("sample", sum(len(part.showers) for part in parts)) as bar:
-        for part in parts:
-            path, first = folder / part.name, part.showers.start
-            own = {**provenance, "part": part.number, "first_shower": first}
-            with ShowerWriter(path, detector, len(part.showers), own, layout=layout) as writer:
-                _fill(writer, batches, bar)
-
-
-def _fill(writer: ShowerWriter, batches: Batches, bar: tqdm) -> None:
-    """Appends batches until the file is complete; later batches stay in the iterator."""
-    while writer.written < writer.count:
-        energies, showers = next(batches)
-        writer.append(energies, showers)
-        bar.update(len(showers))
+    """Writes batches of showers to files in turn; no batch reaches over the end of a file."""
+    outputs = list(outputs)
+    with progress_bar(label, sum(output.count for output in outputs)) as bar:
+        for path, count, provenance in outputs:
+            with ShowerWriter(path, detector, count, provenance, layout=layout) as writer:
+                while writer.written < count:
+                    energies, showers = next(batches)
+                    writer.append(energies, showers)
+                    bar.update(len(showers))
 
 
 def digest_of(variables: Variables) -> str:
     """Digest of all arrays of a model, which tells one training from another."""
     digest = hashlib.blake2b(digest_size=16)
     for leaf in jax.tree.leaves(variables):
-        digest.update(np.ascontiguousarray(leaf).tobytes())
+        digest.update(np.asarray(leaf).tobytes())
     return digest.hexdigest()
 
 

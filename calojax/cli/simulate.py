@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from calojax.cli.arguments import optional, parse
-from calojax.cli.showers import write
+from calojax.cli.showers import Output, write
 from calojax.errors import printable
 from calojax.files import check_output
 from calojax.geometry import find_detector
@@ -50,6 +50,6 @@ def simulate(
     detector = find_detector(geometry, particle)
     wanted = energy_source(energies, detector, num=num, seed=seed)
     batches = generation.simulate(detector, wanted, seed=seed, batch_size=batch)
-    provenance = {"model": "gflash", "seed": seed}
-    write(out, detector, len(wanted), provenance, batches, label="simulate", layout=layout)
+    output = Output(out, len(wanted), {"model": "gflash", "seed": seed})
+    write([output], detector, batches, label="simulate", layout=layout)
     print(f"{printable(out)}: {len(wanted):,} showers of geometry {detector.name}")
