@@ -356,7 +356,8 @@ def _times(path: pathlib.Path | None) -> dict[str, float]:
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CalojaxError(
-            f"{path}: --timing needs JSON lines with part, platform, batch, ms_per_shower ({error})."
+            f"{path}: --timing needs JSON lines with part, platform, batch and ms_per_shower, but "
+            f"reading failed ({error})."
         ) from None
 
 
