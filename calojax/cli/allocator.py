@@ -1,4 +1,4 @@
-"""Memory that every training step takes and frees is kept between steps."""
+"""glibc keeps freed memory for the next training step instead of returning it to the system."""
 
 import ctypes
 import sys
@@ -8,19 +8,17 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
 def keep_freed_memory() -> None:
-    """Has glibc keep what is freed, instead of giving it back to the system.
+    """Tells glibc to keep freed memory; does nothing with other C libraries.
 
-    On a CPU a step works in one buffer of some hundred MB. glibc maps so large a one anew in every
+    On a CPU a step works in a buffer of some hundred MB. By default glibc maps it anew in every
     step, and the system clears its pages: 18 to 26 % of the time of a step of calovq-ds2 and
-    calovq-ds2-mlp. Freed memory is used again best if all threads share one arena. The process
-    stays as large as it once was, so this is for training, not for sampling in little memory. On
-    GPUs it changes little, and with other C libraries it does nothing.
+    calovq-ds2-mlp. One arena for all threads lets them reuse freed memory best. The process stays
+    as large as it once was, so this is for training, not for sampling in little memory.
     """
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return
-    mallopt(_ARENA_MAX, 1)
-    mallopt(_MMAP_MAX, 0)
-    mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    if mallopt is not None:
+        mallopt(_ARENA_MAX, 1)
+        mallopt(_MMAP_MAX, 0)
+        mallopt(_TRIM_THRESHOLD, 2**31 - 1)

@@ -1,8 +1,6 @@
-"""Compiled programs are kept between starts: where, and whether at all.
+"""Compiled programs are kept between starts, since compiling takes longer than most short jobs.
 
-Compiling takes longer than most jobs that start with it. JAX can keep what it compiled in a folder,
-and does so only when told; it reads the environment as it is imported, so `keep_programs` comes
-before the command.
+JAX reads the environment when it is imported, so `keep_programs` runs before the command.
 """
 
 import os
@@ -20,14 +18,14 @@ _SHORTEST = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 
 
 def keep_programs() -> None:
-    """Has JAX keep compiled programs in ``xla`` under calojax's cache folder.
+    """Lets JAX keep compiled programs in ``xla`` under calojax's cache folder.
 
     A folder that the user gave to JAX stays, and CALOJAX_COMPILATION_CACHE=off keeps nothing.
-    Compiled programs are machine code, so where other users could write to the folder, or it cannot
-    be written at all, calojax says so and goes without.
+    Compiled programs are machine code: if other users could write to the folder, or if it cannot be
+    written, calojax warns and keeps nothing.
 
     Raises:
-      CalojaxError: if the environment variable says anything but "off".
+      CalojaxError: if CALOJAX_COMPILATION_CACHE has another value than "off".
     """
     switch = os.environ.get(_SWITCH, "")
     if switch not in ("", "off"):
@@ -44,7 +42,7 @@ def keep_programs() -> None:
     except (CalojaxError, OSError) as error:
         reason = error if isinstance(error, CalojaxError) else refusal(folder, error)
         warn(
-            f"{reason} Compiled programs are not kept, and every start compiles anew; set "
+            f"{reason} Compiled programs are not kept, and every start compiles them again; set "
             f"{'CALOJAX_CACHE' if given is None else _FOLDER} to a folder of your own, or "
             f"{_SWITCH}=off."
         )
@@ -54,11 +52,11 @@ def keep_programs() -> None:
         return
     os.environ[_FOLDER] = str(folder)
     if given is None:
-        # JAX would leave out what takes less than a second; a start has dozens of such programs.
+        # By default JAX skips programs that compile within a second; a start has dozens of them.
         os.environ.setdefault(_SHORTEST, "0.05")
 
 
 def kept_in() -> pathlib.Path | None:
-    """The folder of compiled programs, None if none are kept."""
+    """The folder of compiled programs, None if they are not kept."""
     folder = os.environ.get(_FOLDER)
     return pathlib.Path(folder) if folder else None

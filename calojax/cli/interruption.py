@@ -1,4 +1,4 @@
-"""Signals end a command at once, after what is unfinished was removed."""
+"""Signals end a command at once, after its unfinished files are removed."""
 
 import contextlib
 import os
@@ -12,11 +12,11 @@ _STOPPED = b"\nerror: stopped; nothing half-written is left behind.\n"
 
 @contextlib.contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Within it, `files.SIGNALS` remove what is unfinished before they end the process.
+    """Lets `files.SIGNALS` remove unfinished files before they end the process.
 
-    Those that are ignored (as SIGHUP under nohup) or that have another handler stay as they are.
-    An exception instead would strike anywhere: inside a callback of HDF5, which cannot be closed
-    after that, or of the garbage collector, which drops it, so that the command would go on.
+    Signals that are ignored (such as SIGHUP under nohup) or have another handler stay as they are.
+    An exception instead could be raised anywhere: inside a callback of HDF5, which then cannot be
+    closed, or of the garbage collector, which drops it, so that the command would continue.
     """
     ending = (signal.SIG_DFL, signal.default_int_handler)
     handlers = {n: signal.signal(n, _stop) for n in files.SIGNALS if signal.getsignal(n) in ending}
@@ -31,6 +31,6 @@ def _stop(number: int, _) -> None:
     files.remove_unfinished()
     with contextlib.suppress(OSError):
         os.write(2, _STOPPED)
-    # So that who started the process learns what ended it.
+    # The parent process should see which signal ended this one.
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)

@@ -1,4 +1,4 @@
-"""Printing that never fails: work that is done stays done, whatever became of the screen."""
+"""Printing that never fails, so that a closed or odd screen costs no finished work."""
 
 import contextlib
 import io
@@ -10,11 +10,15 @@ from typing import Any, TextIO
 
 @contextlib.contextmanager
 def patient_screen() -> Iterator[None]:
-    """Within it, printing to a closed pipe, a full disk or an ASCII terminal raises nothing.
+    """Makes printing safe on a closed pipe, a full disk or an ASCII terminal.
 
-    What the screen cannot show is escaped, and what it does not take is dropped.
+    Characters that the screen cannot show are escaped; output that it does not take is dropped.
     """
-    _occupy_standard_descriptors()
+    for number in range(3):  # A file opened later must not become standard output or error.
+        try:
+            os.fstat(number)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
     with (
         contextlib.redirect_stdout(_Patient(sys.stdout)) as out,
         contextlib.redirect_stderr(_Patient(sys.stderr)) as err,
@@ -22,7 +26,7 @@ def patient_screen() -> Iterator[None]:
         try:
             yield
         finally:
-            # Else Python does at exit, and complains.
+            # Python would flush at exit, and complain.
             out.flush()
             err.flush()
 
@@ -31,7 +35,7 @@ class _Patient:
     """A text stream that drops what cannot be written."""
 
     def __init__(self, stream: TextIO | None):
-        """Wraps a stream; None, Python's word for a closed one, takes and drops all."""
+        """Wraps a stream; None stands for a closed one."""
         self._stream = io.StringIO() if stream is None else stream
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -40,31 +44,16 @@ class _Patient:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        with self._dropping():
-            self._stream.write(text)
+        self._safely(self._stream.write, text)
         return len(text)
 
     def flush(self) -> None:
-        with self._dropping():
-            self._stream.flush()
+        self._safely(self._stream.flush)
 
-    @contextlib.contextmanager
-    def _dropping(self) -> Iterator[None]:
+    def _safely(self, function: Any, *arguments: Any) -> None:
         try:
-            yield
+            function(*arguments)
         except OSError:
-            # What is still in Python's buffer goes where nothing fails.
+            # The rest of Python's buffer goes where nothing fails.
             with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
                 os.dup2(nowhere.fileno(), self._stream.fileno())
-
-
-def _occupy_standard_descriptors() -> None:
-    """Opens those that are closed: the next file would take their numbers, and get what is printed.
-
-    Libraries print to descriptor 2 whatever it is.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_RDWR), number)
