@@ -12,6 +12,8 @@ import pytest
 import calojax
 from calojax.sampling import generation
 
+ROOT = pathlib.Path(__file__).parents[1]
+
 
 @pytest.fixture(scope="module")
 def trained():
@@ -19,8 +21,10 @@ def trained():
 
 
 def test_every_public_name_is_there_and_documented():
+    reference = (ROOT / "docs" / "api.md").read_text()
     for name in calojax.__all__:
         assert getattr(calojax, name).__doc__, name
+        assert re.search(rf":: {name}$", reference, re.MULTILINE), name
     assert set(calojax.__all__) <= set(dir(calojax))
     with pytest.raises(AttributeError, match="'calojax' has no attribute 'generat'"):
         calojax.generat  # noqa: B018
@@ -81,7 +85,7 @@ def test_showers_are_evaluated_from_files_sources_or_arrays(tmp_path, tiny, show
 
 
 def test_the_example_of_the_readme_runs(tmp_path, monkeypatch):
-    text = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
+    text = (ROOT / "README.md").read_text()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(generation, "default_batch_size", lambda: 4)
     exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], {})

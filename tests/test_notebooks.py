@@ -34,7 +34,7 @@ def test_notebook_runs(path, tmp_path, monkeypatch, one_device):
         small = dataclasses.replace(preset, model=shortened(preset.model))
         monkeypatch.setitem(PRESETS, name, small)
     monkeypatch.setenv("CALOJAX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(generation, "default_batch_size", lambda: 16)
+    monkeypatch.setattr(generation, "default_batch_size", lambda: 4)
     # One device: eight forced ones on two busy cores may miss XLA's deadline for a sum.
     monkeypatch.setattr(distributed, "make_mesh", lambda: one_device)
     # The notebooks find the examples of the repository two folders up; here few of the showers.

@@ -1,4 +1,4 @@
-"""The page on own detectors: its file, its code and its commands work as they stand."""
+"""The page on own detectors: its XML file, its code and its commands work."""
 
 import pathlib
 import re
@@ -20,7 +20,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder with what the page's first two steps make."""
+    """A folder with the files that the first two steps of the page make."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CALOJAX_CACHE", str(tmp_path / "cache"))
     (xml,), (code,) = blocks("xml"), blocks("python")
