@@ -34,7 +34,7 @@ def doctor() -> None:
     failure = start_failure()
     if failure:
         raise CalojaxError(f"JAX does not start ({failure}); unset JAX_PLATFORMS, or {_remedy(0)}.")
-    facts = jax.print_environment_info(return_string=True).strip()
+    facts = (jax.print_environment_info(return_string=True) or "").strip()
     print(facts)
     folders = [pathlib.Path.cwd()]
     with contextlib.suppress(CalojaxError):
