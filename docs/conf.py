@@ -10,6 +10,8 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ex
 exclude_patterns = ["_build"]
 # Names in single backticks become links where they are documented.
 default_role = "py:obj"
+# Code blocks without a language are commands.
+highlight_language = "none"
 
 html_theme = "furo"
 html_title = f"calojax {release}"
