@@ -11,7 +11,6 @@ from two_stages import Two, TwoConfig
 from calojax import distributed, rng
 from calojax.errors import CalojaxError
 from calojax.io import ShowerArrays
-from calojax.models.calovq.model import CaloVQ
 from calojax.sampling import generation
 from calojax.sampling.incident_energies import EnergySource
 
