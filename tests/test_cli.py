@@ -311,7 +311,7 @@ def test_check_looks_into_all_parts_of_a_folder(in_parts, folder, capsys):
     assert "1 parts cannot be used" in told
     last.unlink()
     assert calojax("check {out}", out=broken) == 1
-    assert "are not made yet" in capsys.readouterr().err
+    assert "1 of 3 parts are missing" in capsys.readouterr().err
 
 
 def test_help_of_every_command(capsys):
