@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 
-.PHONY: demo test lint types docs links setup clean
+.PHONY: demo test lint docs links setup clean
 
 setup: $(VENV)/installed
 
@@ -35,8 +35,6 @@ test: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-
-types: setup
 	$(BIN)/pyright
 
 # The documentation site, in docs/_build/html; warnings, such as about broken links between pages, are

@@ -37,7 +37,7 @@ class Evaluate:
     Attributes:
       files: GENERATED.hdf5 REFERENCE.hdf5, or with --run or --reconstruction the reference
         alone. Further files are joined to the reference in their order, unless --name names
-        several models. A file may be a folder of shards.
+        several models. A file may be a folder of parts.
       out: folder to write to; an evaluation of other showers in it is replaced.
       name: names of the generated samples, one for each: after --name A B the first two files are
         generated samples, and one report shows both (default: the name of the file or run).
