@@ -94,7 +94,7 @@ def test_differing_settings_are_named_with_their_values(model):
 # --- priors ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["transformer", "masked"])
+@pytest.mark.parametrize("kind", ["transformer", "masked", "flow"])
 def test_every_kind_of_prior_has_gradients_and_codes(kind, tiny, variables, batch):
     config = tiny_config()
     prior = dataclasses.replace(config.prior, kind=kind, layers=1, heads=2, passes=3)

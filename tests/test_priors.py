@@ -15,6 +15,7 @@ from conftest import depends
 from calojax import rng
 from calojax.nn.priors import categorical
 from calojax.nn.priors.autoregressive import Autoregressive
+from calojax.nn.priors.flow import Flow, Trunk
 from calojax.nn.priors.gpt import GPT
 from calojax.nn.priors.gru import GRU
 from calojax.nn.priors.masked import Masked
@@ -32,8 +33,10 @@ CELLS = {
 }
 FILLING = Transformer(5, Line(6), layers=1, heads=2, width=16, causal=False)
 PRIORS = {name: Autoregressive(cell) for name, cell in CELLS.items()} | {
-    "masked": Masked(FILLING, passes=6)
+    "masked": Masked(FILLING, passes=6),
+    "flow": Flow(Trunk(5, (1, 3, 2), (1, 1, 2), 3, layers=1, heads=2, width=16), 3, spacing=0.4),
 }
+CODEBOOK = {"vectors": np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)}
 EVERY = np.stack(np.meshgrid(*[np.arange(5)] * 6, indexing="ij"), -1).reshape(-1, 6)
 CONTEXT = np.broadcast_to(np.float32([0.7, -1.1]), (len(EVERY), 2))
 ROWS = np.array([0, 4321, 15000])
@@ -51,10 +54,11 @@ def start(name):
 @functools.cache
 def variables(name):
     """Far enough from the start that codes differ in probability."""
-    return jax.tree.map(
+    moved = jax.tree.map(
         lambda x: x + 0.3 * np.random.default_rng(x.size).normal(size=x.shape).astype(np.float32),
         start(name),
     )
+    return moved | {"codebook": CODEBOOK}
 
 
 @functools.cache
@@ -151,7 +155,7 @@ def test_draws_at_low_temperature_are_the_most_probable(name):
             log_p = table(name)[*cold[0, :t]].reshape(5, -1, 6)[:, 0, t]
             assert code == log_p.argmax()
     else:
-        # The order of filling is still random.
+        # The order of filling, or the noise, is still random.
         hot = np.asarray(draw(temperature=1e6))
         assert len(np.unique(cold, axis=0)) < len(np.unique(hot, axis=0)) == 16
 
@@ -165,10 +169,13 @@ def test_loss_has_gradients_everywhere(name):
         assert each.shape == (3,)
         return each.sum()
 
-    assert all(jax.tree.leaves(depends(jax.grad(loss), variables(name))))
+    reached = depends(jax.grad(loss), variables(name))
+    assert all(jax.tree.leaves(reached["params"]))
+    # The codebook belongs to another stage.
+    assert not reached["codebook"]["vectors"]
 
 
-@priors
+@pytest.mark.parametrize("name", [*CELLS, "masked"])
 def test_a_new_prior_is_nearly_uniform(name):
     if name in CELLS:
         loss = -np.asarray(program(name, "log_probs")(start(name), EVERY, CONTEXT))

@@ -10,7 +10,9 @@ from calojax.models.base import ModelConfig
 # Whole numbers that may be 0; the others must be at least 1.
 _FROM_ZERO = {"warmup", "memory", "z_padding"}
 # Real numbers that must be above 0; the others must be at least 0.
-_POSITIVE = {"learning_rate", "clip", "log_scale", "largest"}
+_POSITIVE = {"learning_rate", "clip", "log_scale", "largest", "spacing"}
+# Real numbers that must be below 1.
+_BELOW_ONE = {"betas", "average"}
 # Numbers of layers, each of which takes time to compile, and of network evaluations.
 _REPEATED = {"depth", "layers", "passes"}
 _MOST_REPEATED, _MOST = 1_000, 10**9

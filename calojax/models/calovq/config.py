@@ -81,8 +81,8 @@ class PriorConfig(priors.Settings):
     """The prior over codes.
 
     Attributes:
-      kind: network: recurrent ("gru"), causal ("transformer"), or a transformer that fills in codes
-        in parallel ("masked").
+      kind: network: recurrent ("gru"), causal ("transformer"), a transformer that fills in codes in
+        parallel ("masked"), or one that turns noise into codes in a few passes ("flow").
       context: size of the embedded condition.
       schedule: optimiser schedule.
     """
@@ -94,11 +94,11 @@ class PriorConfig(priors.Settings):
     def __post_init__(self):
         super().__post_init__()
         # Settings that do not fit are refused here, not in the middle of training.
-        self.build(1, Line(1))
+        self.build(1, Line(1), 1)
 
-    def build(self, size: int, positions: Positions) -> priors.Prior:
-        """The prior over ``size`` codes at the given positions."""
-        return priors.PRIORS[self.kind](self, size, positions)
+    def build(self, size: int, positions: Positions, width: int) -> priors.Prior:
+        """The prior over ``size`` codes at the given positions, with vectors of ``width``."""
+        return priors.PRIORS[self.kind](self, size, positions, width)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -104,7 +104,8 @@ class CaloVQ:
 
     @functools.cached_property
     def _prior(self) -> priors.Prior:
-        return self.config.prior.build(self._quantizer.size, self.networks.positions)
+        q = self._quantizer
+        return self.config.prior.build(q.size, self.networks.positions, q.width)
 
     @property
     def likelihood(self) -> Likelihood:
@@ -205,7 +206,7 @@ class CaloVQ:
             self._codebook(variables), self._latents(variables, showers, energies)
         )
         loss = self._prior.loss(
-            {"params": variables["params"]["prior"]},
+            self._prior_variables(variables),
             rng.per_item(rng.stream(key, "prior"), jnp.arange(len(codes))),
             jax.lax.stop_gradient(codes),
             self._prior_context(variables, energies, layer_sums(showers, self.detector)),
@@ -262,7 +263,7 @@ class CaloVQ:
     ) -> Int[Array, "b t"]:
         """Codes from the prior."""
         return self._prior.draw(
-            {"params": variables["params"]["prior"]},
+            self._prior_variables(variables),
             rng.streams(keys, "prior"),
             self._prior_context(variables, energies, layer_energy),
             temperature=temperature,
@@ -314,6 +315,12 @@ class CaloVQ:
     def _prior_context(self, variables, energies, layer_energy):
         condition = self._condition(variables, energies, layer_energy)
         return trained(self._context, variables, "context")(condition)
+
+    def _prior_variables(self, variables):
+        """Parameters of the prior, and the vectors of all codes."""
+        every = jnp.arange(self._quantizer.size)
+        vectors = self._quantizer.vectors(self._codebook(variables), every)
+        return {"params": variables["params"]["prior"], "codebook": {"vectors": vectors}}
 
     def _codebook(self, variables):
         home = self._quantizer.home

@@ -36,6 +36,16 @@ def _cylinder(kernel: tuple[int, int, int], strides: tuple[int, int, int]) -> Ca
     )
 
 
+_DS2 = _cylinder(kernel=(9, 4, 3), strides=(3, 2, 2))
+_FLOW = PriorConfig(
+    kind="flow",
+    width=128,
+    layers=6,
+    passes=8,
+    context=128,
+    schedule=Schedule(50_000, 64, 1.5e-3, weight_decay=0.01, betas=(0.9, 0.99), average=0.998),
+)
+
 # Showers of dataset 1 are not symmetric in alpha (0.2 < eta < 0.25), those of datasets 2 and 3 are.
 _DENSE_DS1 = CaloVQConfig(
     _trained(AutoencoderConfig(), 30_000),
@@ -64,7 +74,12 @@ PRESETS = {
     "calovq-ds2": Preset(
         "Calo-VQ, convolutions on the cylinder, dataset 2: 416 codes (13 x 8 x 4)",
         "ds2",
-        _cylinder(kernel=(9, 4, 3), strides=(3, 2, 2)),
+        _DS2,
+    ),
+    "calovq-ds2-flow": Preset(
+        "Calo-VQ as calovq-ds2, with a prior that draws all codes in eight passes",
+        "ds2",
+        dataclasses.replace(_DS2, prior=_FLOW),
     ),
     "calovq-ds3": Preset(
         "Calo-VQ, convolutions on the cylinder, dataset 3: 650 codes (13 x 10 x 5)",

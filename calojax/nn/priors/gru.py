@@ -16,7 +16,7 @@ from calojax.nn.priors.positions import Positions
 from calojax.nn.priors.prior import Settings
 
 
-def build(settings: Settings, size: int, positions: Positions) -> Autoregressive:
+def build(settings: Settings, size: int, positions: Positions, width: int) -> Autoregressive:
     """The recurrent prior."""
     lags = positions.neighbours
     return Autoregressive(GRU(size, positions.length, settings.width, settings.embedding, lags))

@@ -24,7 +24,7 @@ from calojax.nn.priors.positions import Positions
 from calojax.nn.priors.prior import Network, Settings
 
 
-def build(settings: Settings, size: int, positions: Positions) -> "Masked":
+def build(settings: Settings, size: int, positions: Positions, width: int) -> "Masked":
     """The prior that fills in codes in parallel."""
     network = transformer.from_settings(settings, size, positions, causal=False)
     return Masked(network, settings.passes)

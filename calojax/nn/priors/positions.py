@@ -23,6 +23,11 @@ class Positions(Protocol):
         ...
 
     @property
+    def grid(self) -> tuple[int, int, int]:
+        """Numbers of positions along z, around and outward; a line runs along z."""
+        ...
+
+    @property
     def rings(self) -> np.ndarray:
         """Number of the ring of each position, int [t]; a rotation keeps rings."""
         ...
@@ -50,6 +55,11 @@ class Line:
     neighbours = (1,)
 
     @property
+    def grid(self) -> tuple[int, int, int]:
+        """See `Positions`."""
+        return self.length, 1, 1
+
+    @property
     def rings(self) -> np.ndarray:
         return np.arange(self.length)
 
@@ -74,6 +84,11 @@ class Cylinder:
     @property
     def length(self) -> int:
         return self.z * self.alpha * self.r
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """See `Positions`."""
+        return self.z, self.alpha, self.r
 
     @property
     def coordinates(self) -> np.ndarray:

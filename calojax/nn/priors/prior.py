@@ -17,9 +17,11 @@ class Settings:
     Attributes:
       width: size of the recurrent state, or of the transformer's residual stream.
       embedding: size of the GRU's code and position embeddings.
-      layers: number of blocks of the transformer.
+      layers: number of blocks of a transformer or of the flow.
       heads: number of attention heads; twice that number must divide the width.
-      passes: number of network evaluations per sequence of the "masked" prior.
+      passes: number of network evaluations per sequence of the "masked" or "flow" prior.
+      patch: codes (z, alpha, r) of a token of the flow; in a line the first number counts.
+      spacing: spacing of the flow's passes: below 1 more of them are near the end.
       dtype: type of the transformer's computation; bfloat16 is for accelerators.
     """
 
@@ -28,6 +30,8 @@ class Settings:
     layers: int = 3
     heads: int = 4
     passes: int = 10
+    patch: tuple[int, int, int] = (1, 2, 4)
+    spacing: float = 0.4
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self):
@@ -65,7 +69,9 @@ class Network(Protocol):
 class Prior(Protocol):
     """A distribution of codes [b, t] in 0..k-1, given a context [b, c] or [b, t, c].
 
-    Every sequence has its own key.
+    Every sequence has its own key. Variables are those of the linen module inside; `loss` and `draw`
+    also find there, as a collection of its own, ``variables["codebook"]["vectors"]``: the vectors
+    [k, d] of the codes.
     """
 
     def init(self, key: jax.Array, context: jax.Array) -> Variables:
@@ -75,7 +81,11 @@ class Prior(Protocol):
     def loss(
         self, variables: Variables, keys: jax.Array, codes: jax.Array, context: jax.Array
     ) -> jax.Array:
-        """Loss in nats per code, [b]: -log p(codes) / t or, averaged over keys, an upper bound."""
+        """Loss in nats per code, [b].
+
+        It is -log p(codes) / t or, averaged over keys, an upper bound; for a flow, the cross-entropy
+        of the codes given noisy ones.
+        """
         ...
 
     def draw(

@@ -13,7 +13,7 @@ from calojax.nn.priors.positions import Positions, rotate
 from calojax.nn.priors.prior import Settings
 
 
-def build(settings: Settings, size: int, positions: Positions) -> Autoregressive:
+def build(settings: Settings, size: int, positions: Positions, width: int) -> Autoregressive:
     """The causal transformer prior."""
     return Autoregressive(from_settings(settings, size, positions, causal=True))
 

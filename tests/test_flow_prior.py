@@ -1,0 +1,170 @@
+"""The flow prior: exact joint of a toy, turns of the cylinder, one pass, times, settings."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from calojax import rng
+from calojax.errors import CalojaxError
+from calojax.nn.priors import categorical, flow
+from calojax.nn.priors.flow import Flow, Trunk
+from calojax.nn.priors.positions import Cylinder, Line
+from calojax.nn.priors.prior import Settings
+
+pytestmark = pytest.mark.usefixtures("strict_ranks")
+
+
+def keys_of(number):
+    return rng.per_item(rng.root(0), np.arange(number))
+
+
+# Three symbols at two positions that tend to be equal, as vectors in a plane.
+JOINT = jnp.array([[0.30, 0.02, 0.03], [0.01, 0.20, 0.04], [0.05, 0.05, 0.30]])
+TOY = {"params": {}, "codebook": {"vectors": jnp.array([[0.0, 1.0], [2.0, 0.5], [1.0, -2.0]])}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Exact:
+    """Logits of p(code | x_t at the other position) of the toy, in closed form."""
+
+    size = 3
+    length = 2
+
+    def init(self, key, context):
+        return {"params": {}}
+
+    def bind(self, variables):
+        return self
+
+    def logits(self, noisy, time, context):
+        seen = flow.evidence(noisy, time, flow.standardised(TOY))
+        joint = jnp.log(JOINT)[None]
+        first = jax.nn.logsumexp(joint + seen[:, 1][:, None], 2)
+        second = jax.nn.logsumexp(joint + seen[:, 0][:, :, None], 1)
+        return jnp.stack([first, second], 1)
+
+
+def drawn_joint(passes, number=20_000):
+    prior = Flow(Exact(), passes, 0.4)
+    codes = jax.jit(prior.draw)(TOY, keys_of(number), jnp.zeros((number, 1)))
+    return np.bincount(codes[:, 0] * 3 + codes[:, 1], minlength=9).reshape(3, 3) / number
+
+
+def test_many_passes_draw_the_exact_joint():
+    found = drawn_joint(100)
+    # Five standard deviations, and what a hundred passes leave.
+    np.testing.assert_allclose(found, JOINT, atol=5 * 0.5 / 20_000**0.5)
+
+
+def test_one_pass_draws_positions_independently():
+    independent = JOINT.sum(1)[:, None] * JOINT.sum(0)[None]
+    np.testing.assert_allclose(drawn_joint(1), independent, atol=5 * 0.5 / 20_000**0.5)
+    assert np.abs(independent - JOINT).max() > 0.1
+
+
+def test_loss_is_that_of_the_exact_posterior():
+    """The evidence of the own position and what is elsewhere make p(code | x_t)."""
+    generator = np.random.default_rng(0)
+    vectors = np.asarray(flow.standardised(TOY))
+    codes, time = np.array([[0, 1]]), np.array([0.4])
+    noisy = 0.4 * vectors[codes] + 0.6 * generator.normal(size=(1, 2, 2))
+    density = np.exp(-(((noisy[0, :, None] - 0.4 * vectors) / 0.6) ** 2).sum(-1) / 2)
+    posterior = np.asarray(JOINT) * density[0][:, None] * density[1][None]
+    expected = np.stack([posterior.sum(1), posterior.sum(0)]) / posterior.sum()
+    logits = Flow(Exact(), 1, 0.4).logits(
+        TOY, jnp.float32(noisy), jnp.float32(time), jnp.zeros((1, 1))
+    )
+    np.testing.assert_allclose(jax.nn.softmax(logits)[0], expected, rtol=1e-4)
+
+
+# A cylinder of 2 x 6 x 2 codes in patches of 1 x 2 x 1: there are patches in z, alpha and r.
+TURNING = Trunk(5, (2, 6, 2), (1, 2, 1), 3, layers=2, heads=2, width=16)
+
+
+@pytest.fixture(scope="module")
+def turning():
+    """Variables far from the start, where blocks are the identity."""
+    variables = jax.jit(TURNING.init)(jax.random.key(1), jnp.zeros((2, 24, 4)))
+    generator = np.random.default_rng(0)
+    moved = jax.tree.map(lambda x: x + np.float32(generator.normal(0, 0.3, x.shape)), variables)
+    return moved | {"codebook": {"vectors": jax.random.normal(jax.random.key(2), (5, 3))}}
+
+
+def turned(x, by):
+    return jnp.roll(x.reshape(len(x), 2, 6, 2, -1), by, axis=2).reshape(x.shape)
+
+
+def test_turned_noise_has_turned_logits(turning):
+    noisy = jax.random.normal(jax.random.key(3), (2, 24, 3))
+    # The context differs in z, not around the axis.
+    context = jax.random.normal(jax.random.key(4), (2, 2, 1, 4))
+    context = jnp.broadcast_to(context, (2, 2, 12, 4)).reshape(2, 24, 4)
+    time = jnp.array([0.2, 0.7])
+
+    @jax.jit
+    def logits(noisy):
+        return TURNING.apply(turning, noisy, time, context, method="logits")
+
+    before = logits(noisy)
+    np.testing.assert_allclose(logits(turned(noisy, 2)), turned(before, 2), rtol=1e-4, atol=1e-4)
+    # By half a patch, or along z, things differ.
+    assert np.abs(logits(turned(noisy, 1)) - turned(before, 1)).max() > 0.1
+    along = jnp.roll(noisy, 12, axis=1)
+    assert np.abs(logits(along) - jnp.roll(before, 12, axis=1)).max() > 0.1
+
+
+def test_one_pass_draws_from_the_logits_at_pure_noise(turning):
+    prior = Flow(TURNING, 1, 0.4)
+    keys, context = keys_of(3), jax.random.normal(jax.random.key(4), (3, 4))
+    noise = jax.vmap(lambda key: jax.random.normal(key, (24, 3)))(rng.streams(keys, "noise"))
+    logits = TURNING.apply(turning, noise, jnp.zeros(3), context, method="logits")
+    u = categorical.uniforms(rng.streams(keys, "codes"), 24)
+    drawn = jax.jit(prior.draw)(turning, keys, context)
+    np.testing.assert_array_equal(drawn, categorical.choose(u, logits))
+    assert len(np.unique(drawn)) == 5
+
+
+def test_patches_and_back():
+    x = jnp.arange(2 * 24 * 3.0).reshape(2, 24, 3)
+    patches = TURNING._to_patches(x)
+    assert patches.shape == (2, 12, 6)
+    grid = x.reshape(2, 2, 6, 2, 3)
+    np.testing.assert_array_equal(patches[0, 3], grid[0, 0, 2:4, 1].ravel())
+    np.testing.assert_array_equal(TURNING._from_patches(patches), x)
+
+
+def test_relative_places_do_not_change_around_the_axis():
+    which = flow.relative_places((3, 4, 2)).reshape(3, 4, 2, 3, 4, 2)
+    np.testing.assert_array_equal(np.roll(which, (1, 1), (1, 4)), which)
+    # Five differences in z, four around, and four pairs in r.
+    assert len(np.unique(which)) == 5 * 4 * 4
+
+
+def test_training_times_are_stratified():
+    times = np.asarray(jax.jit(flow.training_times)(keys_of(64)))
+    logit = np.sort(np.log(times / (1 - times)))
+    edges = np.asarray(jax.scipy.special.ndtri(np.arange(1, 64) / 64)) + 0.3
+    assert (logit[:-1] <= edges).all()
+    assert (logit[1:] >= edges).all()
+    assert (np.diff(times) < 0).any()
+
+
+def test_sampling_times_go_from_noise_to_codes():
+    even, late = flow.sampling_times(4, 1.0), flow.sampling_times(4, 0.5)
+    np.testing.assert_allclose(even, [0, 0.25, 0.5, 0.75, 1])
+    np.testing.assert_allclose(late, [0, 0.4, 2 / 3, 6 / 7, 1], rtol=1e-6)
+
+
+def test_patches_fit_or_are_refused():
+    settings = Settings(width=16, heads=2, layers=1)
+    assert flow.build(settings, 4, Cylinder(3, 4, 4), 2).network.patches == (3, 2, 1)
+    # Smaller grids have smaller patches.
+    assert flow.build(settings, 4, Cylinder(3, 4, 2), 2).network.patches == (3, 2, 1)
+    assert flow.build(settings, 4, Line(6), 2).network.patches == (6, 1, 1)
+    with pytest.raises(CalojaxError, match=r"\(1, 2, 4\) codes .* grid of \(3, 5, 4\)"):
+        flow.build(settings, 4, Cylinder(3, 5, 4), 2)
+    with pytest.raises(CalojaxError, match="not a multiple of its 3 heads"):
+        flow.build(Settings(width=16, heads=3), 4, Line(6), 2)
