@@ -12,7 +12,7 @@ from calojax import models, rng
 from calojax.errors import CalojaxError
 from calojax.geometry import DETECTORS
 from calojax.models.calovq.config import PriorConfig
-from calojax.models.voxels import layer_sums
+from calojax.models.voxels import layer_sums, mirror_table, rotation_table
 
 
 def test_each_stage_trains_its_own_parameters_and_no_others(model, variables, batch):
@@ -107,6 +107,45 @@ def test_every_kind_of_prior_has_gradients_and_codes(kind, tiny, variables, batc
     layer_energy = np.ones((64, 10), np.float32)
     codes = jax.eval_shape(model.sample_codes, variables, keys, batch["energies"], layer_energy)
     assert (codes.shape, codes.dtype) == ((64, 4), jnp.int32)
+
+
+@pytest.mark.parametrize("network", ["cylinder", "dense"])
+def test_codes_computed_once_are_those_of_turned_and_mirrored_showers(network, tiny, batch):
+    patches = {"filters": 4, "kernel": (3, 2, 2), "strides": (2, 2, 1)}
+    model = models.build(tiny_config(network=network, **patches), tiny)
+    transforms = model.fit([(batch["energies"], batch["showers"])])
+    variables = jax.jit(model.init)(jax.random.key(0), transforms, batch)
+    few = {name: array[:6] for name, array in batch.items()}
+    encoded = jax.jit(model.encoded)
+    cached = encoded(variables, few)
+    codes = np.asarray(cached["codes"])
+    assert codes.dtype == np.uint8
+    assert len(np.unique(codes)) > 4
+    # Four turns of the voxels; the codes of the cylinder follow two of them.
+    views = 2 if network == "cylinder" else 4
+    assert codes.shape == (6, 2 * views, model.networks.positions.length)
+
+    def turned(codes, by):
+        grid = codes.reshape(6, *model.networks.positions.grid)
+        return np.roll(grid, by, axis=2).reshape(codes.shape)
+
+    images = []
+    for mirror in (0, 1):
+        for turn, table in enumerate(rotation_table(tiny)):
+            order = table[mirror_table(tiny)] if mirror else table
+            now = encoded(variables, few | {"showers": few["showers"][:, order]})["codes"][:, 0]
+            sign = -1 if mirror else 1
+            seen = turned(codes[:, mirror * views + turn % views], sign * (turn // views))
+            np.testing.assert_array_equal(now, seen)
+            images.append(np.asarray(now))
+    # In training any of these is drawn, in validation the shower itself.
+    draw = jax.jit(model._random_view, static_argnums=2)
+    drawn = np.stack([draw(jax.random.key(n), codes, True) for n in range(40)])
+    known = (drawn[:, None] == np.stack(images)[None]).all(-1)
+    assert known.any(1).all()
+    assert known.any((0, 2)).all()
+    loss = jax.jit(lambda batch: model.loss("prior", variables, rng.root(0), batch, training=False))
+    assert float(loss(cached)[0]) == pytest.approx(float(loss(few)[0]), rel=1e-5)
 
 
 def test_prior_settings_that_do_not_fit_are_refused():

@@ -166,5 +166,5 @@ def test_patches_fit_or_are_refused():
     assert flow.build(settings, 4, Line(6), 2).network.patches == (6, 1, 1)
     with pytest.raises(CalojaxError, match=r"\(1, 2, 4\) codes .* grid of \(3, 5, 4\)"):
         flow.build(settings, 4, Cylinder(3, 5, 4), 2)
-    with pytest.raises(CalojaxError, match="not a multiple of its 3 heads"):
+    with pytest.raises(CalojaxError, match=r"multiple of --prior.heads, got 16 and 3"):
         flow.build(Settings(width=16, heads=3), 4, Line(6), 2)

@@ -17,6 +17,7 @@ from two_stages import FAMILY, TwoConfig
 
 from calojax import checkpoint, distributed, files, models
 from calojax.errors import CalojaxError
+from calojax.models.base import Schedule, Stage
 from calojax.sampling.generation import generate
 from calojax.training import balanced_batches, batches, metrics, step
 from calojax.training.balanced_batches import balanced
@@ -112,6 +113,37 @@ def test_resume_after_sigterm_equals_uninterrupted(
             train(two, showers, tmp_path, OPTIONS, mesh=one_device)
     resumed = train(two, showers, tmp_path, OPTIONS, resume=True, mesh=one_device)
     assert_equal_trees(jax.device_get(resumed), jax.device_get(finished[1]))
+
+
+def test_the_model_has_the_average_of_the_weights():
+    schedule = Schedule(steps=6, warmup=0, learning_rate=0.1, betas=(0.5, 0.9), average=0.3)
+    weights = {"w": jnp.array([1.0, -2.0])}
+    state = step.start({"params": weights}, Stage("s", ("w",), schedule)).optimizer
+    moved = [weights["w"]]
+    for count in range(5):
+        gradient = {"w": jnp.array([0.5, -0.1]) * (-1) ** count}
+        weights, state = step.update(schedule, jnp.int32(count), gradient, state, weights)
+        moved.append(state.weights["w"])
+    # At first the average forgets faster: decays of (1 + n) / (10 + n) up to 0.3.
+    decays = np.array([0.0, 1 / 10, 2 / 11, 3 / 12, 0.3, 0.3])
+    shares = (1 - decays) * np.append(np.cumprod(decays[:0:-1])[::-1], 1.0)
+    assert shares.sum() == pytest.approx(1)
+    np.testing.assert_allclose(weights["w"], shares @ np.stack(moved), rtol=1e-5)
+    assert np.abs(weights["w"] - moved[-1]).min() > 1e-3
+
+
+def test_a_stage_prepares_every_shower_once(model, variables, showers, eight_devices):
+    few = batches.Dataset(showers.energies[:70], showers.showers[:70])
+    found = batches.prepared(model.stages[-1], variables, few, eight_devices)
+    expected = jax.jit(model.encoded)(variables, few._asdict())
+    assert found.keys() == expected.keys()
+    for name, array in found.items():
+        assert array.dtype == expected[name].dtype
+        np.testing.assert_allclose(array, expected[name], rtol=1e-5)
+    # Codes stay integers on the way to the devices.
+    some = batches.put(found, np.arange(62, 70), distributed.sharded(eight_devices))
+    np.testing.assert_array_equal(some["codes"], found["codes"][62:])
+    assert some["codes"].dtype == jnp.uint8
 
 
 def test_a_stop_between_two_steps_is_never_without_a_checkpoint(

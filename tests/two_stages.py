@@ -28,7 +28,8 @@ class TwoConfig:
     scale: float = 1.0
     memory: int = 1
     first: Schedule = SCHEDULE
-    second: Schedule = SCHEDULE
+    # An average of weights, so that tests of resumption see one.
+    second: Schedule = dataclasses.replace(SCHEDULE, average=0.5)
 
 
 @dataclasses.dataclass(frozen=True)

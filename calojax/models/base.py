@@ -45,6 +45,9 @@ class Schedule:
       warmup: steps over which the learning rate rises from zero.
       weight_decay: weight decay of AdamW.
       clip: largest global norm of the gradient.
+      betas: decays of AdamW's averages of the gradient and of its square.
+      average: decay per step of the moving average of the weights, which is then what is validated
+        and sampled; 0 for the weights themselves.
     """
 
     steps: int = 10_000
@@ -53,6 +56,8 @@ class Schedule:
     warmup: int = 200
     weight_decay: float = 1e-4
     clip: float = 1.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    average: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +86,8 @@ class Stage:
       state: entries of ``variables["state"]`` that the stage changes.
       needs: earlier stages whose results it uses; it is trained again if they change.
       packing: buffer for hits, if the loss has one.
+      prepare: function of (variables, batch) that computes, once for each shower, arrays [b, ...]
+        that the loss takes instead of showers; None if it takes showers.
     """
 
     name: str
@@ -89,6 +96,7 @@ class Stage:
     state: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     packing: Packing | None = None
+    prepare: Callable[[Variables, Batch], Batch] | None = None
 
 
 class Outcome(NamedTuple):

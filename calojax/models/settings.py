@@ -34,6 +34,8 @@ def check(config: ModelConfig) -> None:
         elif not (value > 0 if name in _POSITIVE else value >= 0) or value == math.inf:
             bound = "positive" if name in _POSITIVE else "at least 0"
             raise CalojaxError(f"{flag} must be {bound} and finite, got {value}.")
+        elif name in _BELOW_ONE and value >= 1:
+            raise CalojaxError(f"{flag} must be below 1, got {value}.")
 
 
 def _numbers(config: ModelConfig, prefix: str = "") -> Iterator[tuple[str, int | float]]:

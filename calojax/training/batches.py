@@ -7,18 +7,23 @@ array; a thread gathers the next batch and sends it to the devices while the cur
 
 import collections
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
-from calojax import rng
+from calojax import distributed, rng
 from calojax.errors import CalojaxError
-from calojax.models.base import Batch, Stage
+from calojax.models.base import Batch, Stage, Variables
+from calojax.progress import progress_bar
 from calojax.training import balanced_batches
 from calojax.training.balanced_batches import BalancedBatches, balanced
+
+Arrays = Mapping[str, np.ndarray]
+"""Arrays of showers by name, each [n, ...]."""
 
 
 class Dataset(NamedTuple):
@@ -130,7 +135,7 @@ def rows(plan: BalancedBatches, seed: int, stage: str, step: int) -> np.ndarray:
 
 
 def stream(
-    dataset: Dataset,
+    dataset: Dataset | Arrays,
     plan: BalancedBatches,
     sharding: jax.sharding.Sharding,
     *,
@@ -162,14 +167,40 @@ def stream(
             yield batch.result()
 
 
-def put(dataset: Dataset, index: np.ndarray, sharding: jax.sharding.Sharding) -> Batch:
+def prepared(stage: Stage, variables: Variables, dataset: Dataset, mesh: Mesh) -> Arrays:
+    """The arrays of all showers that the loss of a stage takes, computed once for all its steps.
+
+    Args:
+      stage: stage with a function ``prepare``.
+      variables: variables of the model, on all devices.
+      dataset: all showers.
+      mesh: devices that share the work.
+    """
+    assert stage.prepare is not None
+    whole, parts = distributed.replicated(mesh), distributed.sharded(mesh)
+    compute = jax.jit(stage.prepare, in_shardings=(whole, parts), out_shardings=whole)
+    number, size = len(dataset.energies), stage.schedule.batch_size
+    pieces = []
+    label = f"preparing {stage.name}"
+    with progress_bar(label, number, disable=not distributed.is_first()) as bar:
+        for first in range(0, number, size):
+            # The last batch is filled up with the last shower.
+            rows = np.minimum(np.arange(first, first + size), number - 1)
+            pieces.append(jax.device_get(compute(variables, put(dataset, rows, parts))))
+            bar.update(min(size, number - first))
+    return {name: np.concatenate([piece[name] for piece in pieces])[:number] for name in pieces[0]}
+
+
+def put(dataset: Dataset | Arrays, index: np.ndarray, sharding: jax.sharding.Sharding) -> Batch:
     """The showers of ``index`` on the devices; a process reads the rows of its own devices."""
 
     def share(array: np.ndarray) -> jax.Array:
         def read(part: tuple[slice, ...] | None) -> np.ndarray:
             rows = index if part is None else index[part[0]]
-            return np.asarray(array[rows], np.float32)
+            # Energies in float64 become float32; codes stay integers.
+            return np.asarray(array[rows], jax.dtypes.canonicalize_dtype(array.dtype))
 
         return jax.make_array_from_callback((len(index), *array.shape[1:]), sharding, read)
 
-    return {"energies": share(dataset.energies), "showers": share(dataset.showers)}
+    arrays = dataset._asdict() if isinstance(dataset, Dataset) else dataset
+    return {name: share(array) for name, array in arrays.items()}

@@ -17,7 +17,7 @@ from calojax.errors import CalojaxError
 from calojax.models.base import Batch, Model, Stage, Variables
 from calojax.progress import progress_bar
 from calojax.training import batches, metrics, step
-from calojax.training.batches import Data
+from calojax.training.batches import Arrays, Data, Dataset
 from calojax.training.interruption import Interrupted
 
 Log = metrics.MetricsFile | metrics.NullMetrics
@@ -83,10 +83,13 @@ def train_stage(
         optimizer = run.checkpoints.load_optimizer(state.optimizer)
         state = step.State(jnp.int32(progress.step), variables, optimizer)
     state = distributed.replicate(state, run.mesh)
+    inputs = run.data.dataset
+    if stage.prepare is not None:
+        inputs = batches.prepared(stage, state.variables, inputs, run.mesh)
     train_step = step.make(run.model, stage, options.seed, run.mesh)
     validate = step.make_validation(run.model, stage, options.seed, run.mesh)
     showers = batches.stream(
-        run.data.dataset,
+        inputs,
         run.data.batches(run.data.training, schedule.batch_size),
         distributed.sharded(run.mesh),
         seed=options.seed,
@@ -115,7 +118,7 @@ def train_stage(
             # Asked only once: a signal between two calls would stop the run without a checkpoint.
             stopping = run.stop()
             if last or count % options.validate_every == 0:
-                recorder.validation(_validate(run, stage, validate, state.variables))
+                recorder.validation(_validate(run, stage, inputs, validate, state.variables))
             if last or count % options.checkpoint_every == 0 or stopping:
                 # Nothing is saved before its losses are known to be finite.
                 recorder.flush()
@@ -195,6 +198,7 @@ class _Recorder:
 def _validate(
     run: Run,
     stage: Stage,
+    inputs: Dataset | Arrays,
     validate: Callable[[Variables, Batch, int], dict[str, jax.Array]],
     variables: Variables,
 ) -> dict[str, float]:
@@ -205,7 +209,7 @@ def _validate(
         return {}
     plan = run.data.batches(run.data.validation, size)
     stream = batches.stream(
-        run.data.dataset,
+        inputs,
         plan,
         distributed.sharded(run.mesh),
         seed=0,

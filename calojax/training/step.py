@@ -17,13 +17,25 @@ class State(NamedTuple):
 
     Attributes:
       step: number of steps done of the stage, int32 [].
-      variables: variables of the model.
+      variables: variables of the model; trained weights may be averages of those in `Averaged`.
       optimizer: state of the stage's optimiser.
     """
 
     step: jax.Array
     variables: Variables
     optimizer: Any
+
+
+class Averaged(NamedTuple):
+    """State of an optimiser whose weights the model has as a moving average.
+
+    Attributes:
+      moments: state of AdamW.
+      weights: weights that AdamW moves.
+    """
+
+    moments: Any
+    weights: Any
 
 
 def learning_rate(schedule: Schedule) -> optax.Schedule:
@@ -38,14 +50,41 @@ def optimizer(schedule: Schedule) -> optax.GradientTransformation:
     """AdamW with clipped gradients."""
     return optax.chain(
         optax.clip_by_global_norm(schedule.clip),
-        optax.adamw(learning_rate(schedule), weight_decay=schedule.weight_decay),
+        optax.adamw(learning_rate(schedule), *schedule.betas, weight_decay=schedule.weight_decay),
     )
 
 
 def start(variables: Variables, stage: Stage) -> State:
     """The state before the first step of a stage."""
     trained = {name: variables["params"][name] for name in stage.parameters}
-    return State(jnp.zeros((), jnp.int32), variables, optimizer(stage.schedule).init(trained))
+    state: Any = optimizer(stage.schedule).init(trained)
+    if stage.schedule.average:
+        # A copy, because both are donated to the step.
+        state = Averaged(state, jax.tree.map(jnp.array, trained))
+    return State(jnp.zeros((), jnp.int32), variables, state)
+
+
+def update(
+    schedule: Schedule, step: jax.Array, gradient: Any, state: Any, weights: Any
+) -> tuple[Any, Any]:
+    """The weights of the model and the state of the optimiser after a step.
+
+    Args:
+      schedule: settings of the optimiser.
+      step: number of steps done.
+      gradient: gradient at the weights that AdamW moves.
+      state: state of the optimiser.
+      weights: weights of the model.
+    """
+    if not isinstance(state, Averaged):
+        updates, state = optimizer(schedule).update(gradient, state, weights)
+        return optax.apply_updates(weights, updates), state
+    updates, moments = optimizer(schedule).update(gradient, state.moments, state.weights)
+    moved = optax.apply_updates(state.weights, updates)
+    # The first weights, far from the last ones, are forgotten soon.
+    decay = jnp.minimum(schedule.average, (1 + step) / (10 + step))
+    average = jax.tree.map(lambda a, w: decay * a + (1 - decay) * w, weights, moved)
+    return average, Averaged(moments, moved)
 
 
 def make(
@@ -57,7 +96,6 @@ def make(
     replicated, so sums over the batch (in the loss, and in a codebook's averages) are over all
     devices.
     """
-    update = optimizer(stage.schedule).update
     rate = learning_rate(stage.schedule)
     root = rng.root(seed)
 
@@ -70,15 +108,16 @@ def make(
             variables = state.variables | {"params": params | trained}
             return model.loss(stage.name, variables, key, batch, training=True)
 
-        (_, outcome), gradient = jax.value_and_grad(loss, has_aux=True)(trained)
-        updates, optimizer_state = update(gradient, state.optimizer, trained)
-        trained = optax.apply_updates(trained, updates)
+        before = state.optimizer
+        moving = before.weights if isinstance(before, Averaged) else trained
+        (_, outcome), gradient = jax.value_and_grad(loss, has_aux=True)(moving)
+        trained, after = update(stage.schedule, state.step, gradient, before, trained)
         variables = state.variables | {"params": params | trained, "state": outcome.state}
         metrics = outcome.metrics | {
             "gradient_norm": optax.tree.norm(gradient),
             "learning_rate": jnp.asarray(rate(state.step)),
         }
-        return State(state.step + 1, variables, optimizer_state), metrics
+        return State(state.step + 1, variables, after), metrics
 
     whole, parts = distributed.replicated(mesh), distributed.sharded(mesh)
     return jax.jit(

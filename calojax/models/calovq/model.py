@@ -42,7 +42,13 @@ from calojax.models.calovq.energies import EnergyVAE, LayerEnergies
 from calojax.models.calovq.likelihoods import LIKELIHOODS, Likelihood
 from calojax.models.calovq.networks import Condition, Networks
 from calojax.models.calovq.voxel_transforms import VOXEL_TRANSFORMS, VoxelTransform
-from calojax.models.voxels import energy_condition, layer_sums, random_rotations, rotation_table
+from calojax.models.voxels import (
+    energy_condition,
+    layer_sums,
+    mirror_table,
+    random_rotations,
+    rotation_table,
+)
 from calojax.nn import priors, quantizer
 from calojax.nn.quantizer import ByAverages, ByGradient, Finite, Quantizer
 
@@ -71,7 +77,13 @@ class CaloVQ:
         return (
             Stage("autoencoder", autoencoder, config.autoencoder.schedule, state=averaged),
             Stage("energies", ("energies",), config.energies.schedule),
-            Stage("prior", ("context", "prior"), config.prior.schedule, needs=("autoencoder",)),
+            Stage(
+                "prior",
+                ("context", "prior"),
+                config.prior.schedule,
+                needs=("autoencoder",),
+                prepare=self.encoded,
+            ),
         )
 
     # --- modules ----------------------------------------------------------------------------------
@@ -153,17 +165,24 @@ class CaloVQ:
     def loss(
         self, stage: str, variables: Variables, key: PRNGKeyArray, batch: Batch, *, training: bool
     ) -> tuple[jax.Array, Outcome]:
-        """Loss of a stage; metrics have the names of the papers' terms."""
-        showers, energies = batch["showers"], batch["energies"]
+        """Loss of a stage; metrics have the names of the papers' terms.
+
+        The prior takes showers, or their codes from `encoded`.
+        """
+        energies = batch["energies"]
+        if "codes" in batch:
+            codes = self._random_view(rng.stream(key, "view"), batch["codes"], training)
+            return self._prior_loss(variables, key, codes, energies, batch["layer_energy"])
+        showers = batch["showers"]
         if training and self.config.autoencoder.rotate:
             # Rotated showers have the same probability, so every stage sees them.
             table = rotation_table(self.detector)
             showers = random_rotations(rng.stream(key, "rotation"), showers, table)
-        losses = {
-            "autoencoder": self._autoencoder_loss,
-            "energies": self._energies_loss,
-            "prior": self._prior_loss,
-        }
+        if stage == "prior":
+            codes = self._encode(variables, showers, energies)
+            layer_energy = layer_sums(showers, self.detector)
+            return self._prior_loss(variables, key, codes, energies, layer_energy)
+        losses = {"autoencoder": self._autoencoder_loss, "energies": self._energies_loss}
         metrics, state = losses[stage](variables, key, showers, energies)
         if not training:
             state = {}
@@ -201,17 +220,65 @@ class CaloVQ:
         metrics = {k: v.mean() for k, v in vae(shares, self._energy(energies), noise).items()}
         return {"loss": jax.tree.reduce(jnp.add, metrics)} | metrics, {}
 
-    def _prior_loss(self, variables, key, showers, energies):
-        codes = self._quantizer.codes(
-            self._codebook(variables), self._latents(variables, showers, energies)
-        )
+    def _prior_loss(self, variables, key, codes, energies, layer_energy):
         loss = self._prior.loss(
             self._prior_variables(variables),
             rng.per_item(rng.stream(key, "prior"), jnp.arange(len(codes))),
             jax.lax.stop_gradient(codes),
-            self._prior_context(variables, energies, layer_sums(showers, self.detector)),
+            self._prior_context(variables, energies, layer_energy),
         ).mean()
-        return {"loss": loss}, {}
+        return loss, Outcome({"loss": loss}, variables["state"])
+
+    # --- codes that are computed once -------------------------------------------------------------
+
+    def encoded(self, variables: Variables, batch: Batch) -> Batch:
+        """Input of the prior's loss: layer energies, and codes [b, views, t] of each shower.
+
+        The views are the shower itself and, where training rotates showers, those of its turns and
+        mirror images whose codes are not turned codes of another view.
+        """
+        showers, energies = batch["showers"], batch["energies"]
+
+        def view(table):
+            return self._encode(variables, showers[:, table], energies)
+
+        codes = jax.lax.map(view, jnp.asarray(self._views)).swapaxes(0, 1)
+        smallest = np.min_scalar_type(self._quantizer.size - 1)
+        return {
+            "energies": energies,
+            "layer_energy": layer_sums(showers, self.detector),
+            "codes": codes.astype(smallest),
+        }
+
+    @functools.cached_property
+    def _views(self) -> np.ndarray:
+        """Permutations of voxels: [views, v]; the first one changes nothing."""
+        if not self.config.autoencoder.rotate:
+            return np.arange(self.detector.n_voxels)[None]
+        table = rotation_table(self.detector)
+        turns = table[: len(table) // self._code_turns]
+        return np.concatenate([turns, turns[:, mirror_table(self.detector)]])
+
+    @functools.cached_property
+    def _code_turns(self) -> int:
+        """Number of turns of a shower that do no more than turn its codes."""
+        c = self.config.autoencoder
+        if not c.rotate or c.network == "dense":
+            return 1
+        n_alpha = len(rotation_table(self.detector))
+        return 1 if n_alpha % c.strides[1] else n_alpha // c.strides[1]
+
+    def _random_view(self, key, codes, training):
+        """Codes [b, t] of a random view of each shower, turned at random; itself in validation."""
+        if not training:
+            return codes[:, 0].astype(jnp.int32)
+        number, views, length = codes.shape
+        view, turn = jax.random.split(key)
+        chosen = jax.random.randint(view, (number,), 0, views)
+        codes = codes[jnp.arange(number), chosen].astype(jnp.int32)
+        turns = jax.random.randint(turn, (number,), 0, self._code_turns)
+        grid = codes.reshape(number, *self.networks.positions.grid)
+        return jax.vmap(lambda one, by: jnp.roll(one, by, 1))(grid, turns).reshape(number, length)
 
     def summarise(self, metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Scalars as they are; code frequencies as perplexity and share of live codes."""
@@ -230,9 +297,7 @@ class CaloVQ:
     def reconstruct(self, variables: Variables, keys: Keys, batch: Batch) -> Showers:
         """Showers encoded to codes and decoded again, with their own layer energies."""
         showers, energies = batch["showers"], batch["energies"]
-        codes = self._quantizer.codes(
-            self._codebook(variables), self._latents(variables, showers, energies)
-        )
+        codes = self._encode(variables, showers, energies)
         return self.decode(variables, keys, codes, energies, layer_sums(showers, self.detector))
 
     def parts(self, variables: Variables, keys: Keys, energies: Energies) -> Parts:
@@ -311,6 +376,11 @@ class CaloVQ:
         """Encoder outputs [b, t, d]."""
         encoder = trained(self._encoder, variables, "encoder")
         return encoder(*self._encoder_inputs(variables, showers, energies))
+
+    def _encode(self, variables, showers, energies):
+        """Codes [b, t]."""
+        latents = self._latents(variables, showers, energies)
+        return self._quantizer.codes(self._codebook(variables), latents)
 
     def _prior_context(self, variables, energies, layer_energy):
         condition = self._condition(variables, energies, layer_energy)

@@ -44,10 +44,10 @@ def build(settings: Settings, size: int, positions: Positions, width: int) -> "F
     s = settings
     if s.width % s.heads:
         raise CalojaxError(
-            f"The prior's width {s.width} is not a multiple of its {s.heads} heads; change one of "
-            "them."
+            f"--prior.width must be a multiple of --prior.heads, got {s.width} and {s.heads}."
         )
-    patch = tuple(map(min, s.patch, positions.grid))
+    z, alpha, r = map(min, s.patch, positions.grid)
+    patch = z, alpha, r
     if any(n % p for n, p in zip(positions.grid, patch, strict=True)):
         raise CalojaxError(
             f"Patches of {patch} codes (z, alpha, r) do not divide the grid of {positions.grid} "
@@ -173,7 +173,7 @@ def training_times(keys: jax.Array) -> jax.Array:
 def sampling_times(passes: int, spacing: float) -> np.ndarray:
     """Times t of the passes, and 1 at the end: float32 [passes + 1]."""
     u = np.linspace(0, 1, passes + 1)
-    return np.float32(u / (u + spacing * (1 - u)))
+    return (u / (u + spacing * (1 - u))).astype(np.float32)
 
 
 def _mix(time, vectors: jax.Array, noise: jax.Array) -> jax.Array:

@@ -69,9 +69,8 @@ class Network(Protocol):
 class Prior(Protocol):
     """A distribution of codes [b, t] in 0..k-1, given a context [b, c] or [b, t, c].
 
-    Every sequence has its own key. Variables are those of the linen module inside; `loss` and `draw`
-    also find there, as a collection of its own, ``variables["codebook"]["vectors"]``: the vectors
-    [k, d] of the codes.
+    Every sequence has its own key. Variables are those of the linen module inside; for `loss` and
+    `draw` also ``variables["codebook"]["vectors"]``, the vectors [k, d] of the codes.
     """
 
     def init(self, key: jax.Array, context: jax.Array) -> Variables:
@@ -83,8 +82,8 @@ class Prior(Protocol):
     ) -> jax.Array:
         """Loss in nats per code, [b].
 
-        It is -log p(codes) / t or, averaged over keys, an upper bound; for a flow, the cross-entropy
-        of the codes given noisy ones.
+        It is -log p(codes) / t or, averaged over keys, an upper bound; for a flow, the
+        cross-entropy of the codes given noisy ones.
         """
         ...
 
