@@ -28,7 +28,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from environment import environment
+from rows import environment
 
 from calojax.evaluation import classifiers, correlations, distances, features, histograms, manifold
 from calojax.evaluation.samples import Selection

@@ -1,13 +1,15 @@
-"""The released Calo-VQ in PyTorch (github.com/qibin2020/calo-VQ), built from its configurations.
+"""The released Calo-VQ in PyTorch (github.com/qibin2020/calo-VQ), with random weights.
 
-Random weights: the checkpoints are not in the checkout (they are LFS pointers), and timing does not
-ask for them. Showers are drawn by the released loop as it is (``sample_fullchain``, which its
-``gen-tools.py`` calls): it runs the whole prefix anew for every token. It needs torch,
-pytorch-lightning, omegaconf and packaging. What it imports for pictures and metrics alone is put in
-the place of by names without a body.
+The checkout holds only pointers to its checkpoints, and timing does not need them. Showers come
+from the released loop (``sample_fullchain``, as in ``gen-tools.py``), which computes the whole
+prefix again for each token. It needs torch, pytorch-lightning, omegaconf and packaging; what it
+imports only for pictures and metrics is replaced by empty classes.
 """
 
+# pyright: reportMissingImports=false
+
 import contextlib
+import importlib
 import pathlib
 import sys
 import types
@@ -16,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-# By geometry: what the configurations are called.
+# Names of the configurations by geometry.
 CONFIGURATIONS = {
     "ds1-photons": "ds1photon",
     "ds1-pions": "ds1pion",
@@ -25,15 +27,15 @@ CONFIGURATIONS = {
 }
 
 
-class Picture:
-    """In the place of what draws or judges."""
+class Unused:
+    """Stands for what draws or judges."""
 
     def __init__(self, *_: Any, **__: Any):
         pass
 
 
 def rearrange(x: Any, pattern: str) -> Any:
-    """The part of ``einops.rearrange`` that the released code needs: permutations."""
+    """Permutations by ``einops.rearrange``, all that the released code uses of it."""
     before, after = (side.split() for side in pattern.split("->"))
     return x.permute([before.index(name) for name in after])
 
@@ -42,22 +44,46 @@ def build(folder: pathlib.Path, geometry: str, device: str) -> Any:
     """The model of both stages, ready to sample.
 
     Args:
-      folder: a checkout.
-      geometry: one of `CONFIGURATIONS`.
-      device: of torch.
+      folder: checkout of the released code.
+      geometry: key of `CONFIGURATIONS`.
+      device: device of torch.
     """
-    _import(folder)
-    from calo_ldm.util import instantiate_from_config
+    # Before the stand-ins, because it looks for a complete torchvision.
+    import pytorch_lightning  # noqa: F401
     from omegaconf import OmegaConf
+
+    plot = ("CaloPlotter", "HighLevelFeatures2", "phyPlotter")
+    stand_in("calo_ldm.plot", **dict.fromkeys(plot, Unused))
+    for name, contents in (
+        ("torchvision.utils", {"make_grid": Unused}),
+        ("torchvision.transforms", {"Resize": Unused}),
+        ("einops", {"rearrange": rearrange}),
+    ):
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            stand_in(name, **contents)
+    sys.path.insert(0, str(folder))
+    from calo_ldm.util import instantiate_from_config
 
     name = CONFIGURATIONS[geometry]
     config = OmegaConf.load(folder / "config" / f"{name}_step2.yaml")["model"]
     stage = str(folder / "config" / f"{name}_step1.yaml")
     config["params"]["vq_config"] = {"model_config": stage}
-    # It tells much about itself, where rows go.
+    # It prints much to standard output, where the rows go.
     with contextlib.redirect_stdout(sys.stderr):
         model = instantiate_from_config(config)
     return model.to(device).eval().requires_grad_(False)
+
+
+def stand_in(name: str, **contents: Any) -> None:
+    """Makes a module with these contents importable, and its parent if that is torchvision."""
+    parent, _, child = name.rpartition(".")
+    module = types.ModuleType(name)
+    vars(module).update(contents)
+    sys.modules[name] = module
+    if parent == "torchvision":
+        setattr(sys.modules.setdefault(parent, types.ModuleType(parent)), child, module)
 
 
 def sampler(model: Any, energies: np.ndarray, device: str) -> Callable[[], Any]:
@@ -70,7 +96,7 @@ def sampler(model: Any, energies: np.ndarray, device: str) -> Callable[[], Any]:
     def sample() -> Any:
         batch = {"E_inc": incident}
         if not model.vq_model.is_ds23:
-            # Its energies are powers of two, by number.
+            # The energies of dataset 1 are powers of two, given by number.
             batch["E_inc_binned"] = (torch.log2(incident) - 8).round().long()
         batch = model.preprocess_cond(model.vq_model.preprocess_cond(batch))
         showers = model.sample_fullchain(batch)["pixels_E_pred"]
@@ -79,33 +105,3 @@ def sampler(model: Any, energies: np.ndarray, device: str) -> Callable[[], Any]:
         return showers
 
     return sample
-
-
-def _import(folder: pathlib.Path) -> None:
-    """Makes the checkout importable."""
-    # First, since it looks for a torchvision that is whole.
-    import pytorch_lightning  # noqa: F401
-
-    plot = ("CaloPlotter", "HighLevelFeatures2", "phyPlotter")
-    _stand_in("calo_ldm.plot", **dict.fromkeys(plot, Picture))
-    for name, contents in {
-        "torchvision.utils": {"make_grid": Picture},
-        "torchvision.transforms": {"Resize": Picture},
-        "einops": {"rearrange": rearrange},
-    }.items():
-        try:
-            __import__(name)
-        except ImportError:
-            _stand_in(name, **contents)
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
-
-
-def _stand_in(name: str, **contents: Any) -> None:
-    module = types.ModuleType(name)
-    vars(module).update(contents)
-    sys.modules[name] = module
-    parent, _, child = name.rpartition(".")
-    if parent == "torchvision":
-        above = sys.modules.setdefault(parent, types.ModuleType(parent))
-        setattr(above, child, module)

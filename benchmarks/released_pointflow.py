@@ -1,11 +1,13 @@
-"""The released CaloPointFlow in PyTorch (github.com/simonschnake/CaloPointFlow), to be timed.
+"""The released CaloPointFlow in PyTorch (github.com/simonschnake/CaloPointFlow), random weights.
 
-Random weights. It needs torch, zuko 1.1, pytorch-lightning and omegaconf; where torch_scatter is
-missing, torch adds up. What is timed favours it: a step of training starts with points on the
-device, ours with voxels; generation ends with as many points as the showers of the batch have,
-without the loop over showers that fills voxels on the host, and runs without gradients, which the
-released script does not switch off.
+It needs torch, zuko 1.1, pytorch-lightning and omegaconf; torch_scatter is replaced where it is
+missing. What is timed favours the released code: a training step starts with points on the device
+(calojax: with voxels); generation ends with points, as many as the showers of the batch have,
+without the loop on the host that fills voxels, and runs without gradients, which the released
+script does not switch off.
 """
+
+# pyright: reportMissingImports=false
 
 import importlib
 import pathlib
@@ -16,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from calojax.training.batches import Dataset
+from calojax.models.base import Batch
 
-# By geometry: what the configurations are called.
+# Names of the configurations by geometry.
 CONFIGURATIONS = {"ds2": "d2", "ds3": "d3"}
 
 
 def scatter(src: Any, index: Any, dim: int = -1, reduce: str = "sum") -> Any:
-    """The part of ``torch_scatter.scatter`` that the released code needs."""
+    """Sums and means by ``torch_scatter.scatter``, all that the released code uses of it."""
     dim %= src.dim()
     shape = list(src.shape)
     shape[dim] = int(index.max()) + 1
@@ -38,57 +40,52 @@ def build(folder: pathlib.Path, geometry: str, version: str, device: str) -> Any
     """The model.
 
     Args:
-      folder: a checkout.
-      geometry: one of `CONFIGURATIONS`.
-      version: "I" or "II" (see its ``configs``).
-      device: of torch.
+      folder: checkout of the released code.
+      geometry: key of `CONFIGURATIONS`.
+      version: "I" or "II", as in its ``configs``.
+      device: device of torch.
     """
     try:
         import torch_scatter  # noqa: F401
     except ImportError:
-        sys.modules["torch_scatter"] = types.ModuleType("torch_scatter")
-        sys.modules["torch_scatter"].scatter = scatter
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
-    for module in ("model", "utils"):
-        importlib.import_module(f"calopointflow.{module}")
+        module = types.ModuleType("torch_scatter")
+        vars(module)["scatter"] = scatter
+        sys.modules["torch_scatter"] = module
+    sys.path.insert(0, str(folder))
     from omegaconf import OmegaConf
 
-    released = sys.modules["calopointflow"]
-    load = released.utils.load_config
-    configuration = load(f"{CONFIGURATIONS[geometry]}_{version}")
-    model = released.model.CaloPointFlow(OmegaConf.merge(load("base"), configuration)).to(device)
-    # There is no trainer to log to.
-    model._log = lambda *_: None
+    load = importlib.import_module("calopointflow.utils").load_config
+    config = OmegaConf.merge(load("base"), load(f"{CONFIGURATIONS[geometry]}_{version}"))
+    model = importlib.import_module("calopointflow.model").CaloPointFlow(config).to(device)
+    model._log = lambda *_: None  # There is no trainer to log to.
     return model
 
 
-def trainer(model: Any, batch: Dataset, device: str) -> Callable[[], None]:
-    """A call that makes a step of training, with transforms fitted and frozen."""
+def trainer(model: Any, batch: Batch, device: str) -> Callable[[], None]:
+    """A call that trains one step, with transforms that are fitted and frozen."""
     import torch
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    points = _points(batch, device)
+    columns = points(batch, device)
 
     def train() -> None:
         model.train()
         optimizer.zero_grad()
-        model._step(points, 0).backward()
+        model._step(columns, 0).backward()
         optimizer.step()
-        _wait(device)
+        wait(device)
 
-    # The first step fits the transforms too; they are frozen after the first epoch.
-    train()
+    train()  # The first step fits the transforms.
     for transform in model._freezables:
         transform.freeze()
     return train
 
 
-def sampler(model: Any, batch: Dataset, device: str) -> Callable[[], None]:
+def sampler(model: Any, batch: Batch, device: str) -> Callable[[], None]:
     """A call that draws as many points as the showers of a batch have, for their energies."""
     import torch
 
-    _, _, counts, energies = _points(batch, device)
+    _, _, counts, energies = points(batch, device)
     owner = torch.repeat_interleave(torch.arange(len(counts), device=device), counts)
 
     @torch.no_grad()
@@ -102,23 +99,25 @@ def sampler(model: Any, batch: Dataset, device: str) -> Callable[[], None]:
         context = torch.repeat_interleave(context, counts, dim=0)
         sets = (owner, counts) if model.config.deepset_flow else ()
         model.deconstruct_points(model.point_flow(*sets, context).sample())
-        _wait(device)
+        wait(device)
 
     return generate
 
 
-def _points(batch: Dataset, device: str) -> tuple[Any, ...]:
-    """Voxels, energies, counts, incident energies of a batch, as the released code takes them."""
+def points(batch: Batch, device: str) -> tuple[Any, ...]:
+    """Voxels, energies, counts and incident energies, as the released code takes them."""
     import torch
 
-    energies, showers = batch
+    showers = np.asarray(batch["showers"])
     owner, voxel = np.nonzero(showers > 0)
     counts = np.bincount(owner, minlength=len(showers))
-    columns = voxel[:, None], showers[owner, voxel], counts, energies[:, None]
+    energies = np.array(batch["energies"])[:, None]
+    columns = voxel[:, None], showers[owner, voxel], counts, energies
     return tuple(torch.from_numpy(column).to(device) for column in columns)
 
 
-def _wait(device: str) -> None:
+def wait(device: str) -> None:
+    """Waits for the device."""
     import torch
 
     if device == "cuda":

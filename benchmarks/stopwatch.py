@@ -1,4 +1,4 @@
-"""How long a call takes: warmed up, repeated, and waited for."""
+"""Times of calls: warmed up, repeated, and waited for on the device."""
 
 import math
 import time
@@ -10,14 +10,14 @@ import numpy as np
 
 
 class Times(NamedTuple):
-    """Seconds of a call.
+    """Seconds that a call takes.
 
     Attributes:
       low: first quartile.
-      median: second.
-      high: third.
-      fastest: of all.
-      repeats: how often it was timed.
+      median: second quartile.
+      high: third quartile.
+      fastest: shortest time.
+      repeats: number of repetitions.
     """
 
     low: float
@@ -27,7 +27,7 @@ class Times(NamedTuple):
     repeats: int
 
     def per_shower(self, batch: int) -> dict[str, float | int]:
-        """As columns: ms per shower of a call that makes ``batch`` of them."""
+        """Columns of a row: ms per shower of a call that makes ``batch`` showers."""
         return {
             "ms_per_shower": 1e3 * self.median / batch,
             "ms_per_shower_low": 1e3 * self.low / batch,
@@ -43,33 +43,45 @@ def repeat(
     seconds: float = math.inf,
     prepare: Callable[[], tuple[Any, ...]] = tuple,
 ) -> Times:
-    """Times a call after a first one to warm up, waiting for the arrays that it returns.
+    """Times a call after a first call to warm up, and waits for the arrays that it returns.
 
     Args:
-      call: what is timed.
-      repeats: how often.
-      seconds: after this long, all in all, no further repetition starts; one there is always. A
-        first call that takes longer than that is the one: what warms up is little of it.
-      prepare: makes the arguments of each call, and is not timed.
+      call: function to time.
+      repeats: number of repetitions.
+      seconds: total time after which no repetition starts; there is always one. If the first call
+        alone takes longer, its time is the result.
+      prepare: makes the arguments of each call; its time does not count.
     """
-    arguments = jax.block_until_ready(prepare())
-    begin = time.perf_counter()
-    jax.block_until_ready(call(*arguments))
-    first = time.perf_counter() - begin
-    if first > seconds:
-        return Times(first, first, first, first, 1)
-    times: list[float] = []
-    while not times or (len(times) < repeats and time.perf_counter() - begin < seconds):
+
+    def timed() -> float:
         arguments = jax.block_until_ready(prepare())
         start = time.perf_counter()
         jax.block_until_ready(call(*arguments))
-        times.append(time.perf_counter() - start)
+        return time.perf_counter() - start
+
+    begin = time.perf_counter()
+    first = timed()
+    times = [first] if first > seconds else [timed()]
+    while len(times) < repeats and time.perf_counter() - begin < seconds:
+        times.append(timed())
     low, median, high = (float(value) for value in np.percentile(times, [25, 50, 75]))
     return Times(low, median, high, min(times), len(times))
 
 
-def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Callable[..., Any], float]:
-    """The compiled function, for arguments of these shapes, and the seconds that it took."""
+def compiled(
+    function: Callable[..., Any], *arguments: Any
+) -> tuple[Callable[..., Any], dict[str, float]]:
+    """The compiled function for arguments of these shapes, and columns of a row.
+
+    ``compile_seconds`` is the time to trace and compile; ``device_mib`` is the memory of arguments,
+    results and temporary arrays.
+    """
+    jitted = function if hasattr(function, "lower") else jax.jit(function)
     start = time.perf_counter()
-    program = jax.jit(function).lower(*arguments).compile()
-    return program, time.perf_counter() - start
+    program = jitted.lower(*arguments).compile()
+    columns = {"compile_seconds": time.perf_counter() - start}
+    if (memory := program.memory_analysis()) is not None:
+        size = memory.argument_size_in_bytes + memory.output_size_in_bytes
+        size += memory.temp_size_in_bytes - memory.alias_size_in_bytes
+        columns["device_mib"] = size / 2**20
+    return program, columns

@@ -1,34 +1,38 @@
-"""What is timed: a trained model, or a preset with random weights, and showers to feed it.
+"""The models that benchmarks measure, by name, and showers for them.
 
-Weights change no shape, so random ones do for timing. (Of CaloPointFlow they change the number of
-hits a shower, which its time follows: its rows tell ``hits_per_shower``.)
+A name is that of a preset, which has random weights here, or the folder of a trained run. Weights
+do not change shapes, so random ones do for timing. But the time of CaloPointFlow follows the number
+of hits, which depends on the weights: its rows have ``hits_per_shower``.
 """
 
 import dataclasses
 import pathlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from calojax import checkpoint, models, rng
+import calojax
+from calojax import distributed, models, rng
 from calojax.geometry import DETECTORS, Detector
-from calojax.models.base import Model, Variables
+from calojax.models.base import Batch, Model, ModelConfig, Variables
 from calojax.models.pointflow.config import PointFlowConfig
-from calojax.presets import PRESETS, ModelConfig
-from calojax.sampling import generation
+from calojax.presets import PRESETS
+from calojax.sampling import generation, gflash
 from calojax.training import balanced_batches, batches
 from calojax.training.batches import Dataset
 
 
 class Subject(NamedTuple):
-    """A model to time.
+    """A model to measure.
 
     Attributes:
-      name: of the preset or of the run.
-      model: the model.
-      variables: its arrays, on the device.
-      energy_range: of incident energies that it knows, in MeV.
+      name: name in the rows.
+      model: model.
+      variables: arrays of the model, on the device.
+      energy_range: lowest and highest incident energy in MeV.
     """
 
     name: str
@@ -36,13 +40,40 @@ class Subject(NamedTuple):
     variables: Variables
     energy_range: tuple[float, float]
 
+    @property
+    def columns(self) -> dict[str, str]:
+        """Columns of a row that name the model."""
+        return {
+            "model": models.name_of(self.model),
+            "subject": self.name,
+            "geometry": self.model.detector.name,
+        }
 
-def trained(run: pathlib.Path) -> Subject:
-    """The model of a finished run."""
-    model, variables, progress = checkpoint.load(run)
-    # With its folder: a run often has the name of its preset.
-    name = "/".join(run.resolve().parts[-2:])
-    return Subject(name, model, jax.device_put(variables), progress.energy_range)
+    def incident_energies(self, num: int) -> jax.Array:
+        """Incident energies [n] in MeV, spread evenly in the logarithm, in random order."""
+        low, high = np.log(self.energy_range)
+        # Middles of equal parts: a single one is the middle of the range.
+        energies = np.exp(low + (high - low) * (np.arange(num) + 0.5) / num).astype(np.float32)
+        return jax.device_put(np.random.default_rng(0).permutation(energies))
+
+    def inputs(self, num: int) -> tuple[Variables, jax.Array, jax.Array]:
+        """Arguments of the model's ``sample`` for ``num`` showers."""
+        keys = rng.per_item(rng.root(0), jnp.arange(num))
+        return self.variables, keys, self.incident_energies(num)
+
+
+def find(name: str) -> Subject:
+    """The model with that name: a preset with random weights, or a trained run.
+
+    Raises:
+      CalojaxError: if there is neither.
+    """
+    if name in PRESETS:
+        return untrained(name)
+    trained = calojax.load(name)
+    # With its parent folder, because a run often has the name of its preset.
+    label = "/".join(pathlib.Path(name).resolve().parts[-2:])
+    return Subject(label, trained.model, trained.variables, trained.progress.energy_range)
 
 
 def untrained(
@@ -51,66 +82,55 @@ def untrained(
     """The model of a preset with random weights.
 
     Args:
-      preset: its name.
-      dataset: showers to fit the transforms on (default: a few simulated ones).
-      batch_size: showers of a training step (default: the preset's).
+      preset: name of the preset.
+      dataset: showers to fit the transforms to; by default 256 simulated ones.
+      batch_size: showers of a training step; by default that of each stage, or 64 if there is no
+        dataset.
     """
-    detector = DETECTORS[PRESETS[preset].geometry]
-    config = PRESETS[preset].model
+    config, detector = PRESETS[preset].model, DETECTORS[PRESETS[preset].geometry]
     if dataset is None:
         dataset, batch_size = simulated(detector, 256), batch_size or 64
     if batch_size is not None:
-        config = with_batch(config, batch_size)
-    model = models.build(fitting(config, dataset), detector)
-    transforms = model.fit(batches.chunks(dataset, np.arange(len(dataset.energies))))
-    start = balanced(dataset, min(64, len(dataset.energies)))._asdict()
+        config = with_batch_size(config, batch_size)
+    model = models.build(with_buffers(config, dataset), detector)
+    num = len(dataset.energies)
+    transforms = model.fit(batches.chunks(dataset, np.arange(num)))
+    start = next(stream(dataset, min(64, num)))
     variables = jax.jit(model.init)(rng.root(0), transforms, start)
-    return Subject(preset, model, variables, detector.energy_range)
-
-
-def incident(subject: Subject, num: int) -> jax.Array:
-    """Incident energies [n] in MeV on the device, spread over the range in no order."""
-    # The middles of equal parts of the logarithm: one alone is in the middle of the range.
-    low, high = np.log(subject.energy_range)
-    energies = np.exp(low + (high - low) * (np.arange(num) + 0.5) / num).astype(np.float32)
-    return jax.device_put(np.random.default_rng(0).permutation(energies))
+    return Subject(preset, model, variables, gflash.energy_range(detector))
 
 
 def simulated(detector: Detector, num: int) -> Dataset:
     """Showers of the parametric generator, over the detector's range of energies."""
-    energies = np.geomspace(*detector.energy_range, num).astype(np.float32)
-    parts = list(generation.simulate(detector, energies, batch_size=min(num, 256)))
-    return Dataset(energies, np.concatenate([showers for _, showers in parts]))
+    energies = np.geomspace(*gflash.energy_range(detector), num).astype(np.float32)
+    blocks = generation.simulate(detector, energies, batch_size=min(num, 256))
+    return Dataset(energies, np.concatenate([showers for _, showers in blocks]))
 
 
-def balanced(dataset: Dataset, size: int) -> Dataset:
-    """A batch of showers of all sizes, as training takes it."""
-    everything = np.arange(len(dataset.energies))
-    plan = balanced_batches.balanced(everything, batches.count_hits(dataset), size)
-    rows = batches.rows(plan, 0, "benchmark", 0)
-    return Dataset(dataset.energies[rows], dataset.showers[rows])
+def stream(dataset: Dataset, size: int, steps: int = 1) -> Iterator[Batch]:
+    """Batches on one device with showers of all sizes, as in training."""
+    every, hits = np.arange(len(dataset.energies)), batches.count_hits(dataset)
+    plan = balanced_batches.balanced(every, hits, size)
+    here = distributed.sharded(distributed.make_mesh(jax.devices()[:1]))
+    return batches.stream(dataset, plan, here, seed=0, stage="benchmark", steps=range(steps))
 
 
-def with_batch(config: ModelConfig, size: int) -> ModelConfig:
+def with_batch_size(config: ModelConfig, size: int) -> ModelConfig:
     """The settings with another batch size in all stages."""
-    parts = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    sized = {
-        name: dataclasses.replace(
-            part, schedule=dataclasses.replace(part.schedule, batch_size=size)
-        )
-        for name, part in parts.items()
-        if hasattr(part, "schedule")
-    }
-    return dataclasses.replace(config, **sized)
+    changed = {}
+    for field in dataclasses.fields(config):
+        part = getattr(config, field.name)
+        if hasattr(part, "schedule"):
+            schedule = dataclasses.replace(part.schedule, batch_size=size)
+            changed[field.name] = dataclasses.replace(part, schedule=schedule)
+    return dataclasses.replace(config, **changed)
 
 
-def fitting(config: ModelConfig, dataset: Dataset) -> ModelConfig:
-    """The settings, with buffers for the hits of the showers at hand."""
+def with_buffers(config: ModelConfig, dataset: Dataset) -> ModelConfig:
+    """The settings with buffers that are large enough for the hits of these showers."""
     if not isinstance(config, PointFlowConfig):
         return config
-    group = config.points.group
-    bound = balanced_batches.bound(
-        batches.count_hits(dataset), config.points.schedule.batch_size, group
-    )
-    points = dataclasses.replace(config.points, points_per_shower=-(-bound // group))
+    points, hits = config.points, batches.count_hits(dataset)
+    bound = balanced_batches.bound(hits, points.schedule.batch_size, points.group)
+    points = dataclasses.replace(points, points_per_shower=-(-bound // points.group))
     return dataclasses.replace(config, points=points)

@@ -1,28 +1,25 @@
-"""How fast does a model train? Showers/s of a step of every stage, beside the limits.
+"""How fast does a model train? Showers/s of a step of each stage, beside the limits.
 
-    python benchmarks/training.py --preset calovq-ds2 pointflow-ds2
+    python benchmarks/training.py calovq-ds2 pointflow-ds2
 
-Random weights, simulated showers, and the batch size of the stage. ``step`` is the compiled step on
-a batch that is on the device; ``with batches`` adds the host's share: gathering showers from the
-data set and sending them. The share of the matrix rate is what others call model FLOP utilisation.
-One JSON line a figure, on standard output.
+Random weights, simulated showers. ``step`` is the compiled step on a batch that is on the device;
+``with batches`` adds the host's work: gathering showers and sending them.
 """
 
 import dataclasses
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import limits
-import numpy as np
+import rows
 import stopwatch
 import subjects
 import tyro
 import work
-from environment import show
-from limits import Limits
+from jax.sharding import Mesh
+from rows import Row
 from stopwatch import Times
 from subjects import Subject
 
@@ -30,123 +27,86 @@ from calojax import distributed, models
 from calojax.geometry import DETECTORS
 from calojax.models.base import Batch, Stage
 from calojax.presets import PRESETS
-from calojax.training import batches, step
-from calojax.training.balanced_batches import balanced
-from calojax.training.batches import Dataset
+from calojax.training import step
 
 
 @dataclasses.dataclass(frozen=True)
-class Benchmark:
-    """What to time.
+class Benchmark(rows.Options):
+    """Options.
 
     Attributes:
-      preset: what to train.
-      batch: showers a step (default: that of the stage).
-      repeats: timed repetitions of each figure.
-      seconds: a figure stops repeating after this long.
-      smoke: small presets, once, to see that the benchmark runs.
+      models: presets to train.
+      batch: showers per step; by default those of each stage.
     """
 
-    preset: tuple[str, ...] = ("calovq-ds2", "calovq-ds2-mlp", "pointflow-ds2")
+    models: tyro.conf.Positional[tuple[str, ...]] = (
+        "calovq-ds2",
+        "calovq-ds2-mlp",
+        "pointflow-ds2",
+    )
     batch: int | None = None
-    repeats: int = 10
-    seconds: float = 60.0
-    smoke: bool = False
 
 
 class Trainer:
-    """A stage in training on one device; holds the state, whose memory every step takes over."""
+    """A stage in training, compiled once; each step reuses the memory of the state before it.
 
-    def __init__(self, subject: Subject, stage: Stage):
-        self._mesh = distributed.make_mesh(jax.devices()[:1])
+    Attributes:
+      function: the step before it is compiled.
+      columns: columns of a row, from `stopwatch.compiled`.
+    """
+
+    def __init__(self, subject: Subject, stage: Stage, mesh: Mesh, batch: Batch):
         start = step.start(jax.tree.map(jnp.copy, subject.variables), stage)
-        self._state = jax.device_put(start, distributed.replicated(self._mesh))
-        self._step = step.make(subject.model, stage, 0, self._mesh)
+        self.state = jax.device_put(start, distributed.replicated(mesh))
+        self.function = step.make(subject.model, stage, 0, mesh)
+        self._step, self.columns = stopwatch.compiled(self.function, self.state, batch)
 
-    def train(self, batch: Batch) -> Any:
-        """One step; what it returns can be waited for."""
-        self._state, metrics = self._step(self._state, batch)
-        return self._state.step, metrics
-
-    def put(self, dataset: Dataset) -> Batch:
-        """A batch on the device."""
-        return jax.device_put(dataset._asdict(), distributed.sharded(self._mesh))
-
-    def program(self, batch: Batch) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """The step as a function with its arguments."""
-        return self._step, (self._state, batch)
+    def __call__(self, batch: Batch) -> Any:
+        """Trains one step and returns arrays to wait for."""
+        self.state, metrics = self._step(self.state, batch)
+        return self.state.step, metrics
 
 
-def time_stage(
-    subject: Subject, stage: Stage, batch: Dataset, *, repeats: int, seconds: float = math.inf
-) -> Times:
-    """Times of a training step on a batch that is on the device."""
-    trainer = Trainer(subject, stage)
-    given = trainer.put(batch)
-    return stopwatch.repeat(lambda: trainer.train(given), repeats=repeats, seconds=seconds)
+def time_step(train: Trainer, batch: Batch, b: rows.Options) -> Times:
+    """Times of a step on a batch that is on the device."""
+    return stopwatch.repeat(lambda: train(batch), repeats=b.repeats, seconds=b.seconds)
 
 
-def time_with_batches(subject: Subject, stage: Stage, dataset: Dataset, b: Benchmark) -> Times:
-    """Times of steps on the batches that training makes of a data set."""
-    trainer = Trainer(subject, stage)
-    everything, hits = np.arange(len(dataset.energies)), batches.count_hits(dataset)
-    stream = batches.stream(
-        dataset,
-        balanced(everything, hits, stage.schedule.batch_size),
-        distributed.sharded(distributed.make_mesh(jax.devices()[:1])),
-        seed=0,
-        stage=stage.name,
-        steps=range(b.repeats + 2),
-    )
-    return stopwatch.repeat(
-        lambda: trainer.train(next(stream)), repeats=b.repeats, seconds=b.seconds
-    )
-
-
-def figures(
-    subject: Subject, stage: Stage, dataset: Dataset, b: Benchmark, limit: Limits
-) -> Iterator[dict[str, Any]]:
-    """Rows of a stage."""
-    size = stage.schedule.batch_size
-    batch = subjects.balanced(dataset, size)
-    times = time_stage(subject, stage, batch, repeats=b.repeats, seconds=b.seconds)
-    trainer = Trainer(subject, stage)
-    function, arguments = trainer.program(trainer.put(batch))
-    done = work.of(function, *arguments)
-    yield {"part": "step"} | speed(times, size) | limits.shares(done, times.median, limit, size)
-    yield {"part": "with batches"} | speed(time_with_batches(subject, stage, dataset, b), size)
-
-
-def speed(times: Times, size: int) -> dict[str, Any]:
-    """Columns of a step of ``size`` showers."""
-    return {"showers_per_second": size / times.median} | times.per_shower(size)
-
-
-def main() -> None:
-    """Prints a JSON line for every preset, stage and part."""
-    b = tyro.cli(Benchmark, description=__doc__)
-    if b.smoke:
-        tiny = ("calovq-tiny", "pointflow-tiny")
-        b = dataclasses.replace(b, preset=tiny, batch=32, repeats=1)
-    limit = limits.measured(smoke=b.smoke)
-    for name in b.preset:
+def main(b: Benchmark) -> Iterator[Row]:
+    """Rows of each preset, stage and part."""
+    b = b.small(models=("calovq-tiny", "pointflow-tiny"), batch=32)
+    one = distributed.make_mesh(jax.devices()[:1])
+    for name in b.models:
         detector = DETECTORS[PRESETS[name].geometry]
         stages = models.build(PRESETS[name].model, detector).stages
         largest = b.batch or max(stage.schedule.batch_size for stage in stages)
         dataset = subjects.simulated(detector, 4 * largest)
         subject = subjects.untrained(name, dataset, b.batch)
         for stage in subject.model.stages:
-            row = {
-                "benchmark": "training",
-                "model": models.name_of(subject.model),
-                "subject": name,
-                "geometry": detector.name,
-                "stage": stage.name,
-                "batch": stage.schedule.batch_size,
-            }
-            for columns in figures(subject, stage, dataset, b, limit):
-                show(row | columns)
+            size = stage.schedule.batch_size
+            common = {"benchmark": "training", **subject.columns}
+            common |= {"stage": stage.name, "batch": size}
+
+            batch = next(subjects.stream(dataset, size))
+            train = Trainer(subject, stage, one, batch)
+            done = work.of(train.function, train.state, batch)
+            times = time_step(train, batch, b)
+            shares = limits.measured(b).columns(done, times.median, size)
+            yield common | {"part": "step"} | speed(times, size) | train.columns | shares
+
+            stream = subjects.stream(dataset, size, b.repeats + 2)
+            times = stopwatch.repeat(
+                lambda stream=stream, train=train: train(next(stream)),
+                repeats=b.repeats,
+                seconds=b.seconds,
+            )
+            yield common | {"part": "with batches"} | speed(times, size)
+
+
+def speed(times: Times, size: int) -> Row:
+    """Columns of a step of ``size`` showers."""
+    return {"showers_per_second": size / times.median} | times.per_shower(size)
 
 
 if __name__ == "__main__":
-    main()
+    rows.run(Benchmark, main, __doc__)

@@ -1,0 +1,92 @@
+"""The benchmarks' stopwatch, and their count of operations on programs with known ones."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+import pytest
+import stopwatch
+import work
+
+PRODUCT = 2 * 8**3  # operations of a product of 8 x 8 matrices
+X = jnp.eye(8)
+
+
+def counting(pause: float = 0.0):
+    calls = []
+
+    def call():
+        calls.append(time.perf_counter())
+        time.sleep(pause)
+
+    return call, calls
+
+
+def test_the_first_call_warms_up_and_does_not_count():
+    call, calls = counting()
+    assert stopwatch.repeat(call, repeats=4).repeats == 4
+    assert len(calls) == 5
+
+
+def test_there_is_one_repetition_even_without_time_for_it():
+    call, calls = counting(0.02)
+    assert stopwatch.repeat(call, repeats=4, seconds=0.03).repeats == 1
+    assert len(calls) == 2
+
+
+def test_a_first_call_that_takes_too_long_is_the_only_one():
+    call, calls = counting(0.02)
+    times = stopwatch.repeat(call, repeats=4, seconds=0.01)
+    assert (times.repeats, len(calls)) == (1, 1)
+    assert times.low == times.median == times.high >= 0.02
+
+
+def test_a_product_reads_its_operands_and_writes_its_result():
+    # Twice: the bytes of the product, and those of the program.
+    assert work.of(lambda x: x @ x, X) == (PRODUCT, 3 * X.nbytes + 2 * X.nbytes)
+
+
+def test_loops_count_as_often_as_they_run():
+    def scanned(x):
+        def layer(x, _):
+            return jax.lax.scan(lambda y, _: (y @ x, None), x, length=3)[0], None
+
+        return jax.lax.scan(layer, x, length=5)[0]
+
+    assert work.of(scanned, X).operations == 15 * PRODUCT
+
+
+def until(n, x):
+    return jax.lax.while_loop(lambda s: s[0] < n, lambda s: (s[0] + 1, s[1] @ x), (0, x))[1]
+
+
+def branched(n, x):
+    return jax.lax.cond(n > 3, lambda x: x, lambda x: until(n, x) @ x, x)
+
+
+@pytest.mark.parametrize(
+    ("function", "n", "products"), [(until, 7, 7), (branched, 7, 0), (branched, 2, 3)]
+)
+def test_loops_and_branches_that_depend_on_data_are_run(function, n, products):
+    assert work.of(function, jnp.asarray(n), X).operations == products * PRODUCT
+
+
+def test_gradients_count_what_is_computed_again():
+    def loss(x):
+        # Forward, again for the gradient, and two products of the gradient itself.
+        return jnp.sum(jax.checkpoint(lambda y: jnp.sin(y @ y))(x))
+
+    assert work.of(jax.grad(loss), X).operations == 4 * PRODUCT
+
+
+def test_a_convolution_counts_its_windows():
+    signal, kernel = jnp.ones((2, 9, 3)), jnp.ones((4, 3, 5))
+
+    def convolve(signal, kernel):
+        numbers = ("NWC", "WIO", "NWC")
+        return jax.lax.conv_general_dilated(
+            signal, kernel, (1,), "VALID", dimension_numbers=numbers
+        )
+
+    # Six windows of four bins with three channels, for five channels of two showers.
+    assert work.of(convolve, signal, kernel).operations == 2 * (6 * 4 * 3) * 5 * 2
