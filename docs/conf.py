@@ -24,6 +24,7 @@ myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
+nb_output_stderr = "remove"  # progress bars
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
