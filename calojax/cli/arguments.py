@@ -22,6 +22,11 @@ def optional(metavar: str, default: str) -> Any:
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
 
+def required(metavar: str) -> Any:
+    """Annotation of a list of files that may not be empty."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint="(required)")
+
+
 def parse(target: Callable, command: str, arguments: Sequence[str], **options: Any) -> Any:
     """Parses the arguments of a command.
 

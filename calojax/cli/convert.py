@@ -7,7 +7,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from calojax.cli.arguments import optional, parse
+from calojax.cli.arguments import optional, parse, required
 from calojax.errors import printable, warn
 from calojax.files import check_output
 from calojax.geometry import chosen_detector
@@ -25,9 +25,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def convert(
-    files: Annotated[
-        tyro.conf.Positional[tuple[pathlib.Path, ...]], tyro.conf.arg(metavar="FILES")
-    ],
+    files: Annotated[tyro.conf.Positional[tuple[pathlib.Path, ...]], required("FILES")],
     out: pathlib.Path,
     layout: LayoutName,
     geometry: Annotated[str | None, optional("NAME|XML", "what the files say")] = None,

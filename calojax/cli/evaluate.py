@@ -6,13 +6,14 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import numpy as np
 import tyro
 
 import calojax
 from calojax import checkpoint, files, report
-from calojax.cli.arguments import parse
+from calojax.cli.arguments import optional, parse, required
 from calojax.cli.showers import Output, digest_of, warn_outside, write
 from calojax.errors import CalojaxError, printable, warn
 from calojax.evaluation import classifiers, scoreboard, suite
@@ -40,27 +41,27 @@ class Evaluate:
         several models. A file may be a folder of parts.
       out: folder to write to; an evaluation of other showers in it is replaced.
       name: names of the generated samples, one for each: after --name A B the first two files are
-        generated samples, and one report shows both (default: the name of the file or run).
+        generated samples, and one report shows both.
       reference_name: name of the reference.
       run: trained run that is sampled with the reference's incident energies.
       reconstruction: run whose first stage encodes and decodes the reference: what the codes
         lose, apart from what the prior loses.
       metrics: scores: histograms fpd kpd prdc correlations low low-normed high cnn, or all that
-        can be computed; the last four train classifiers, which wants a GPU or --quick.
+        can be computed; the last four train classifiers, for which a GPU or --quick is needed.
       seeds: number of trainings of each classifier.
       seed: seed of sampling, splits and starts.
       quick: use small classifiers and 1,000 showers for prdc; not comparable with other scores.
       floor: also score one half of the reference against the other.
       energy_range: lowest and highest incident energy of the showers that are evaluated, such as
         10GeV 100GeV.
-      slices: boundaries of slices of incident energy (default: decades that hold enough).
+      slices: boundaries of slices of incident energy.
       rivals: further generated files for a multi-class classifier: which of all samples the
         reference resembles most (by the classifiers in --metrics, else high).
       against: published models to compare with: a results file, or "published" for the
         CaloChallenge's tables.
       timing: file of JSON lines with the keys part ("whole"), platform, batch and ms_per_shower,
         for the picture of quality against time.
-      geometry: geometry of the files (default: as they say, or guessed).
+      geometry: geometry of the files: a built-in name, or a binning file ending in .xml.
       particle: name or PDG number, if --geometry is a binning file of several particles.
       truncate: take as many showers of the larger samples as the smallest has, spread evenly over
         incident energy.
@@ -69,24 +70,26 @@ class Evaluate:
       force: compute all scores again, and replace files in --out that another program wrote.
     """
 
-    files: tyro.conf.Positional[tuple[pathlib.Path, ...]]
+    files: Annotated[tyro.conf.Positional[tuple[pathlib.Path, ...]], required("FILES")]
     out: pathlib.Path
-    name: tuple[str, ...] = ()
+    name: Annotated[tuple[str, ...], optional("NAMES", "the name of the file or run")] = ()
     reference_name: str = "Geant4"
-    run: pathlib.Path | None = None
-    reconstruction: pathlib.Path | None = None
+    run: Annotated[pathlib.Path | None, optional("RUN", "none")] = None
+    reconstruction: Annotated[pathlib.Path | None, optional("RUN", "none")] = None
     metrics: tuple[str, ...] = ("histograms", "fpd", "kpd", "prdc", "correlations")
     seeds: int = 10
     seed: int = 0
     quick: bool = False
     floor: bool = False
-    energy_range: tuple[str, str] | None = None
-    slices: tuple[str, ...] | None = None
-    rivals: tuple[pathlib.Path, ...] = ()
-    against: str | None = None
-    timing: pathlib.Path | None = None
-    geometry: str | None = None
-    particle: str | None = None
+    energy_range: Annotated[tuple[str, str] | None, optional("LOW HIGH", "all energies")] = None
+    slices: Annotated[
+        tuple[str, ...] | None, optional("ENERGIES", "decades with enough showers")
+    ] = None
+    rivals: Annotated[tuple[pathlib.Path, ...], optional("FILES", "none")] = ()
+    against: Annotated[str | None, optional("published|FILE", "none")] = None
+    timing: Annotated[pathlib.Path | None, optional("FILE", "none")] = None
+    geometry: Annotated[str | None, optional("NAME|XML", "what the files say")] = None
+    particle: Annotated[str | None, optional("NAME", "the only one of the file")] = None
     truncate: bool = False
     pictures: bool = True
     format: report.PictureFormat = "png"
