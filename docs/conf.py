@@ -22,7 +22,7 @@ myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 # Notebooks run at every build, so that their pictures are those of the current version.
 nb_execution_mode = "force"
-nb_execution_timeout = 600
+nb_execution_timeout = 3600  # seconds for a cell, on a busy machine
 nb_execution_raise_on_error = True
 nb_output_stderr = "remove"  # progress bars
 
