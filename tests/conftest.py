@@ -1,4 +1,4 @@
-"""Eight CPU devices for every test, and the tiny model that several files train or sample."""
+"""Two CPU devices for every test, and the tiny model that several files train or sample."""
 
 import os
 import tempfile
@@ -7,7 +7,7 @@ import tempfile
 # than they compute, so code is not optimised.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    + " --xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # The same small programs are compiled again and again, here and in child processes.
@@ -48,8 +48,8 @@ def one_device() -> jax.sharding.Mesh:
 
 
 @pytest.fixture(scope="session")
-def eight_devices() -> jax.sharding.Mesh:
-    return distributed.make_mesh(jax.devices()[:8])
+def two_devices() -> jax.sharding.Mesh:
+    return distributed.make_mesh(jax.devices())
 
 
 @pytest.fixture(scope="session")

@@ -29,8 +29,8 @@ def _sample(n, seed, *, scale=1.0, detector=TINY):
 
 @pytest.fixture(autouse=True)
 def one_device_alone(request, monkeypatch):
-    """Programs for eight devices take long to compile: one test is enough."""
-    if "eight_devices" not in request.fixturenames:
+    """Programs for two devices take long to compile: one test is enough."""
+    if "two_devices" not in request.fixturenames:
         monkeypatch.setattr(distributed, "make_mesh", lambda: RECIPE.mesh)
 
 
@@ -244,7 +244,7 @@ def test_equal_samples_cannot_be_told_apart(kind, monkeypatch):
     assert result.jsd < 0.2
 
 
-def test_scaled_showers_are_told_apart_on_eight_devices(eight_devices):
+def test_scaled_showers_are_told_apart_on_two_devices(two_devices):
     result = _score("low", _sample(400, 0, scale=2.0), _sample(400, 1))
     assert result.auc > 0.9
     assert 0.5 < result.jsd < 1
