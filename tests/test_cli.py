@@ -274,7 +274,7 @@ def test_several_models_share_a_report(sampled, data, folder, capsys):
     assert re.search(r"^Score +A +B +Toy floor +What it is$", capsys.readouterr().out, re.M)
     assert "A and B against Toy" in (out / "report.html").read_text()
     # One of them again: what is known of it is used, and the other's report is gone.
-    line = "evaluate {other} {data} --out {out} --metrics fpd --no-pictures"
+    line = "evaluate {other} {data} --out {out} --metrics histograms --no-pictures"
     assert calojax(line, **names) == 0
     assert "replaced" not in capsys.readouterr().err
     assert json.loads((out / "metrics.json").read_text())["name"] == "other"
