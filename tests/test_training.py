@@ -132,16 +132,16 @@ def test_the_model_has_the_average_of_the_weights():
     assert np.abs(weights["w"] - moved[-1]).min() > 1e-3
 
 
-def test_a_stage_prepares_every_shower_once(model, variables, showers, eight_devices):
+def test_a_stage_prepares_every_shower_once(model, variables, showers, two_devices):
     few = batches.Dataset(showers.energies[:70], showers.showers[:70])
-    found = batches.prepared(model.stages[-1], variables, few, eight_devices)
+    found = batches.prepared(model.stages[-1], variables, few, two_devices)
     expected = jax.jit(model.encoded)(variables, few._asdict())
     assert found.keys() == expected.keys()
     for name, array in found.items():
         assert array.dtype == expected[name].dtype
         np.testing.assert_allclose(array, expected[name], rtol=1e-5)
     # Codes stay integers on the way to the devices.
-    some = batches.put(found, np.arange(62, 70), distributed.sharded(eight_devices))
+    some = batches.put(found, np.arange(62, 70), distributed.sharded(two_devices))
     np.testing.assert_array_equal(some["codes"], found["codes"][62:])
     assert some["codes"].dtype == jnp.uint8
 
@@ -226,11 +226,11 @@ def test_one_device_equals_two(model, variables, batch, codebook_step):
 
 
 def test_checkpoints_move_between_numbers_of_devices(
-    finished, two, showers, tmp_path, one_device, eight_devices
+    finished, two, showers, tmp_path, one_device, two_devices
 ):
     shutil.copytree(finished[0], tmp_path / "run")
-    for mesh in (eight_devices, one_device):
-        # The checkpoint is from one device first, then from eight.
+    for mesh in (two_devices, one_device):
+        # The checkpoint is from one device first, then from two.
         found = checkpoint.load(tmp_path / "run")
         (made,) = generate(two, found.variables, showers.energies[:16], mesh=mesh)
         assert made[1].shape == (16, 120)
@@ -395,10 +395,10 @@ def test_energies_are_noted_if_they_are_few(finished, two, showers, one_device, 
     assert checkpoint.load(finished[0]).progress.energies == ()
 
 
-def test_batches_that_devices_cannot_share_are_refused(two, showers, tmp_path, eight_devices):
-    odd = changed(two, first=dataclasses.replace(two.config.first, batch_size=60))
-    with pytest.raises(CalojaxError, match="choose a multiple of 8"):
-        train(odd, showers, tmp_path, OPTIONS, mesh=eight_devices)
+def test_batches_that_devices_cannot_share_are_refused(two, showers, tmp_path, two_devices):
+    odd = changed(two, first=dataclasses.replace(two.config.first, batch_size=61))
+    with pytest.raises(CalojaxError, match="choose a multiple of 2"):
+        train(odd, showers, tmp_path, OPTIONS, mesh=two_devices)
 
 
 def test_too_few_showers_are_refused(two, showers, tmp_path, one_device):
@@ -418,13 +418,13 @@ def test_an_epoch_visits_every_shower_once():
     assert not np.array_equal(batches.rows(plan, 0, "t", 0), epoch[:16])
 
 
-def test_batches_are_balanced_by_hits_on_any_number_of_devices(showers, one_device, eight_devices):
+def test_batches_are_balanced_by_hits_on_any_number_of_devices(showers, one_device, two_devices):
     hits = batches.count_hits(showers, size=77)
     np.testing.assert_array_equal(hits, np.count_nonzero(showers.showers > 0, axis=1))
     limit = balanced_batches.bound(hits, 64, 16)
     _, one = stream_of(showers, 64, one_device, range(2, 9), seed=3)
-    _, eight = stream_of(showers, 64, eight_devices, range(2, 9), seed=3)
-    for batch, same in zip(one, eight, strict=True):
+    _, two = stream_of(showers, 64, two_devices, range(2, 9), seed=3)
+    for batch, same in zip(one, two, strict=True):
         np.testing.assert_array_equal(batch["showers"], same["showers"])
         found = np.asarray(batch["showers"]).reshape(4, -1)
         assert (np.count_nonzero(found, axis=1) <= limit).all()
