@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from calojax import plot
 from calojax.models.pointflow.dequantisation import (
     DEQUANTISATIONS,
     HIT_ENERGIES,
@@ -133,25 +132,6 @@ def test_uniform_dequantisation_does_not_make_marginals_normal():
         FORWARD["uniform"](index, generator.random(num, np.float32), UNIFORM.fit(counts))
     )
     assert distance((x - x.mean()) / x.std()) > 4 * FAR / math.sqrt(num)
-
-
-def test_the_picture_says_how_far_marginals_are_from_normal():
-    generator = np.random.default_rng(1)
-    drawn = {}
-    for coordinate in ("layers", "falling"):
-        counts = COUNTS[coordinate]
-        index = generator.choice(len(counts), 5000, p=counts / counts.sum())
-        noise = generator.random(5000, np.float32)
-        drawn[coordinate] = {
-            name: np.asarray(FORWARD[name](index, noise, method.fit(counts)))
-            for name, method in DEQUANTISATIONS.items()
-        }
-    picture = plot.marginals(drawn | {"none": {"empty": np.zeros(0)}})
-    assert plot.png(picture, dpi=40).startswith(b"\x89PNG")
-    for axes, samples in zip(picture.axes, drawn.values(), strict=False):
-        labels = [text.get_text() for text in axes.get_legend().get_texts()]
-        for name, x in samples.items():
-            assert f"{name}, $D$ = {distance(x):.1g}" in labels
 
 
 def test_tails_keep_their_digits_at_both_ends():

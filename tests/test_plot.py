@@ -182,23 +182,6 @@ def test_terms_of_a_resolution_that_are_zero_are_not_shown():
     assert _terms(0.0, 0.0) == ""
 
 
-def test_several_models_beside_one_reference():
-    values = np.random.default_rng(0).exponential(size=400)
-    models = {"equal": values, "of $2": 2 * values, "empty": np.zeros(0)}
-    panels = [
-        plot.Panel("plain", values, models),
-        plot.Panel("log", values, models, log=True),
-        plot.Panel("constant", np.ones(5), models),
-    ]
-    picture = plot.compared(panels, columns=2, bins=5)
-    drawn(picture)
-    counts = panels[0].counts(5)
-    assert counts.beyond == (True, True)
-    # Outer bins are open.
-    assert counts.models["of $2"].sum() == 400
-    np.testing.assert_array_equal(counts.models["equal"], counts.reference)
-
-
 def test_pareto_front_keeps_what_no_other_beats():
     points = [(1.0, 5.0), (2.0, 6.0), (3.0, 2.0), (3.0, 1.0), (9.0, 1.0)]
     assert _front(points, higher=False) == [(1.0, 5.0), (3.0, 1.0)]

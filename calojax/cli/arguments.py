@@ -45,7 +45,7 @@ def parse(target: Callable, command: str, arguments: Sequence[str], **options: A
     def parsed(words: Sequence[str]) -> Any:
         return tyro.cli(target, prog=command, args=list(words), **options)
 
-    with contextlib.redirect_stderr(io.StringIO()) as told:
+    with contextlib.redirect_stderr(io.StringIO()) as errors:
         try:
             return parsed(arguments)
         except SystemExit as stop:
@@ -58,7 +58,7 @@ def parse(target: Callable, command: str, arguments: Sequence[str], **options: A
         flag = word.split("=")[0].replace("_", "-")
         if flag.startswith("--") and flag not in flags:
             return refuse(f"{command} has no flag {flag}", command, flag, flags)
-    return refuse(_mistake(_plain(told), command, arguments), command)
+    return refuse(_mistake(_plain(errors), command, arguments), command)
 
 
 def refuse(mistake: str, command: str, word: str = "", names: Iterable[str] = ()) -> NoReturn:

@@ -15,7 +15,7 @@ import scipy.optimize
 
 from calojax.errors import CalojaxError
 from calojax.evaluation import features
-from calojax.evaluation.metric import Found, Metric, Options, Score, with_error
+from calojax.evaluation.metric import Found, Options, Score, SliceMetric, with_error
 from calojax.evaluation.samples import Samples
 from calojax.geometry import Detector
 
@@ -37,7 +37,7 @@ class Distance(NamedTuple):
     error: float
 
 
-class _PhysicsDistance(Metric):
+class _PhysicsDistance(SliceMetric):
     """What FPD and KPD share: the feature vectors of all showers."""
 
     def check(self, detector: Detector, showers: int, options: Options) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from calojax.errors import CalojaxError
 from calojax.evaluation.features import apply_threshold
-from calojax.evaluation.metric import Found, Metric, Options, Score
+from calojax.evaluation.metric import Found, Options, Score, SliceMetric
 from calojax.evaluation.samples import Samples, spread
 from calojax.geometry import Detector
 from calojax.io import ShowerSource
@@ -60,7 +60,7 @@ class Prdc(NamedTuple):
     coverage: float
 
 
-class PrecisionRecall(Metric):
+class PrecisionRecall(SliceMetric):
     """Precision, recall, density and coverage of the voxels."""
 
     scores: Mapping[str, Score] = {

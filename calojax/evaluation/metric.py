@@ -1,9 +1,9 @@
 """What a metric is: the base class of everything that ``calojax evaluate --metrics`` names.
 
-A new metric is a file with a subclass of `Metric`, and one line in `calojax.evaluation.suite`
+A new metric is a file with a subclass of `SliceMetric`, and one line in `calojax.evaluation.suite`
 (or a call of `calojax.evaluation.suite.register` from another package)::
 
-    class MeanEnergy(Metric):
+    class MeanEnergy(SliceMetric):
         scores = {"mean_energy": Score("mean E", "|difference| of mean visible energies, MeV")}
 
         def compute(self, samples, options):
@@ -11,6 +11,7 @@ A new metric is a file with a subclass of `Metric`, and one line in `calojax.eva
             return Found({"mean_energy": abs(means[0] - means[1])})
 """
 
+import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -76,8 +77,8 @@ class Found(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
-class Metric:
-    """Base class: a subclass sets ``scores`` and defines `compute`; the rest is optional.
+class Metric(abc.ABC):
+    """Base class of metrics that treat the slices in their own way; the others are `SliceMetric`s.
 
     Attributes:
       scores: meaning of each score, by key.
@@ -87,26 +88,20 @@ class Metric:
     scores: Mapping[str, Score] = {}
     reusable: bool = True
 
-    def check(self, detector: Detector, showers: int, options: Options) -> None:
+    @abc.abstractmethod
+    def compute_all(
+        self, samples: Samples, slices: Sequence[tuple[float, float]], options: Options
+    ) -> list[Found]:
+        """Results for all showers, then for each slice, given by its energies in MeV."""
+
+    def check(  # noqa: B027 (optional)
+        self, detector: Detector, showers: int, options: Options
+    ) -> None:
         """Refuses samples of so many showers each, before any work.
 
         Raises:
           CalojaxError: if the metric cannot be computed.
         """
-
-    def compute(self, samples: Samples, options: Options) -> Found:
-        """Scores of the samples."""
-        raise NotImplementedError
-
-    def compute_all(
-        self, samples: Samples, slices: Sequence[tuple[float, float]], options: Options
-    ) -> list[Found]:
-        """Results for all showers, then for each slice, given by its energies in MeV."""
-        parts = [samples.within(*ends) for ends in slices]
-        return [
-            self.compute(samples, options),
-            *(self.compute(p, options) if p.is_enough else Found() for p in parts),
-        ]
 
     def settings(self, samples: Samples, options: Options) -> dict[str, Any]:
         """How the scores are computed, for the report."""
@@ -115,6 +110,23 @@ class Metric:
     def warnings(self, samples: Samples) -> tuple[str, ...]:
         """Sentences on samples that make the scores less trustworthy."""
         return ()
+
+
+class SliceMetric(Metric):
+    """Base class of metrics that score a slice like the whole sample."""
+
+    @abc.abstractmethod
+    def compute(self, samples: Samples, options: Options) -> Found:
+        """Scores of the samples."""
+
+    def compute_all(
+        self, samples: Samples, slices: Sequence[tuple[float, float]], options: Options
+    ) -> list[Found]:
+        parts = [samples.within(*ends) for ends in slices]
+        return [
+            self.compute(samples, options),
+            *(self.compute(p, options) if p.is_enough else Found() for p in parts),
+        ]
 
 
 def with_error(key: str, value: float, error: float) -> dict[str, float]:

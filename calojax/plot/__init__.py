@@ -8,16 +8,13 @@ Import this package where a picture is drawn, not at the top of a module: it com
 
 from calojax.plot import backend  # noqa: F401 (first: it imports matplotlib safely)
 from calojax.plot.curves import loss_curves, pareto
-from calojax.plot.histograms import Panel, compared, histogram, histogram_sheet
-from calojax.plot.marginals import marginals
+from calojax.plot.histograms import histogram, histogram_sheet
 from calojax.plot.profiles import correlations, longitudinal, radial, response
 from calojax.plot.showers import depth_maps, layer_maps, space
 from calojax.plot.style import Figure, png, save
 
 __all__ = [
     "Figure",
-    "Panel",
-    "compared",
     "correlations",
     "depth_maps",
     "histogram",
@@ -25,7 +22,6 @@ __all__ = [
     "layer_maps",
     "longitudinal",
     "loss_curves",
-    "marginals",
     "pareto",
     "png",
     "radial",

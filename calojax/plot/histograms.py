@@ -18,7 +18,6 @@ from calojax.plot.style import (
     WIDTH,
     Figure,
     columns_for,
-    empty,
     figure,
     plain,
     ratio,
@@ -198,80 +197,6 @@ def histogram_sheet(
         handles, labels, loc="upper right", ncols=len(labels), borderaxespad=0.3,
         bbox_to_anchor=(1 - right / WIDTH, 1 - 0.08 / height),
     )  # fmt: skip
-    return picture
-
-
-class Panel(NamedTuple):
-    """One quantity of all samples.
-
-    Attributes:
-      label: label of the horizontal axis, with units.
-      reference: values of the reference's showers, [n].
-      generated: values of each model's showers, [any], by its name.
-      log: whether bins and axis are even in the logarithm; values of 0 are left out.
-    """
-
-    label: str
-    reference: np.ndarray
-    generated: Mapping[str, np.ndarray]
-    log: bool = False
-
-    def counts(self, bins: int) -> Counts:
-        """Entries in bins over the central 99.8 % of the reference; the outer bins are open."""
-        values = self.reference[self.reference > 0] if self.log else self.reference
-        low, high = np.quantile(values, (0.001, 0.999))
-        if not low < high:
-            low, high = low - 0.5, low + 0.5
-        edges = (np.geomspace if self.log else np.linspace)(low, high, bins + 1)
-        samples = {"": self.reference, **self.generated}
-        counts = {
-            name: np.histogram(np.clip(x, edges[0], edges[-1]), edges)[0]
-            for name, x in samples.items()
-        }
-        lowest = min(x.min(initial=edges[0]) for x in samples.values())
-        highest = max(x.max(initial=edges[-1]) for x in samples.values())
-        beyond = bool(lowest < edges[0]), bool(highest > edges[-1])
-        return Counts(edges, counts.pop(""), counts, self.log, beyond)
-
-
-@styled
-def compared(
-    panels: Sequence[Panel],
-    *,
-    columns: int = 4,
-    bins: int = 40,
-    reference_name: str = REFERENCE_NAME,
-) -> Figure:
-    """A cell for each quantity; triangles mark outer bins that hold entries beyond the frame.
-
-    Args:
-      panels: at least one; all of the same models.
-      columns: cells in a row.
-      bins: number of bins of every histogram.
-      reference_name: legend of the reference.
-    """
-    if not panels:
-        return empty("no quantities")
-    columns = min(columns, len(panels))
-    rows = math.ceil(len(panels) / columns)
-    picture = figure(3.3 * columns, 3.1 * rows + 0.35)
-    grid = picture.subplots(2 * rows, columns, squeeze=False, height_ratios=(2.6, 1) * rows)
-    for axes in grid.reshape(-1):
-        axes.set_visible(False)
-    for index, panel in enumerate(panels):
-        row, column = divmod(index, columns)
-        axes, below = grid[2 * row, column], grid[2 * row + 1, column]
-        axes.set_visible(True)
-        below.set_visible(True)
-        _cell(axes, below, panel.counts(bins), reference_name)
-        axes.set_ylim(bottom=0)
-        axes.tick_params(labelbottom=False)
-        below.set_xlabel(panel.label)
-        if column == 0:
-            axes.set_ylabel("Fraction per bin")
-            below.set_ylabel("Ratio", loc="center")
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    picture.legend(handles, labels, loc="outside upper center", ncols=len(labels))
     return picture
 
 

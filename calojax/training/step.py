@@ -83,7 +83,7 @@ def update(
     moved = optax.apply_updates(state.weights, updates)
     # The first weights, far from the last ones, are forgotten soon.
     decay = jnp.minimum(schedule.average, (1 + step) / (10 + step))
-    average = jax.tree.map(lambda a, w: decay * a + (1 - decay) * w, weights, moved)
+    average = optax.incremental_update(moved, weights, 1 - decay)
     return average, Averaged(moments, moved)
 
 
