@@ -9,7 +9,7 @@ the CaloChallenge, JetNet and prdc say of them, and prints our numbers beside th
 is 1 if one is out of tolerance. ``classifiers`` does the same for AUCs, of networks as wide as the
 official numbers had. ``speed`` prints JSON lines of showers per second for features and
 histograms; with a checkout of github.com/CaloChallenge/homepage the official code is timed in the
-same process, on the same arrays, without making pictures.
+same process, on the same arrays, without saving pictures.
 """
 
 import contextlib
@@ -359,7 +359,7 @@ def _official_features(module: types.SimpleNamespace, geometry: Detector, sample
 
 
 def _official_histograms(module: types.SimpleNamespace, geometry: Detector, samples) -> None:
-    """All that the official code has, in its mode that computes and does not draw."""
+    """All that the official code has, in its mode that saves no pictures."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         settings = types.SimpleNamespace(
             dataset=geometry.name.removeprefix("ds"),

@@ -61,7 +61,7 @@ def environment() -> Row:
 def write(row: Row, out: pathlib.Path | None = None) -> None:
     """Prints a row with four digits and its environment, and adds it to the file ``out``."""
     rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in row.items()}
-    line = json.dumps({**rounded, **environment(), **rounded})
+    line = json.dumps(environment() | rounded)
     print(line, flush=True)
     if out is not None:
         with out.open("a") as file:

@@ -167,7 +167,7 @@ def _source(showers: Showers, detector: Detector | None) -> ShowerSource:
 
 def train(
     config: str | ModelConfig,
-    data: str | os.PathLike | Sequence[str | os.PathLike],
+    data: Paths,
     out: str | os.PathLike,
     *,
     detector: Detector | None = None,
@@ -188,6 +188,8 @@ def train(
     Raises:
       CalojaxError: if the data or the settings are not valid.
     """
+    if isinstance(config, str) and config not in PRESETS:
+        raise CalojaxError(f"There is no preset {config!r}; choose one of {', '.join(PRESETS)}.")
     settings = PRESETS[config].model if isinstance(config, str) else config
     source = open_showers(data, detector)
     cached = open_cached(source, data)

@@ -196,11 +196,18 @@ class Checkpoints:
         """The optimiser state of the newest checkpoint, in the structure of ``like``.
 
         Raises:
-          CalojaxError: if it is damaged or has another structure.
+          CalojaxError: if it is damaged or has another structure or shape.
         """
         where, step = self._newest()
         item = ocp.args.StandardRestore(jax.device_get(like))
-        return self._restore(where, step, optimizer=item)["optimizer"]
+        found = self._restore(where, step, optimizer=item)["optimizer"]
+        # Orbax does not compare shapes.
+        if jax.tree.map(np.shape, found) != jax.tree.map(np.shape, like):
+            raise CalojaxError(
+                f"{where}: the optimiser state does not fit the settings of the stage; resume with "
+                "the settings that the run was started with."
+            )
+        return found
 
     def wait(self) -> None:
         """Waits, in all processes, until everything is on disk.

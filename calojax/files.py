@@ -27,6 +27,21 @@ SIGNALS = (
 _FRESH = 1.0
 
 
+def cache_folder() -> pathlib.Path:
+    """The folder of caches: the environment variable CALOJAX_CACHE, or ~/.cache/calojax.
+
+    Raises:
+      CalojaxError: if the user has no home folder.
+    """
+    folder = os.environ.get("CALOJAX_CACHE") or "~/.cache/calojax"
+    try:
+        return pathlib.Path(folder).expanduser()
+    except RuntimeError:
+        raise CalojaxError(
+            f"{folder}: the home folder is not known; set CALOJAX_CACHE to a folder."
+        ) from None
+
+
 def refusal(path: str | os.PathLike, error: OSError) -> CalojaxError:
     """The message for a file or folder that the system refused to write."""
     advice = "write elsewhere"

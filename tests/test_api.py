@@ -55,7 +55,11 @@ def test_a_trained_model_prints_as_one_line(trained):
     )
 
 
-def test_unknown_models_name_the_known_ones():
+def test_what_cannot_be_made_is_named(trained):
+    with pytest.raises(calojax.CalojaxError, match="There is no preset 'calovq-ds5'; choose one"):
+        calojax.train("calovq-ds5", "x.hdf5", "run")
+    with pytest.raises(calojax.CalojaxError, match="There are no incident energies"):
+        calojax.generate(trained, [])
     with pytest.raises(calojax.CalojaxError, match="calovq-ds2, pointflow-ds2"):
         calojax.load("calovq-ds9")
 

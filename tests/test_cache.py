@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
+from calojax import files
 from calojax.errors import CalojaxError
 from calojax.geometry import detector
 from calojax.io import ShowerArrays, cache, open_showers, write_showers
@@ -103,7 +104,7 @@ def test_single_path_and_default_folder(paths, tmp_path, monkeypatch):
     assert place.name.startswith("1-")
     monkeypatch.delenv("CALOJAX_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache.default_folder() == tmp_path / ".cache" / "calojax"
+    assert files.cache_folder() == tmp_path / ".cache" / "calojax"
 
 
 def test_changed_files_are_converted_again(paths, folder, conversions):

@@ -154,4 +154,6 @@ def test_prior_settings_that_do_not_fit_are_refused():
     for name in ("layers", "heads", "passes"):
         with pytest.raises(CalojaxError, match=f"--prior.{name} must be at least 1, got 0"):
             PriorConfig(**{name: 0})
+    with pytest.raises(CalojaxError, match=r"--prior\.patch must be at least 1 1 1"):
+        PriorConfig(patch=(0, 2, 4))
     assert PriorConfig(width=30).kind == "gru"

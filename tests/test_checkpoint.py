@@ -58,6 +58,8 @@ def test_round_trip(saved, model, variables):
         jax.tree.map(np.testing.assert_array_equal, optimizer, OPTIMIZER)
         with pytest.raises(CalojaxError, match="is damaged, or of another version"):
             checkpoints.load_optimizer(optax.sgd(0.1).init({"moment": np.ones(3)}))
+        with pytest.raises(CalojaxError, match="does not fit the settings"):
+            checkpoints.load_optimizer(jax.tree.map(lambda x: np.zeros((*x.shape, 2)), OPTIMIZER))
 
 
 def test_flat_names_of_earlier_versions(saved, model, variables, tmp_path, monkeypatch):

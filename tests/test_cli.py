@@ -100,7 +100,7 @@ def test_a_run_is_continued_from_any_folder_without_its_arguments(
 ):
     monkeypatch.chdir(tmp_path)
     before = checkpoint.load(run).progress
-    assert calojax("train --resume --out {run}", run=run) == 0
+    assert calojax("train --resume --out={run}", run=run) == 0
     assert checkpoint.load(run).progress == before
     assert calojax("train --resume --out {run} --prior.width 48", run=run) == 1
     assert "other settings (prior.width 32, not 48)" in capsys.readouterr().err

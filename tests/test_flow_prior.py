@@ -65,7 +65,7 @@ def test_one_pass_draws_positions_independently():
     assert np.abs(independent - JOINT).max() > 0.1
 
 
-def test_loss_is_that_of_the_exact_posterior():
+def test_logits_are_those_of_the_exact_posterior():
     """The evidence of the own position and what is elsewhere make p(code | x_t)."""
     generator = np.random.default_rng(0)
     vectors = np.asarray(flow.standardised(TOY))

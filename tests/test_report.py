@@ -126,12 +126,12 @@ def written(evaluation, sources) -> report.Report:
         evaluation,
         showers=sources[0],
         inputs={"generated <file>": "/a/b.hdf5", "checksum": np.float32(1.5)},
+        options={"seeds": 10},
         times={"time CPU 1": 20.0},
     )
     return report.Report(
         [model],
         reference=sources[1],
-        settings={"seeds": 10},
         published=scoreboard.rows("ds2"),
         multiclass=(
             MulticlassScore(

@@ -9,8 +9,7 @@ import sys
 import tempfile
 
 from calojax.errors import CalojaxError, warn
-from calojax.files import private_folder, refusal
-from calojax.io.cache import default_folder
+from calojax.files import cache_folder, private_folder, refusal
 
 _SWITCH = "CALOJAX_COMPILATION_CACHE"
 _FOLDER = "JAX_COMPILATION_CACHE_DIR"
@@ -36,7 +35,7 @@ def keep_programs() -> None:
     if switch == "off" or given == "" or "://" in (given or ""):  # A bucket has its own rights.
         return
     try:
-        folder = private_folder(pathlib.Path(given) if given else default_folder() / "xla")
+        folder = private_folder(pathlib.Path(given) if given else cache_folder() / "xla")
         with tempfile.TemporaryFile(dir=folder):
             pass
     except (CalojaxError, OSError) as error:

@@ -13,7 +13,7 @@ import calojax
 from calojax.cli.arguments import parse
 from calojax.cli.compilation import kept_in
 from calojax.errors import CalojaxError, warn
-from calojax.io.cache import default_folder
+from calojax.files import cache_folder
 from calojax.io.writer import cores
 
 GIB = 2**30
@@ -38,7 +38,7 @@ def doctor() -> None:
     print(facts)
     folders = [pathlib.Path.cwd()]
     with contextlib.suppress(CalojaxError):
-        folders.append(default_folder())
+        folders.append(cache_folder())
     driver = re.search(r"Driver Version: *(\d+)", facts)  # JAX quotes nvidia-smi.
     platforms = [device.platform for device in jax.local_devices()]
     free = {folder: _free(folder) for folder in folders}

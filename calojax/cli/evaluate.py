@@ -230,7 +230,9 @@ def _scored(
         warn(f"{asked.out}: the evaluation of {name} in it is replaced.")
     contents = [one.content for one in earlier]
     everything = samples | rivals
-    known_multiclass = earlier[0].multiclass if rivals else ()
+    # Only if no sample has changed, neither its showers nor its name.
+    same = all(one.content.get("name") == name for one, name in zip(earlier, samples, strict=True))
+    known_multiclass = earlier[0].multiclass if rivals and same else ()
     outline = dataclasses.replace(
         outline,
         multiclass=[s for s in known_multiclass if set(s.log_posterior) == set(everything)],
@@ -245,13 +247,13 @@ def _scored(
         chosen = dataclasses.replace(
             options, metrics=tuple(dict.fromkeys((*options.metrics, *done)))
         )
-        outline = dataclasses.replace(outline, settings=dataclasses.asdict(chosen))
         for evaluation in suite.scoring(sample, reference, chosen, known):
             model = report.Model(
                 name=name,
                 evaluation=_with_known(evaluation, known),
                 showers=sample,
                 inputs=inputs[index],
+                options=dataclasses.asdict(chosen),
                 times=times if index == 0 else {},
             )
             contents[index] = report.metrics(dataclasses.replace(outline, models=[model]))[0]
@@ -307,8 +309,8 @@ def _showers_of_run(
     model, variables, done = checkpoint.load(run)
     if model.detector.binning != reference.detector.binning:
         raise CalojaxError(
-            f"{run}: was trained on geometry {model.detector.name!r}, but {asked.files[0]} has "
-            f"{reference.detector.name!r}."
+            f"{run}: was trained on geometry {model.detector.name!r}, but the reference "
+            f"has {reference.detector.name!r}."
         )
     warn_outside(reference.energies, done.energy_range)
     if asked.reconstruction:
@@ -351,6 +353,8 @@ def _times(path: pathlib.Path | None) -> dict[str, float]:
     try:
         rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
         whole = [row for row in rows if row["part"] == "whole"]
+        if len({row.get("subject") for row in whole}) > 1:
+            raise ValueError("it has several models; keep the lines of one")
         return {
             f"time {'CPU' if row['platform'] == 'cpu' else 'GPU'} {row['batch']}": float(
                 row["ms_per_shower"]

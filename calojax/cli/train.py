@@ -2,9 +2,11 @@
 
 import dataclasses
 import importlib.metadata
+import itertools
 import json
 import os
 import pathlib
+import re
 import time
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -59,7 +61,15 @@ class Train:
 
 def main(arguments: Sequence[str]) -> None:
     """Runs the command."""
-    arguments = _continued(arguments)
+    # As two words, like the others, because words are read and kept below.
+    arguments = _continued(
+        list(
+            itertools.chain.from_iterable(
+                word.split("=", 1) if re.match(r"--[\w.-]+=", word) else [word]
+                for word in arguments
+            )
+        )
+    )
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help"):
         print(_overview())

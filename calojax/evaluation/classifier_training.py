@@ -133,6 +133,7 @@ class Trainer:
         The keys [s] give the initial weights and the order of the rows. ``report`` is called after
         each epoch with the best accuracies on the test part so far, [s].
         """
+        labels = rows.labels[np.asarray(split.test)]
         split, key = jax.device_put((split, key), distributed.replicated(self.mesh))
         state = self.start(key, rows.inputs.shape[1])
         for epoch in range(self.epochs):
@@ -141,7 +142,7 @@ class Trainer:
                     jax.block_until_ready(state)  # or batches would pile up on the device
                 state = self._step(state, batch, which)
             logits = self.logits(state.variables, rows, split.test)
-            state = self._keep_best(state, logits, rows.labels[np.asarray(split.test)])
+            state = self._keep_best(state, logits, labels)
             report(np.asarray(state.accuracy))
         return state.best
 

@@ -426,9 +426,10 @@ def _histogram(
         direction[[0, -1]] += 1.0
         variance += direction @ products @ direction / max(counts.sum(), 1) ** 2
     differ = abs(outside[0] - outside[1]) > _CHANCE * np.sqrt(variance) + 1e-9
-    outside_counts = bool(differ and separation_power(all_p, all_q) > separation)
+    with_outside = separation_power(all_p, all_q)
+    outside_counts = bool(differ and with_outside > separation)
     if outside_counts:
-        separation = separation_power(all_p, all_q)
+        separation = with_outside
         p, q, covariances = all_p, all_q, [covariance(*one) for one in both]
     error, floor = statistics(p, q, *covariances)
     return Histogram(

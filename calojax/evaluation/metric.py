@@ -132,3 +132,8 @@ class SliceMetric(Metric):
 def with_error(key: str, value: float, error: float) -> dict[str, float]:
     """Entries of `Found.scores` of a value and its error."""
     return {key: value, f"{key}_error": error}
+
+
+def base(key: str) -> str:
+    """The key of the score that an entry of `Found.scores` belongs to."""
+    return key.removesuffix("_error").removesuffix("_chance")

@@ -18,7 +18,7 @@ from calojax.evaluation.distances import Fpd, Kpd
 from calojax.evaluation.features import Features
 from calojax.evaluation.histograms import Histogram, Histograms
 from calojax.evaluation.manifold import PrecisionRecall
-from calojax.evaluation.metric import Found, Metric, Options, Score
+from calojax.evaluation.metric import Found, Metric, Options, Score, base
 from calojax.evaluation.samples import (
     Samples,
     Selection,
@@ -45,7 +45,6 @@ METRICS: dict[str, Metric] = {
 }
 """Metrics by their names in `Options.metrics`, in the order in which they are computed."""
 
-CHOICES = tuple(METRICS)
 SCORES: dict[str, Score] = {
     key: score for metric in METRICS.values() for key, score in metric.scores.items()
 }
@@ -227,8 +226,8 @@ def scoring(
 
 
 def _of_metric(metric: Metric, table: Mapping[str, float]) -> dict[str, float]:
-    """The scores of a metric in a table, with their errors."""
-    return {k: v for k, v in table.items() if k.removesuffix("_error") in metric.scores}
+    """The scores of a metric in a table, with their errors and chance levels."""
+    return {key: value for key, value in table.items() if base(key) in metric.scores}
 
 
 def _floors(

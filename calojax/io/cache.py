@@ -25,21 +25,6 @@ _BLOCK_BYTES = 2**24
 _VERSION = 3
 
 
-def default_folder() -> pathlib.Path:
-    """The folder of caches: the environment variable CALOJAX_CACHE, or ~/.cache/calojax.
-
-    Raises:
-      CalojaxError: if the user has no home folder.
-    """
-    folder = os.environ.get("CALOJAX_CACHE") or "~/.cache/calojax"
-    try:
-        return pathlib.Path(folder).expanduser()
-    except RuntimeError:
-        raise CalojaxError(
-            f"{folder}: the home folder is not known; set CALOJAX_CACHE to a folder."
-        ) from None
-
-
 def open_cached(
     source: ShowerSource,
     paths: str | os.PathLike | Sequence[str | os.PathLike],
@@ -55,14 +40,14 @@ def open_cached(
     Args:
       source: the showers.
       paths: the files that they come from.
-      folder: the folder of caches; `default_folder` if None.
+      folder: the folder of caches; `files.cache_folder` if None.
 
     Raises:
       CalojaxError: if the folder cannot be written or its disk is too small, a file changes during
         the conversion, or the source holds bad values.
     """
     paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    folder = default_folder() if folder is None else pathlib.Path(folder)
+    folder = files.cache_folder() if folder is None else pathlib.Path(folder)
     place = folder / _name(source, paths)
     cached = _opened(place, source)
     if cached is not None:

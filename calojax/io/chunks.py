@@ -81,7 +81,7 @@ class Queue:
           dtype: the type of its values.
           count: number of rows; if it grows, the highest possible one.
           tail: shape of a row.
-          rows: rows of a chunk; default: as many values as make a megabyte.
+          rows: rows of a chunk; default: 2**18.
           grows: whether it starts with no rows.
         """
         rows = min(_CHUNK_BYTES // 4 if rows is None else rows, count)

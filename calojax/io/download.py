@@ -100,7 +100,7 @@ def _fetch(file: RemoteFile, folder: pathlib.Path, base_url: str) -> pathlib.Pat
         )
     registry = {file.name: f"md5:{file.md5}"}
     fetcher = pooch.create(folder, base_url, registry=registry, retry_if_failed=_RETRIES)
-    download_once: Any = pooch.HTTPDownloader(
+    downloader: Any = pooch.HTTPDownloader(
         progressbar=sys.stderr.isatty(),
         chunk_size=2**18,
         timeout=_TIMEOUT,
@@ -108,7 +108,7 @@ def _fetch(file: RemoteFile, folder: pathlib.Path, base_url: str) -> pathlib.Pat
     )
     try:
         if not target.exists():
-            fetcher.fetch(file.name, downloader=download_once)
+            fetcher.fetch(file.name, downloader=downloader)
     except requests.RequestException as error:
         raise CalojaxError(
             f"{url}: cannot be fetched ({error}); run the same command again later, or fetch the "

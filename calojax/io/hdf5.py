@@ -7,6 +7,7 @@ read only if they lie in the folder of the file that names them, or if the envir
 """
 
 import contextlib
+import functools
 import importlib
 import math
 import os
@@ -50,6 +51,7 @@ class InputFile:
         """The names at the top of the file as a text, for messages."""
         return ", ".join(sorted(map(repr, self.file))) or "nothing"
 
+    @functools.cached_property
     def attributes(self) -> dict[str, str | int | float]:
         """The texts and numbers among the file's attributes; invalid UTF-8 is read as Latin-1."""
         found = {}
@@ -68,7 +70,7 @@ class InputFile:
 
     def other_attributes(self) -> tuple[str, ...]:
         """The names of the attributes that `attributes` leaves out."""
-        return tuple(sorted({_text(key) for key in self.file.attrs} - self.attributes().keys()))
+        return tuple(sorted({_text(key) for key in self.file.attrs} - self.attributes.keys()))
 
     def find(self, key: str) -> h5py.Group | h5py.Dataset | h5py.Datatype | None:
         """The object of that name, or None, once all that its values need is known to be there.

@@ -78,7 +78,7 @@ def inspect(path: str | os.PathLike, detector: Detector | None = None) -> Inspec
     # Once more and leniently, to find out about files that `ShowerFile` refuses.
     try:
         with opened(path) as file:
-            attributes = file.attributes()
+            attributes = file.attributes
             showers = layout_of(file).showers(file)
             if len(showers.shape) >= 2 and math.prod(showers.shape):
                 voxels = math.prod(showers.shape[1:])

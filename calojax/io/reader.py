@@ -104,7 +104,7 @@ class ShowerFile(BlockSource):
                 )
             if not len(showers):
                 raise CalojaxError(f"{path}: holds no showers; write it again.")
-            self.attributes = file.attributes()
+            self.attributes = file.attributes
             self.other_attributes = file.other_attributes()
             self.detector = resolved_detector(file, showers.shape[1], detector)
             self.files = (self.path, *sorted(file.sources))
@@ -184,7 +184,9 @@ class ShowerFiles(BlockSource):
 
     def blocks(self, start: int, stop: int) -> Iterator[np.ndarray]:
         for source in self.sources:
-            yield from source.blocks(max(start, 0), min(stop, len(source)))
+            first, last = max(start, 0), min(stop, len(source))
+            if first < last:  # Files outside the range need not be opened.
+                yield from source.blocks(first, last)
             start, stop = start - len(source), stop - len(source)
 
 

@@ -66,7 +66,7 @@ def showers_of(hits: Hits, n_voxels: int) -> np.ndarray:
 
 def is_sparse(file: InputFile) -> bool:
     """Whether an open file is of the sparse layout, by its attribute."""
-    return file.attributes().get(LAYOUT) == SPARSE
+    return file.attributes.get(LAYOUT) == SPARSE
 
 
 class SparseShowers:
@@ -92,7 +92,7 @@ class SparseShowers:
         self._offsets = _numbers(file, OFFSETS, "ui", "whole numbers")
         self._voxels = _numbers(file, VOXELS, "ui", "whole numbers")
         self._energies = _numbers(file, HIT_ENERGIES, "f", "real numbers in MeV")
-        n_voxels = file.attributes().get(N_VOXELS)
+        n_voxels = file.attributes.get(N_VOXELS)
         if not isinstance(n_voxels, int) or n_voxels < 1:
             raise CalojaxError(
                 f"{path}: is of the sparse layout, but its attribute {N_VOXELS!r} is {n_voxels!r}; "

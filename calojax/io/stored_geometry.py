@@ -48,7 +48,7 @@ def resolved_detector(file: InputFile, n_voxels: int, detector: Detector | None)
             )
         detector = stored
     guess = guess_detector(n_voxels)
-    named = file.attributes().get("geometry")
+    named = file.attributes.get("geometry")
     if detector is None and named is not None:
         detector = DETECTORS.get(str(named), guess)
         if detector is guess and guess and guess.name != named:

@@ -12,7 +12,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from calojax.geometry import DETECTORS, Detector
 
 Batch = Mapping[str, jax.Array]
-"""``energies`` [b] and ``showers`` [b, v], both in MeV, float32."""
+"""``energies`` [b] and ``showers`` [b, v], both in MeV, float32; or what `Stage.prepare` made of
+them."""
 
 Keys = PRNGKeyArray
 """One key for each shower, [b]."""

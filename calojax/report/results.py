@@ -20,6 +20,7 @@ from calojax import files
 from calojax.errors import CalojaxError
 from calojax.evaluation import scoreboard
 from calojax.evaluation.classifiers import MulticlassScore
+from calojax.evaluation.metric import base
 from calojax.evaluation.suite import SCORES, Evaluation, Known
 from calojax.io import ShowerSource
 
@@ -41,6 +42,7 @@ class Model:
       evaluation: scores of its showers against the reference.
       showers: its showers, for pictures of showers; those are left out without them.
       inputs: files, runs and digests that were evaluated, by what they are.
+      options: options of the evaluation: metrics, seeds, seed.
       times: ms per shower by published column, such as ``time GPU 100``.
     """
 
@@ -48,6 +50,7 @@ class Model:
     evaluation: Evaluation
     showers: ShowerSource | None = None
     inputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     times: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
@@ -59,7 +62,6 @@ class Report:
       models: models, at least one; names differ, and all have the same geometry.
       reference: showers of the reference, for pictures of showers.
       reference_name: name of the reference in tables and legends.
-      settings: settings of the evaluation: seeds, sizes.
       published: published rows to compare with.
       multiclass: scores of the classifiers that tell several samples apart.
     """
@@ -67,7 +69,6 @@ class Report:
     models: Sequence[Model]
     reference: ShowerSource | None = None
     reference_name: str = "Geant4"
-    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     published: Sequence[scoreboard.Row] = ()
     multiclass: Sequence[MulticlassScore] = ()
 
@@ -140,7 +141,7 @@ def _content(model: Model, report: Report) -> dict[str, Any]:
         "times_ms": dict(model.times),
         "multiclass": [dataclasses.asdict(score) for score in report.multiclass],
         "inputs": dict(model.inputs),
-        "settings": {**report.settings, **evaluation.settings},
+        "settings": {**model.options, **evaluation.settings},
         "versions": versions(),
     })  # fmt: skip
 
@@ -269,7 +270,7 @@ def _numbers(scores: Mapping[str, float | None]) -> dict[str, float]:
     return {
         key: float("nan") if value is None else float(value)
         for key, value in scores.items()
-        if re.sub("_(error|chance)$", "", key) in SCORES
+        if base(key) in SCORES
     }
 
 

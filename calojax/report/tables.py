@@ -82,7 +82,7 @@ def provenance(report: Report) -> list[Table]:
     for model in report.models:
         name = f" of {model.name}" if len(report.models) > 1 else ""
         entries[f"Inputs{name}"] = model.inputs
-        entries[f"Settings{name}"] = {**report.settings, **model.evaluation.settings}
+        entries[f"Settings{name}"] = {**model.options, **model.evaluation.settings}
     entries["Versions"] = versions()
     return [
         Table(

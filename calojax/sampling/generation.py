@@ -167,6 +167,8 @@ def _source(energies: EnergySource | ArrayLike) -> EnergySource:
             f"incident energies must be numbers of shape (n,), got {array.dtype} of shape "
             f"{array.shape}."
         )
+    if not array.size:
+        raise CalojaxError("There are no incident energies; give at least one, in MeV.")
     _checked_count(array.size)
     return listed("given", checked_energies("generation", array.reshape(-1)), array.size)
 

@@ -241,7 +241,8 @@ def _inside(
     if outside.any():
         raise CalojaxError(
             f"An incident energy of {energies[outside][0]:g} MeV is outside the range of geometry "
-            f"{detector.name!r}, {low:g} to {high:g} MeV; the model has not seen such showers."
+            f"{detector.name!r}, {low:g} to {high:g} MeV; "
+            + ("the model has not seen such showers." if trained else "choose energies within it.")
         )
     return energies
 

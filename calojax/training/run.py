@@ -254,15 +254,16 @@ def _check_size(model: Model, transforms: Variables) -> None:
     statistics = jax.local_devices()[0].memory_stats() or {}
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     room = statistics.get("bytes_limit", physical)
-    # float32: parameters, gradients and two moments of the optimiser.
-    if 16 * count > room:
+    # float32: parameters, gradients and two moments of the optimiser; and averages of the weights.
+    size = 4 * count * (5 if any(stage.schedule.average for stage in model.stages) else 4)
+    if size > room:
         sizes = {
             name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(part))
             for name, part in params.items()
         }
         largest = max(sizes, key=lambda name: sizes[name])
         raise CalojaxError(
-            f"The model has {count:,} parameters, which need {16e-9 * count:,.1f} GB to train, but "
+            f"The model has {count:,} parameters, which need {1e-9 * size:,.1f} GB to train, but "
             f"the memory has {1e-9 * room:,.1f} GB; make the network {largest!r} smaller."
         )
 

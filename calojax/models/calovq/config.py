@@ -93,7 +93,7 @@ class PriorConfig(priors.Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        # Settings that do not fit are refused here, not in the middle of training.
+        # Settings that never fit are refused here; `CaloVQ.fit` checks them against the codes.
         self.build(1, Line(1), 1)
 
     def build(self, size: int, positions: Positions, width: int) -> priors.Prior:

@@ -82,7 +82,7 @@ class CaloVQ:
                 ("context", "prior"),
                 config.prior.schedule,
                 needs=("autoencoder",),
-                prepare=self.encoded,
+                prepare=self.encoded if self._few_views else None,
             ),
         )
 
@@ -132,6 +132,7 @@ class CaloVQ:
     # --- start ------------------------------------------------------------------------------------
 
     def fit(self, showers: Iterable[tuple[np.ndarray, np.ndarray]]) -> Variables:
+        _ = self._prior  # Raises an error if its settings do not fit the codes.
         if self.config.autoencoder.rotate:
             rotation_table(self.detector)  # Raises an error if they cannot be rotated.
         return transforms.fit(showers, self.detector)
@@ -224,7 +225,7 @@ class CaloVQ:
         loss = self._prior.loss(
             self._prior_variables(variables),
             rng.per_item(rng.stream(key, "prior"), jnp.arange(len(codes))),
-            jax.lax.stop_gradient(codes),
+            codes,
             self._prior_context(variables, energies, layer_energy),
         ).mean()
         return loss, Outcome({"loss": loss}, variables["state"])
@@ -258,6 +259,11 @@ class CaloVQ:
         table = rotation_table(self.detector)
         turns = table[: len(table) // self._code_turns]
         return np.concatenate([turns, turns[:, mirror_table(self.detector)]])
+
+    @property
+    def _few_views(self) -> bool:
+        """Whether most turns of a shower only turn its codes, so that caching them pays."""
+        return not self.config.autoencoder.rotate or self._code_turns > 1
 
     @functools.cached_property
     def _code_turns(self) -> int:

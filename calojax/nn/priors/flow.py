@@ -118,8 +118,8 @@ class Flow:
         def run(state, inputs):
             noisy, _ = state
             time, later, u = inputs
-            logits = self.logits(variables, noisy, jnp.full(number, time), context)
-            codes = categorical.choose(u, logits / temperature)
+            at = jnp.full(number, time)
+            codes = categorical.choose(u, self.logits(variables, noisy, at, context, temperature))
             chosen = vectors[codes]
             noise = (noisy - time * chosen) / (1 - time)
             return (_mix(later, chosen, noise), codes), None
@@ -132,11 +132,17 @@ class Flow:
         return jax.lax.scan(run, start, (times[:-1], times[1:], u))[0][1]
 
     def logits(
-        self, variables: Variables, noisy: jax.Array, time: jax.Array, context: jax.Array
+        self,
+        variables: Variables,
+        noisy: jax.Array,
+        time: jax.Array,
+        context: jax.Array,
+        temperature: float = 1.0,
     ) -> jax.Array:
         """Logits of p(code | x_t): x_t [b, t, d], t [b] -> [b, t, k]."""
         elsewhere = self.network.bind(variables).logits(noisy, time, context)
-        return elsewhere + evidence(noisy, time, standardised(variables))
+        # The evidence is no part of the model, so the temperature leaves it alone.
+        return elsewhere / temperature + evidence(noisy, time, standardised(variables))
 
 
 def standardised(variables: Variables) -> jax.Array:

@@ -18,11 +18,12 @@ class Settings:
       width: size of the recurrent state, or of the transformer's residual stream.
       embedding: size of the GRU's code and position embeddings.
       layers: number of blocks of a transformer or of the flow.
-      heads: number of attention heads; twice that number must divide the width.
+      heads: number of attention heads; the width is a multiple of that number, in a transformer of
+        twice that number.
       passes: number of network evaluations per sequence of the "masked" or "flow" prior.
       patch: codes (z, alpha, r) of a token of the flow; in a line the first number counts.
       spacing: spacing of the flow's passes: below 1 more of them are near the end.
-      dtype: type of the transformer's computation; bfloat16 is for accelerators.
+      dtype: type of the transformer's or the flow's computation; bfloat16 is for accelerators.
     """
 
     width: int = 256
@@ -38,6 +39,8 @@ class Settings:
         for name in ("layers", "heads", "passes"):
             if getattr(self, name) < 1:
                 raise CalojaxError(f"--prior.{name} must be at least 1, got {getattr(self, name)}.")
+        if min(self.patch) < 1:
+            raise CalojaxError(f"--prior.patch must be at least 1 1 1, got {self.patch}.")
 
 
 class Network(Protocol):
