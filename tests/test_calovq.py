@@ -54,7 +54,7 @@ def test_samples_are_showers_and_reconstruction_keeps_layer_energies(model, vari
     @jax.jit
     def both(variables):
         assert list(model.parts(variables, keys, batch["energies"])) == [
-            "energies", "prior", "decoder"
+            "noise", "energies", "prior", "decoder"
         ]  # fmt: skip
         new = model.sample(variables, keys, batch["energies"])
         return new, model.reconstruct(variables, keys, batch)
@@ -105,7 +105,8 @@ def test_every_kind_of_prior_has_gradients_and_codes(kind, tiny, variables, batc
     assert trained_by(model, model.stages[-1], variables, batch) == {"context", "prior"}
     keys = rng.per_item(rng.root(0), np.arange(64))
     layer_energy = np.ones((64, 10), np.float32)
-    codes = jax.eval_shape(model.sample_codes, variables, keys, batch["energies"], layer_energy)
+    noise = jax.eval_shape(model.noise, keys)
+    codes = jax.eval_shape(model.sample_codes, variables, noise, batch["energies"], layer_energy)
     assert (codes.shape, codes.dtype) == ((64, 4), jnp.int32)
 
 

@@ -1,7 +1,5 @@
 """The energy VAE: its bound against a closed form, its draws against its density."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,8 +72,9 @@ def test_draws_follow_the_density(memory):
     def draw(keys):
         zeros = LayerEnergies(jnp.zeros((2, 3)), jnp.ones((2, 3), bool), jnp.zeros(2))
         variables = vae.init(jax.random.key(1), zeros, jnp.zeros((2, 1)), jnp.zeros((2, 2)))
-        drawn = vae.apply(variables, keys, jnp.ones((n, 1)), method="draw")
-        latent = jax.vmap(lambda key: jax.random.normal(jax.random.split(key)[0], (2,)))(keys)
+        noise = vae.noise(keys)
+        drawn = vae.apply(variables, noise, jnp.ones((n, 1)), method="draw")
+        latent = noise["normal"][0]
         given = drawn._replace(share=jnp.where(drawn.present, drawn.share, 0.0))
         present, share, visible = vae.apply(
             variables, latent, jnp.ones((n, 1)), given, method="likelihood"
@@ -96,7 +95,11 @@ def test_draws_follow_the_density(memory):
 def test_a_shower_drawn_alone_equals_the_same_in_a_batch(vae, variables):
     keys = rng.per_item(rng.root(2), np.arange(8))
     condition = jnp.linspace(-1, 1, 8)[:, None]
-    draw = jax.jit(functools.partial(vae.apply, method="draw"))
+
+    @jax.jit
+    def draw(variables, keys, condition):
+        return vae.apply(variables, vae.noise(keys), condition, method="draw")
+
     together = draw(variables, keys, condition)
     alone = draw(variables, keys[5:6], condition[5:6])
     for a, b in zip(alone, together, strict=True):

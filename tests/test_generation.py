@@ -229,10 +229,10 @@ def test_reconstruction_runs_over_a_source(model, variables, showers, one_device
 def test_cold_codes_are_the_likeliest_and_hot_ones_are_any(model, variables, energies):
     energies = np.repeat(energies[:1], 200)
     layer_energy = np.ones((200, model.detector.n_layers), np.float32)
-    keys = rng.per_item(rng.root(0), np.arange(200))
+    noise = model.noise(rng.per_item(rng.root(0), np.arange(200)))
 
     def distinct(temperature):
-        codes = model.sample_codes(variables, keys, energies, layer_energy, temperature)
+        codes = model.sample_codes(variables, noise, energies, layer_energy, temperature)
         return len(np.unique(np.asarray(codes), axis=0))
 
     assert distinct(1e-4) == 1

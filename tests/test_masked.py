@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from calojax import rng
-from calojax.nn.priors.masked import Masked, fill_order, known_after, masks
+from calojax.nn.priors.masked import Masked, chosen_by_pass, known_after, masks
 
 pytestmark = pytest.mark.usefixtures("strict_ranks")
 
@@ -48,8 +48,8 @@ JOINT = jax.random.dirichlet(jax.random.key(7), jnp.full(27, 0.3)).reshape(3, 3,
 
 
 def frequencies(passes, n=20_000):
-    draw = jax.jit(Masked(Exact(), passes).draw)
-    drawn = draw(JOINT, keys_of(n), jnp.zeros((n, 1)))
+    prior = Masked(Exact(), passes)
+    drawn = jax.jit(prior.draw)(JOINT, jax.jit(prior.noise)(keys_of(n)), jnp.zeros((n, 1)))
     return np.bincount(np.asarray(drawn) @ [9, 3, 1], minlength=27).reshape(3, 3, 3) / n
 
 
@@ -84,7 +84,8 @@ def test_mean_loss_of_the_exact_network_is_the_likelihood():
 
 @pytest.mark.parametrize(("length", "passes"), [(416, 10), (417, 12), (16, 8), (7, 7), (3, 10)])
 def test_every_position_is_filled_once(length, passes):
-    order = np.asarray(jax.jit(fill_order, static_argnums=(1, 2))(keys_of(5), length, passes))
+    noise = Masked(Exact(length=length), passes).noise(keys_of(5))
+    order = np.asarray(chosen_by_pass(noise["order"], passes))
     assert len(order) == min(passes, length)
     for one in order.transpose(1, 0, 2):
         assert (one < length).any(-1).all()

@@ -92,7 +92,7 @@ def sampled(start, batch):
     @functools.partial(jax.jit, static_argnums=0)
     def sample(model, variables, keys, energies, temperature):
         return (
-            model.sample_totals(variables, keys, energies),
+            model.sample_totals(variables, model.noise(keys), energies),
             model.sample(variables, keys, energies, temperature=temperature),
         )
 

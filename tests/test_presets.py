@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -60,12 +61,27 @@ def test_each_preset_trains_its_parameters_and_samples(name):
         assert (some.shape, some.dtype) == ((B, model.detector.n_voxels), jnp.float32)
 
 
+@pytest.mark.parametrize("name", [name for name in DIFFERENT.values() if "calovq" in name])
+def test_showers_are_a_function_of_named_random_numbers_for_any_batch(name):
+    """The number of showers is a symbol, as in an exported program."""
+    model, variables, _ = shapes(name)
+    (b,) = jax.export.symbolic_shape("b")
+    noise = jax.eval_shape(model.noise, KEYS)
+    assert {kind for part in noise.values() for kind in part} <= {
+        "uniform", "normal", "gumbel", "order"
+    }  # fmt: skip
+    noise = jax.tree.map(lambda x: jax.ShapeDtypeStruct((b, *x.shape[1:]), x.dtype), noise)
+    energies = jax.ShapeDtypeStruct((b,), jnp.float32)
+    showers = jax.eval_shape(model.sample_from, variables, noise, energies)
+    assert showers.shape == (b, model.detector.n_voxels)
+
+
 @pytest.mark.parametrize(
     ("name", "names"),
     [
-        ("calovq-tiny", ["energies", "prior", "decoder"]),
-        ("calovq-ds2-paper", ["prior", "decoder"]),
-        ("pointflow-ds2-layers-alpha", ["totals", "latent", "points", "placement"]),
+        ("calovq-tiny", ["noise", "energies", "prior", "decoder"]),
+        ("calovq-ds2-paper", ["noise", "prior", "decoder"]),
+        ("pointflow-ds2-layers-alpha", ["noise", "totals", "latent", "points", "placement"]),
     ],
 )
 def test_parts_end_with_showers(name, names):

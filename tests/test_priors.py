@@ -67,6 +67,17 @@ def program(name, method):
 
 
 @functools.cache
+def drawer(name):
+    """Draws from keys."""
+    prior = PRIORS[name]
+    return jax.jit(
+        lambda variables, keys, context, temperature: prior.draw(
+            variables, prior.noise(keys), context, temperature=temperature
+        )
+    )
+
+
+@functools.cache
 def table(name):
     """log p(code | earlier codes) of every sequence [5, ..., 5, 6]."""
     return np.asarray(program(name, "log_probs")(variables(name), EVERY, CONTEXT)).reshape(
@@ -77,7 +88,7 @@ def table(name):
 @functools.cache
 def drawn(name):
     n = len(EVERY) if name in CELLS else 16
-    draw = program(name, "draw")
+    draw = drawer(name)
     return np.asarray(draw(variables(name), KEYS[:n], CONTEXT[:n], temperature=1.0))
 
 
@@ -136,7 +147,7 @@ def test_draws_follow_the_probabilities(name):
 def test_a_sequence_does_not_depend_on_the_others(name):
     codes = drawn(name)
     order = np.random.default_rng(0).permutation(len(codes))
-    again = program(name, "draw")(
+    again = drawer(name)(
         variables(name), KEYS[: len(codes)][order], CONTEXT[: len(codes)], temperature=1.0
     )
     np.testing.assert_array_equal(again, codes[order])
@@ -147,7 +158,7 @@ def test_a_sequence_does_not_depend_on_the_others(name):
 @priors
 def test_draws_at_low_temperature_are_the_most_probable(name):
     n = len(drawn(name))
-    draw = functools.partial(program(name, "draw"), variables(name), KEYS[:n], CONTEXT[:n])
+    draw = functools.partial(drawer(name), variables(name), KEYS[:n], CONTEXT[:n])
     cold = np.asarray(draw(temperature=1e-6))
     if name in CELLS:
         assert (cold == cold[0]).all()
@@ -212,7 +223,7 @@ def test_a_sequence_may_be_one_code(cell):
     def codes(key, keys):
         prior, context = Autoregressive(cell), jnp.zeros((3, 2))
         variables = prior.init(key, context)
-        codes = prior.draw(variables, keys, context)
+        codes = prior.draw(variables, prior.noise(keys), context)
         return codes, prior.log_probs(variables, codes, context)
 
     shapes = jax.eval_shape(codes, jax.random.key(0), KEYS[:3])
@@ -226,11 +237,11 @@ def test_every_position_may_have_its_own_context(name):
     log_probs = program(name, "log_probs")
     together = np.asarray(log_probs(variables(name), EVERY[rows], everywhere))
     np.testing.assert_allclose(together, table(name).reshape(-1, 6)[rows], rtol=1e-5, atol=1e-6)
-    codes = program(name, "draw")(variables(name), KEYS[:16], everywhere, temperature=1.0)
+    codes = drawer(name)(variables(name), KEYS[:16], everywhere, temperature=1.0)
     np.testing.assert_array_equal(codes, drawn(name)[:16])
     # It acts at its position; draws at a low temperature have the largest log-probability there.
     other = everywhere + 2.0 * (np.arange(6) == 5)[None, :, None].astype(np.float32)
-    cold = np.asarray(program(name, "draw")(variables(name), KEYS[:16], other, temperature=1e-4))
+    cold = np.asarray(drawer(name)(variables(name), KEYS[:16], other, temperature=1e-4))
     last = np.repeat(cold[:1], 16, 0)
     last[:, 5] = np.arange(16) % 5
     log_p = np.asarray(log_probs(variables(name), last, other))[:5, 5]

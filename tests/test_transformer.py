@@ -47,7 +47,8 @@ def test_with_a_cache_as_without():
     cell = network(causal=True).clone(stretch=10)
     variables = start(cell)
     keys = rng.per_item(rng.root(0), np.arange(3))
-    cached = jax.jit(Autoregressive(cell).draw)(variables, keys, CONTEXT)
+    noise = {"uniform": categorical.uniforms(keys, cell.length)}
+    cached = jax.jit(Autoregressive(cell).draw)(variables, noise, CONTEXT)
     whole = jax.jit(lambda *arguments: draw_without_cache(cell, *arguments))
     np.testing.assert_array_equal(cached, whole(variables, keys, CONTEXT))
 
@@ -175,9 +176,13 @@ def test_double_precision_elsewhere_changes_nothing():
     cell = network(causal=True)
     variables, prior = start(cell), Autoregressive(cell)
     keys = rng.per_item(rng.root(0), np.arange(3))
-    single = jax.jit(prior.draw)(variables, keys, CONTEXT)
+
+    def draw(variables, keys, context):
+        return prior.draw(variables, prior.noise(keys), context)
+
+    single = jax.jit(draw)(variables, keys, CONTEXT)
     with jax.enable_x64(True):
-        double = jax.jit(prior.draw)(variables, keys, CONTEXT)
+        double = jax.jit(lambda *inputs: draw(*inputs))(variables, keys, CONTEXT)
         forced = jax.eval_shape(prior.log_probs, variables, double, CONTEXT)
         assert forced.dtype == jnp.float32
     np.testing.assert_array_equal(single, double)

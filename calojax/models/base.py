@@ -18,6 +18,13 @@ them."""
 Keys = PRNGKeyArray
 """One key for each shower, [b]."""
 
+Noise = Mapping[str, Mapping[str, Any]]
+"""The random numbers of showers: step of the model -> distribution -> arrays [b, ...].
+
+Distributions are ``uniform`` in [0, 1), standard ``normal``, standard ``gumbel``, ``order`` (a
+permutation of 0..n-1) and ``key`` (random keys, where a number of numbers is itself random).
+"""
+
 Energies = Float[Array, " b"]
 """Incident energies in MeV."""
 
@@ -155,7 +162,17 @@ class Model(Protocol):
     def sample(
         self, variables: Variables, keys: Keys, energies: Energies, *, temperature: float = 1.0
     ) -> Showers:
-        """New showers.
+        """New showers: `sample_from` with the `noise` of the keys."""
+        ...
+
+    def noise(self, keys: Keys) -> Noise:
+        """All random numbers of showers."""
+        ...
+
+    def sample_from(
+        self, variables: Variables, noise: Noise, energies: Energies, *, temperature: float = 1.0
+    ) -> Showers:
+        """Showers as a function of their random numbers.
 
         A temperature of 1 samples the learnt distribution; below 1 showers are less diverse.
         """

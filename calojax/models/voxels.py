@@ -23,7 +23,7 @@ def layer_max(voxels: Shaped[Array, "b v"], detector: Detector) -> Shaped[Array,
 
 def _reduced(reduce, voxels, detector):
     if detector.grid is not None:
-        return reduce(voxels.reshape(len(voxels), detector.n_layers, -1), -1)
+        return reduce(voxels.reshape(voxels.shape[0], detector.n_layers, -1), -1)
     return jnp.stack([reduce(voxels[:, where], -1) for where in detector.layer_slices], -1)
 
 

@@ -8,6 +8,7 @@ the right size. This noise is correlated between layers, so the density of a lay
 conditioned on the preceding layers.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import distrax
@@ -84,7 +85,7 @@ class EnergyVAE(nn.Module):
     def _decoded(self, latent, condition):
         """Parameters of the visible fraction [b, 2] and of layers [b, l, n]; layer contexts."""
         out = self.decoder(jnp.concatenate([latent, condition], -1))
-        layers = out[:, 2:].reshape(len(out), self.layers, -1)
+        layers = out[:, 2:].reshape(out.shape[0], self.layers, -1)
         return out[:, :2], layers[..., : self._parameters], layers[..., self._parameters :]
 
     def _layer(self, base, context, seen):
@@ -119,30 +120,39 @@ class EnergyVAE(nn.Module):
             "kl": jnp.asarray(posterior.kl_divergence(prior)),
         }
 
-    def draw(self, keys: PRNGKeyArray, condition: Float[Array, "b c"]) -> LayerEnergies:
-        """Draws layer energies from one key for each shower [b].
+    @nn.nowrap
+    def noise(self, keys: PRNGKeyArray) -> dict[str, Any]:
+        """The random numbers of `draw` from one key for each shower [b].
 
-        Distrax samples a batch from one key, so the draws are written out here.
+        They are normal numbers of the latents [b, latents], the layers' shares [b, l] and the
+        visible fraction [b]; uniform ones of the layers' presence [b, l]; and Gumbel noise of their
+        components [b, l, components].
         """
-        l, k = self.layers, self.components
+        l = self.layers
 
         def noise(key):
             latent, rest = jax.random.split(key)
-            a, b, c, d = jax.random.split(rest, 4)
-            return (
-                jax.random.normal(latent, (self.latents,)),
-                jax.random.uniform(a, (l,)),
-                jax.random.gumbel(b, (l, k)),
-                jax.random.normal(c, (l,)),
-                jax.random.normal(d),
-            )
+            present, component, share, visible = jax.random.split(rest, 4)
+            normal = (latent, (self.latents,)), (share, (l,)), (visible, ())
+            return {
+                "normal": tuple(jax.random.normal(key, shape) for key, shape in normal),
+                "uniform": jax.random.uniform(present, (l,)),
+                "gumbel": jax.random.gumbel(component, (l, self.components)),
+            }
 
-        latent, uniform, gumbel, normal, normal_visible = jax.vmap(noise)(keys)
+        return jax.vmap(noise)(keys)
+
+    def draw(self, noise: Mapping[str, Any], condition: Float[Array, "b c"]) -> LayerEnergies:
+        """Layer energies from `noise`.
+
+        Distrax samples a batch from one key, so the draws are written out here.
+        """
+        latent, normal, normal_visible = noise["normal"]
         visible, base, context = self._decoded(latent, condition)
 
         def layer(seen, inputs):
             base, context, uniform, gumbel, normal = inputs
-            present, share = self._layer(base, context, seen.reshape(len(seen), -1))
+            present, share = self._layer(base, context, seen.reshape(seen.shape[0], -1))
             chosen = jnp.argmax(share.mixture_distribution.logits + gumbel, -1)[..., None]
             components: Any = share.components_distribution
             mean = jnp.take_along_axis(components.loc, chosen, -1)[..., 0]
@@ -152,8 +162,9 @@ class EnergyVAE(nn.Module):
             now = jnp.stack([jnp.where(drawn[1], drawn[0], 0.0), drawn[1].astype(normal.dtype)], -1)
             return jnp.concatenate([seen, now[..., None]], -1)[..., 1:], drawn
 
-        nothing = jnp.zeros((len(keys), 2, self.memory), base.dtype)
-        inputs = (jnp.moveaxis(x, 1, 0) for x in (base, context, uniform, gumbel, normal))
+        nothing = jnp.zeros((base.shape[0], 2, self.memory), base.dtype)
+        by_layer = base, context, noise["uniform"], noise["gumbel"], normal
+        inputs = (jnp.moveaxis(x, 1, 0) for x in by_layer)
         _, (share, present) = jax.lax.scan(layer, nothing, tuple(inputs))
         location, scale = _location_and_scale(visible)
         return LayerEnergies(share.T, present.T, location + scale * normal_visible)

@@ -3,7 +3,8 @@
 They work in the space of a `voxel_transforms.VoxelTransform`, where every voxel is a number y.
 """
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,9 @@ LikelihoodName = Literal["point", "density"]
 Outputs = Float[Array, "b v n"]
 Voxels = Float[Array, "b v"]
 Hits = Bool[Array, "b v"]
+
+Noise = Mapping[str, Any]
+"""Random numbers of showers by distribution (see `calojax.models.base.Noise`)."""
 
 # Largest distance of the threshold above the mean of a truncated normal, in standard deviations.
 # Beyond 4 the normal's upper tail (3e-5) loses its float32 digits; at 4 it is already exponential.
@@ -43,10 +47,14 @@ class Point:
         """
         return jnp.sum((out[..., 0] - y) ** 2, -1)
 
+    def noise(self, keys: PRNGKeyArray, voxels: int) -> Noise:
+        """No random numbers."""
+        return {}
+
     def draw(
-        self, keys: PRNGKeyArray, out: Outputs, lower: Voxels, detector: Detector
+        self, noise: Noise, out: Outputs, lower: Voxels, detector: Detector
     ) -> tuple[Voxels, Hits]:
-        """y and hits of voxels, from one key for each shower: the decoder outputs."""
+        """y and hits of voxels: the decoder outputs."""
         return out[..., 0], jnp.ones(out.shape[:-1], bool)
 
 
@@ -70,8 +78,16 @@ class Density:
         log_empty = jax.nn.log_sigmoid(-logit)
         return -jnp.sum(jnp.where(hit, log_hit + log_normal - log_kept, log_empty), -1)
 
+    def noise(self, keys: PRNGKeyArray, voxels: int) -> Noise:
+        """Uniform numbers of hits and of their y, [b, v] each, from one key for each shower."""
+
+        def uniforms(key):
+            return tuple(jax.random.uniform(k, (voxels,)) for k in jax.random.split(key))
+
+        return {"uniform": jax.vmap(uniforms)(keys)}
+
     def draw(
-        self, keys: PRNGKeyArray, out: Outputs, lower: Voxels, detector: Detector
+        self, noise: Noise, out: Outputs, lower: Voxels, detector: Detector
     ) -> tuple[Voxels, Hits]:
         """Draws hits and their y, by the inverse distribution function of the truncated normal.
 
@@ -79,11 +95,7 @@ class Density:
         in proportion to its hit rate.
         """
         logit, mean, scale = self._split(out, lower)
-
-        def uniforms(key):
-            return [jax.random.uniform(k, logit.shape[1:]) for k in jax.random.split(key)]
-
-        uniform_hit, uniform = jax.vmap(uniforms)(keys)
+        uniform_hit, uniform = noise["uniform"]
         # Hits as first arrivals of Poisson processes before time 1: P(hit) = sigmoid(logit), and
         # voxel i is the first of its layer with probability rate_i / sum of rates.
         arrival = -jnp.log1p(-uniform_hit) / jax.nn.softplus(logit)

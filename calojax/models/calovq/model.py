@@ -29,6 +29,7 @@ from calojax.models.base import (
     Batch,
     Energies,
     Keys,
+    Noise,
     Outcome,
     Parts,
     Showers,
@@ -295,39 +296,56 @@ class CaloVQ:
     def sample(
         self, variables: Variables, keys: Keys, energies: Energies, *, temperature: float = 1.0
     ) -> Showers:
+        return self.sample_from(variables, self.noise(keys), energies, temperature=temperature)
+
+    def noise(self, keys: Keys) -> Noise:
+        """See `EnergyVAE.noise`, ``noise`` of the priors, and `likelihoods.Density.noise`."""
+        voxels = self.detector.n_voxels
+        return {
+            "energies": self._energies.noise(rng.streams(keys, "energies")),
+            "prior": self._prior.noise(rng.streams(keys, "prior")),
+            "voxels": self.likelihood.noise(rng.streams(keys, "voxels"), voxels),
+        }
+
+    def sample_from(
+        self, variables: Variables, noise: Noise, energies: Energies, *, temperature: float = 1.0
+    ) -> Showers:
         """Layer energies, then codes, then voxels; the temperature applies to the codes."""
-        layer_energy = self.sample_layer_energies(variables, keys, energies)
-        codes = self.sample_codes(variables, keys, energies, layer_energy, temperature)
-        return self.decode(variables, keys, codes, energies, layer_energy)
+        layer_energy = self.sample_layer_energies(variables, noise, energies)
+        codes = self.sample_codes(variables, noise, energies, layer_energy, temperature)
+        return self.decode(variables, noise, codes, energies, layer_energy)
 
     def reconstruct(self, variables: Variables, keys: Keys, batch: Batch) -> Showers:
         """Showers encoded to codes and decoded again, with their own layer energies."""
         showers, energies = batch["showers"], batch["energies"]
         codes = self._encode(variables, showers, energies)
-        return self.decode(variables, keys, codes, energies, layer_sums(showers, self.detector))
+        layer_energy = layer_sums(showers, self.detector)
+        return self.decode(variables, self.noise(keys), codes, energies, layer_energy)
 
     def parts(self, variables: Variables, keys: Keys, energies: Energies) -> Parts:
-        layer_energy = self.sample_layer_energies(variables, keys, energies)
-        codes = self.sample_codes(variables, keys, energies, layer_energy)
+        noise = self.noise(keys)
+        layer_energy = self.sample_layer_energies(variables, noise, energies)
+        codes = self.sample_codes(variables, noise, energies, layer_energy)
         return {
-            "energies": (self.sample_layer_energies, (variables, keys, energies)),
-            "prior": (self.sample_codes, (variables, keys, energies, layer_energy)),
-            "decoder": (self.decode, (variables, keys, codes, energies, layer_energy)),
+            "noise": (self.noise, (keys,)),
+            "energies": (self.sample_layer_energies, (variables, noise, energies)),
+            "prior": (self.sample_codes, (variables, noise, energies, layer_energy)),
+            "decoder": (self.decode, (variables, noise, codes, energies, layer_energy)),
         }
 
     def sample_layer_energies(
-        self, variables: Variables, keys: Keys, energies: Energies
+        self, variables: Variables, noise: Noise, energies: Energies
     ) -> LayerEnergy:
         """Layer energies from the energy model."""
         drawn = trained(self._energies, variables, "energies").draw(
-            rng.streams(keys, "energies"), self._energy(energies)
+            noise["energies"], self._energy(energies)
         )
         return transforms.layer_energies(*drawn, energies, variables["transforms"])
 
     def sample_codes(
         self,
         variables: Variables,
-        keys: Keys,
+        noise: Noise,
         energies: Energies,
         layer_energy: LayerEnergy,
         temperature: float = 1.0,
@@ -335,7 +353,7 @@ class CaloVQ:
         """Codes from the prior."""
         return self._prior.draw(
             self._prior_variables(variables),
-            rng.streams(keys, "prior"),
+            noise["prior"],
             self._prior_context(variables, energies, layer_energy),
             temperature=temperature,
         )
@@ -343,7 +361,7 @@ class CaloVQ:
     def decode(
         self,
         variables: Variables,
-        keys: Keys,
+        noise: Noise,
         codes: Int[Array, "b t"],
         energies: Energies,
         layer_energy: LayerEnergy,
@@ -354,7 +372,7 @@ class CaloVQ:
         out = trained(self._decoder, variables, "decoder")(vectors, condition)
         statistics = variables["transforms"]
         lower = self.voxel_transform.lower(layer_energy, statistics)
-        y, hit = self.likelihood.draw(rng.streams(keys, "voxels"), out, lower, self.detector)
+        y, hit = self.likelihood.draw(noise["voxels"], out, lower, self.detector)
         return self.voxel_transform.showers(y, hit, layer_energy, statistics)
 
     # --- helpers ----------------------------------------------------------------------------------

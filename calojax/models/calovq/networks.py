@@ -44,7 +44,7 @@ class Condition(NamedTuple):
 
     def by_layer(self, n_layers: int) -> jax.Array:
         """The numbers of each layer: [b, l, 4], or [b, l, 1] without layer energies."""
-        energy = jnp.broadcast_to(self.energy[:, None], (len(self.energy), n_layers, 1))
+        energy = jnp.broadcast_to(self.energy[:, None], (self.energy.shape[0], n_layers, 1))
         if self.layers is None:
             return energy
         share, present, visible = self.layers
@@ -108,7 +108,7 @@ class DenseDecoder(nn.Module):
     @nn.compact
     def __call__(self, latents: jax.Array, condition: Condition) -> jax.Array:
         """Latents [b, t, d] -> [b, v, n]."""
-        x = jnp.concatenate([latents.reshape(len(latents), -1), condition.flat()], -1)
+        x = jnp.concatenate([latents.reshape(latents.shape[0], -1), condition.flat()], -1)
         x = MLP(self.hidden, self.voxels * self.outputs, name="mlp")(x)
         return x.reshape(-1, self.voxels, self.outputs)
 
@@ -272,7 +272,7 @@ class CylinderEncoder(nn.Module):
         x = cylinder.Conv(self.filters, grid.kernel, name="patches", **grid.options)(x)
         x = _Block(name="block")(x + _Places(grid, self.filters, name="places")(condition))
         x = cylinder.Conv(self.width, (3, 3, 3), across_axis=grid.even, name="latents")(nn.silu(x))
-        return x.reshape(len(x), -1, self.width)
+        return x.reshape(x.shape[0], -1, self.width)
 
 
 class CylinderDecoder(nn.Module):
@@ -286,7 +286,7 @@ class CylinderDecoder(nn.Module):
     @nn.compact
     def __call__(self, latents: jax.Array, condition: Condition) -> jax.Array:
         """Latents [b, t, d] -> [b, v, n]."""
-        b, grid, outputs = len(latents), self.grid, self.outputs
+        b, grid, outputs = latents.shape[0], self.grid, self.outputs
         z, _, r = grid.voxels
         x = latents.reshape(b, *grid.codes, -1)
         x = cylinder.Conv(self.filters, (3, 3, 3), across_axis=grid.even, name="latents")(x)
@@ -314,5 +314,5 @@ class CylinderContext(nn.Module):
         shower = nn.Dense(self.width, name="shower")(condition.flat())
         x = nn.silu(_at_codes(self.grid, self.width, condition) + shower[:, None, None, None])
         x = nn.Dense(self.width, name="context")(x)
-        x = jnp.broadcast_to(x, (len(x), *self.grid.codes, self.width))
-        return x.reshape(len(x), -1, self.width)
+        x = jnp.broadcast_to(x, (x.shape[0], *self.grid.codes, self.width))
+        return x.reshape(x.shape[0], -1, self.width)

@@ -77,7 +77,7 @@ class Quantile:
 
     def lower(self, layer_energy, statistics: Statistics) -> jax.Array:
         """-1 everywhere."""
-        return jnp.full((len(layer_energy), self.detector.n_voxels), -1.0, layer_energy.dtype)
+        return jnp.full((layer_energy.shape[0], self.detector.n_voxels), -1.0, layer_energy.dtype)
 
     def showers(self, y, hit, layer_energy, statistics: Statistics) -> jax.Array:
         """Showers from hits; voxels with y below -1 are empty."""

@@ -23,6 +23,7 @@ from calojax.models.base import (
     Batch,
     Energies,
     Keys,
+    Noise,
     Outcome,
     Parts,
     Showers,
@@ -174,9 +175,21 @@ class ReleasedCaloVQ:
     def sample(
         self, variables: Variables, keys: Keys, energies: Energies, *, temperature: float = 1.0
     ) -> Showers:
+        return self.sample_from(variables, self.noise(keys), energies, temperature=temperature)
+
+    def noise(self, keys: Keys) -> Noise:
+        """Uniform numbers: quantiles of the tokens, and those of `EnergyTokens.noise`."""
+        return {
+            "prior": self._prior.noise(rng.streams(keys, "prior")),
+            "dither": self.energy_tokens.noise(rng.streams(keys, "dither")),
+        }
+
+    def sample_from(
+        self, variables: Variables, noise: Noise, energies: Energies, *, temperature: float = 1.0
+    ) -> Showers:
         """Tokens, then voxels; the temperature applies to all tokens."""
-        tokens = self.sample_tokens(variables, keys, energies, temperature)
-        return self.decode(variables, keys, tokens, energies)
+        tokens = self.sample_tokens(variables, noise, energies, temperature)
+        return self.decode(variables, noise, tokens, energies)
 
     def reconstruct(self, variables: Variables, keys: Keys, batch: Batch) -> Showers:
         """Showers encoded to codes and decoded again, with their own visible energies."""
@@ -186,27 +199,28 @@ class ReleasedCaloVQ:
         return self._showers(variables, codes, visible, batch["energies"])
 
     def parts(self, variables: Variables, keys: Keys, energies: Energies) -> Parts:
-        tokens = self.sample_tokens(variables, keys, energies)
+        noise = self.noise(keys)
+        tokens = self.sample_tokens(variables, noise, energies)
         return {
-            "prior": (self.sample_tokens, (variables, keys, energies)),
-            "decoder": (self.decode, (variables, keys, tokens, energies)),
+            "noise": (self.noise, (keys,)),
+            "prior": (self.sample_tokens, (variables, noise, energies)),
+            "decoder": (self.decode, (variables, noise, tokens, energies)),
         }
 
     def sample_tokens(
-        self, variables: Variables, keys: Keys, energies: Energies, temperature: float = 1.0
+        self, variables: Variables, noise: Noise, energies: Energies, temperature: float = 1.0
     ) -> Int[Array, "b t"]:
         """Tokens of energies and codes from the prior."""
         context = self._prior_context(variables, self.networks.condition(energies))
         prior = {"params": variables["params"]["prior"]}
-        keys = rng.streams(keys, "prior")
-        return self._prior.draw(prior, keys, context, temperature=temperature)
+        return self._prior.draw(prior, noise["prior"], context, temperature=temperature)
 
     def decode(
-        self, variables: Variables, keys: Keys, tokens: Int[Array, "b t"], energies: Energies
+        self, variables: Variables, noise: Noise, tokens: Int[Array, "b t"], energies: Energies
     ) -> Showers:
         """Showers from tokens."""
         numbers, codes = jnp.split(tokens, [self.energy_tokens.number], axis=-1)
-        visible = self.energy_tokens.decode(rng.streams(keys, "dither"), numbers)
+        visible = self.energy_tokens.decode(noise["dither"], numbers)
         return self._showers(variables, codes, visible, energies)
 
     def _showers(self, variables, codes, visible, energies):

@@ -194,7 +194,7 @@ class ConvEncoder(nn.Module):
             else:
                 x = cylinder.resample_alpha(x, step)
         assert isinstance(last, Step)
-        return nn.Dense(self.width, name="quant")(last.conv(x)).reshape(len(x), -1, self.width)
+        return nn.Dense(self.width, name="quant")(last.conv(x)).reshape(x.shape[0], -1, self.width)
 
 
 class ConvDecoder(nn.Module):
@@ -208,7 +208,7 @@ class ConvDecoder(nn.Module):
         """[b, t, d] and condition [b, 1] -> [b, v]."""
         z, alpha, r = self.shape.grid
         x = nn.Dense(self.architecture.inner, name="post_quant")(latents)
-        x = x.reshape(len(x), *self.shape.codes(self.architecture), -1)
+        x = x.reshape(x.shape[0], *self.shape.codes(self.architecture), -1)
         x = _with_condition(x, condition)
         for step in self.architecture.decoder:
             if not isinstance(step, Step):
@@ -227,12 +227,12 @@ class ConvDecoder(nn.Module):
         # The detector may have more or fewer bins than the data set of the architecture.
         x = cylinder.resample_alpha(x, alpha) if x.shape[2] != alpha else x
         front = self.shape.z_padding[0]
-        return x[:, front : front + z].reshape(len(x), -1)
+        return x[:, front : front + z].reshape(x.shape[0], -1)
 
 
 def _with_condition(x: jax.Array, condition: jax.Array) -> jax.Array:
     """Adds a condition [b, c] to the channels of every bin."""
-    condition = condition.reshape(len(x), *(1,) * (x.ndim - 2), -1)
+    condition = condition.reshape(x.shape[0], *(1,) * (x.ndim - 2), -1)
     shape = (*x.shape[:-1], condition.shape[-1])
     return jnp.concatenate([x, jnp.broadcast_to(condition, shape)], -1)
 
@@ -287,7 +287,7 @@ class DenseEncoder(nn.Module):
         x = jnp.concatenate([x, nn.Embed(_LABELS, 3)(label)], -1)
         for width in (512, 512, 32 * _LENGTH):
             x = nn.relu(nn.Dense(width)(x))
-        x = x.reshape(len(x), 32, _LENGTH).swapaxes(1, 2)
+        x = x.reshape(x.shape[0], 32, _LENGTH).swapaxes(1, 2)
         for _ in range(3):
             x = nn.relu(nn.Conv(256, (3,))(x))
         x = nn.relu(nn.Dense(256)(x))
@@ -306,7 +306,7 @@ class DenseDecoder(nn.Module):
         x = _with_condition(x, nn.Embed(_LABELS, 3)(label))
         for features in (256, 256, 256, 32):
             x = nn.relu(nn.Conv(features, (3,))(x))
-        x = x.swapaxes(1, 2).reshape(len(x), -1)
+        x = x.swapaxes(1, 2).reshape(x.shape[0], -1)
         for width in (512, 512):
             x = nn.relu(nn.Dense(width)(x))
         return nn.Dense(self.voxels)(x)

@@ -1,6 +1,8 @@
 """Energies of the released Calo-VQ as tokens: fixed-point numbers in the base of the codebook."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -66,14 +68,20 @@ class EnergyTokens:
         tokens = whole[..., None] // self._digits % self.size
         return tokens.reshape(len(tokens), -1)
 
-    def decode(self, keys: PRNGKeyArray, tokens: Int[Array, "b n"]) -> Float[Array, "b k"]:
-        """Visible fractions from tokens, as of `visible`; one key for each shower."""
+    def noise(self, keys: PRNGKeyArray) -> dict[str, Any]:
+        """The random numbers of `decode` from one key for each shower: none without dither."""
+        if not self.config.dither:
+            return {}
+        n = self.number // len(self._digits)
+        return {"uniform": jax.vmap(lambda key: jax.random.uniform(key, (n,)))(keys)}
+
+    def decode(self, noise: Mapping[str, Any], tokens: Int[Array, "b n"]) -> Float[Array, "b k"]:
+        """Visible fractions from tokens, as of `visible`."""
         c = self.config
-        tokens = tokens.reshape(len(tokens), -1, len(self._digits))
+        tokens = tokens.reshape(tokens.shape[0], -1, len(self._digits))
         whole = (tokens * self._digits).sum(-1).astype(jnp.float32)
         if c.dither:
-            n = whole.shape[1]
-            whole = whole + jax.vmap(lambda key: jax.random.uniform(key, (n,)))(keys)
+            whole = whole + noise["uniform"]
         numbers = whole * (c.largest / 2.0**c.bits)
         if not c.layers:
             return numbers

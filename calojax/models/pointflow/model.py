@@ -32,6 +32,7 @@ from calojax.models.base import (
     Batch,
     Energies,
     Keys,
+    Noise,
     Outcome,
     Packing,
     Parts,
@@ -286,55 +287,81 @@ class PointFlow:
     def sample(
         self, variables: Variables, keys: Keys, energies: Energies, *, temperature: float = 1.0
     ) -> Showers:
+        return self.sample_from(variables, self.noise(keys), energies, temperature=temperature)
+
+    def noise(self, keys: Keys) -> Noise:
+        """Normal numbers of totals [b, d] and latent vectors [b, latents], and keys of points [b].
+
+        The points of a shower draw from its key, since their number is random: normal numbers, and
+        uniform ones for their angles. Learnt angles take Gumbel noise [b, z, alpha, r].
+        """
+        noise = {
+            "totals": {"normal": _normal(rng.streams(keys, "totals"), self.encoding.features)},
+            "latent": {
+                "normal": _normal(rng.streams(keys, "latent"), self.config.latent.dimensions)
+            },
+            "points": {"key": keys},
+        }
+        if self._placement:
+            gumbel = jax.vmap(lambda key: jax.random.gumbel(key, self._grid))
+            noise["placement"] = {"gumbel": gumbel(rng.streams(keys, "placement"))}
+        return noise
+
+    def sample_from(
+        self, variables: Variables, noise: Noise, energies: Energies, *, temperature: float = 1.0
+    ) -> Showers:
         """Totals, latent vector, points, angles.
 
         The temperature scales the noise of the latent vector and of the points.
         """
-        totals = self.sample_totals(variables, keys, energies)
-        latent = self.sample_latent(variables, keys, energies, totals, temperature)
-        showers = self.sample_points(variables, keys, energies, totals, latent, temperature)
-        return self.place(variables, keys, showers)
+        totals = self.sample_totals(variables, noise, energies)
+        latent = self.sample_latent(variables, noise, energies, totals, temperature)
+        showers = self.sample_points(variables, noise, energies, totals, latent, temperature)
+        return self.place(variables, noise, showers)
 
     def reconstruct(self, variables: Variables, keys: Keys, batch: Batch) -> Showers:
         """Showers drawn again from the mean of their posterior and their own totals."""
         showers, energies = batch["showers"], batch["energies"]
         latent = self.encode(variables, keys, showers)
         totals = self._totals_of(showers)
-        showers = self.sample_points(variables, keys, energies, totals, latent)
-        return self.place(variables, keys, showers)
+        noise = self.noise(keys)
+        showers = self.sample_points(variables, noise, energies, totals, latent)
+        return self.place(variables, noise, showers)
 
     def parts(self, variables: Variables, keys: Keys, energies: Energies) -> Parts:
-        totals = self.sample_totals(variables, keys, energies)
-        latent = self.sample_latent(variables, keys, energies, totals)
-        showers = self.sample_points(variables, keys, energies, totals, latent)
+        noise = self.noise(keys)
+        totals = self.sample_totals(variables, noise, energies)
+        latent = self.sample_latent(variables, noise, energies, totals)
+        showers = self.sample_points(variables, noise, energies, totals, latent)
         parts: Parts = {
-            "totals": (self.sample_totals, (variables, keys, energies)),
-            "latent": (self.sample_latent, (variables, keys, energies, totals)),
-            "points": (self.sample_points, (variables, keys, energies, totals, latent)),
+            "noise": (self.noise, (keys,)),
+            "totals": (self.sample_totals, (variables, noise, energies)),
+            "latent": (self.sample_latent, (variables, noise, energies, totals)),
+            "points": (self.sample_points, (variables, noise, energies, totals, latent)),
         }
         if self._placement:
-            parts["placement"] = (self.place, (variables, keys, showers))
+            parts["placement"] = (self.place, (variables, noise, showers))
         return parts
 
-    def sample_totals(self, variables: Variables, keys: Keys, energies: Energies) -> Totals:
+    def sample_totals(self, variables: Variables, noise: Noise, energies: Energies) -> Totals:
         """Hit counts and energies of showers."""
-        normal = _normal(rng.streams(keys, "totals"), self.encoding.features)
         condition = energy_condition(energies, self.detector)
-        x = trained(self._totals, variables, "totals").inverse(normal, condition)
+        totals = trained(self._totals, variables, "totals")
+        x = totals.inverse(noise["totals"]["normal"], condition)
         return self.encoding.inverse(x, energies, self._scales(variables))
 
     def sample_latent(
         self,
         variables: Variables,
-        keys: Keys,
+        noise: Noise,
         energies: Energies,
         totals: Totals,
         temperature: float = 1.0,
     ) -> Latents:
         """Latent vectors from the prior."""
         context = self.encoding.describe(totals, energies, self._scales(variables))
-        normal = _normal(rng.streams(keys, "latent"), self.config.latent.dimensions)
-        return trained(self._latent, variables, "latent").inverse(temperature * normal, context)
+        normal = temperature * noise["latent"]["normal"]
+        return trained(self._latent, variables, "latent").inverse(normal, context)
 
     def encode(self, variables: Variables, keys: Keys, showers: Showers) -> Latents:
         """Means of the posterior of showers."""
@@ -357,7 +384,7 @@ class PointFlow:
     def sample_points(
         self,
         variables: Variables,
-        keys: Keys,
+        noise: Noise,
         energies: Energies,
         totals: Totals,
         latent: Latents,
@@ -371,15 +398,15 @@ class PointFlow:
             totals = Totals(jnp.where(inside[:, None], hits, 0), energy)
             return self._draw(places, variables, keys, context, totals, temperature)
 
+        keys = noise["points"]["key"]
         return self._in_microbatches(draw, totals.hits.sum(-1), keys, context, *totals)
 
-    def place(self, variables: Variables, keys: Keys, showers: Showers) -> Showers:
+    def place(self, variables: Variables, noise: Noise, showers: Showers) -> Showers:
         """Showers with their hits at learnt angles; unchanged if angles are not learnt."""
         if not self._placement:
             return showers
-        keys = rng.streams(keys, "placement")
-        gumbel = jax.vmap(lambda key: jax.random.gumbel(key, self._grid))(keys)
         placement = trained(self._placement, variables, "placement")
+        gumbel = noise["placement"]["gumbel"]
         return placement.draw(gumbel, showers.reshape(-1, *self._grid)).reshape(showers.shape)
 
     def _draw(self, places, variables, keys, context, totals, temperature):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from calojax.nn.priors import categorical
-from calojax.nn.priors.prior import Network, Variables
+from calojax.nn.priors.prior import Network, Noise, Variables
 
 
 class Cell(Network, Protocol):
@@ -63,8 +63,12 @@ class Autoregressive:
         tokens = jnp.concatenate([first, codes[:, :-1]], axis=1)
         return categorical.log_prob(self.cell.bind(variables).logits(tokens, context), codes)
 
+    def noise(self, keys: jax.Array) -> Noise:
+        """Quantiles of the codes, [b, t]."""
+        return {"uniform": categorical.uniforms(keys, self.cell.length)}
+
     def draw(
-        self, variables: Variables, keys: jax.Array, context: jax.Array, *, temperature: float = 1.0
+        self, variables: Variables, noise: Noise, context: jax.Array, *, temperature: float = 1.0
     ) -> jax.Array:
         def step(state, inputs):
             carry, token = state
@@ -77,8 +81,8 @@ class Autoregressive:
         length = self.cell.length
         cell = self.cell.bind(variables)
         carry = cell.start(context)
-        token = jnp.full(len(context), self.cell.size, jnp.int32)
-        inputs = jnp.arange(length), categorical.uniforms(keys, length).T
+        token = jnp.full(context.shape[:1], self.cell.size, jnp.int32)
+        inputs = jnp.arange(length), noise["uniform"].T
         ends = np.linspace(0, length, -(-length // self.cell.stretch) + 1).astype(int)
         codes = []
         for start, end in itertools.pairwise(ends.tolist()):

@@ -27,7 +27,7 @@ from calojax.errors import CalojaxError
 from calojax.nn.mlp import MLP
 from calojax.nn.priors import categorical
 from calojax.nn.priors.positions import Positions
-from calojax.nn.priors.prior import Settings, Variables
+from calojax.nn.priors.prior import Noise, Settings, Variables
 
 # Radians per unit of t of the fastest feature of t, and the number of frequencies.
 _FASTEST, _FREQUENCIES = 20.0, 16
@@ -64,6 +64,11 @@ class Denoiser(Protocol):
     @property
     def length(self) -> int:
         """Number of positions t."""
+        ...
+
+    @property
+    def dimensions(self) -> int:
+        """Dimensions of the vector of a code, d."""
         ...
 
     def init(self, key: jax.Array, context: jax.Array, /) -> Variables:
@@ -108,12 +113,21 @@ class Flow:
         logits = self.logits(variables, noisy, time, context)
         return -categorical.log_prob(logits, codes).mean(-1)
 
+    def noise(self, keys: jax.Array) -> Noise:
+        """Quantiles of the codes of every pass, [b, passes, t], and x_0, [b, t, d]."""
+        length = self.network.length
+        u = categorical.uniforms(rng.streams(keys, "codes"), self.passes * length)
+        return {
+            "uniform": u.reshape(-1, self.passes, length),
+            "normal": _normal(rng.streams(keys, "noise"), (length, self.network.dimensions)),
+        }
+
     def draw(
-        self, variables: Variables, keys: jax.Array, context: jax.Array, *, temperature: float = 1.0
+        self, variables: Variables, noise: Noise, context: jax.Array, *, temperature: float = 1.0
     ) -> jax.Array:
         """See `Prior`."""
         vectors = standardised(variables)
-        number, length = len(context), self.network.length
+        number = context.shape[0]
 
         def run(state, inputs):
             noisy, _ = state
@@ -121,14 +135,12 @@ class Flow:
             at = jnp.full(number, time)
             codes = categorical.choose(u, self.logits(variables, noisy, at, context, temperature))
             chosen = vectors[codes]
-            noise = (noisy - time * chosen) / (1 - time)
-            return (_mix(later, chosen, noise), codes), None
+            implied = (noisy - time * chosen) / (1 - time)
+            return (_mix(later, chosen, implied), codes), None
 
         times = jnp.asarray(sampling_times(self.passes, self.spacing))
-        u = categorical.uniforms(rng.streams(keys, "codes"), self.passes * length)
-        u = u.reshape(number, self.passes, length).swapaxes(0, 1)
-        noise = _normal(rng.streams(keys, "noise"), (length, vectors.shape[1]))
-        start = noise, jnp.zeros((number, length), jnp.int32)
+        u = noise["uniform"].swapaxes(0, 1)
+        start = noise["normal"], jnp.zeros((number, self.network.length), jnp.int32)
         return jax.lax.scan(run, start, (times[:-1], times[1:], u))[0][1]
 
     def logits(
@@ -248,7 +260,7 @@ class Trunk(nn.Module):
         whole = context.mean(1)
         if context.shape[1] > 1:
             context = self._to_patches(context).reshape(
-                len(context), -1, int(np.prod(self.patch)), context.shape[-1]
+                context.shape[0], -1, int(np.prod(self.patch)), context.shape[-1]
             )
             context = context.mean(2)
         places = jnp.broadcast_to(self.places, (*self.patches, self.width))
@@ -268,13 +280,13 @@ class Trunk(nn.Module):
     def _to_patches(self, x: jax.Array) -> jax.Array:
         """[b, t, n] -> [b, patches, codes of a patch x n]."""
         (z, alpha, r), (p, q, s) = self.patches, self.patch
-        x = x.reshape(len(x), z, p, alpha, q, r, s, x.shape[-1])
-        return x.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(len(x), z * alpha * r, -1)
+        x = x.reshape(x.shape[0], z, p, alpha, q, r, s, x.shape[-1])
+        return x.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(x.shape[0], z * alpha * r, -1)
 
     def _from_patches(self, x: jax.Array) -> jax.Array:
         """Inverse of `_to_patches`."""
-        x = x.reshape(len(x), *self.patches, *self.patch, -1)
-        return x.transpose(0, 1, 4, 2, 5, 3, 6, 7).reshape(len(x), self.length, -1)
+        x = x.reshape(x.shape[0], *self.patches, *self.patch, -1)
+        return x.transpose(0, 1, 4, 2, 5, 3, 6, 7).reshape(x.shape[0], self.length, -1)
 
 
 class Block(nn.Module):

@@ -83,7 +83,7 @@ class GRU(nn.Module):
         self.output = nn.Dense(self.size)
 
     def start(self, context: jax.Array) -> Carry:
-        nothing = jnp.full((len(context), max(self.lags)), self.size, jnp.int32)
+        nothing = jnp.full((context.shape[0], max(self.lags)), self.size, jnp.int32)
         return Carry(self._initial(context), nothing, self._tables())
 
     def grow(self, carry: Carry, length: int) -> Carry:
@@ -100,7 +100,7 @@ class GRU(nn.Module):
         recent = jnp.concatenate([carry.recent[:, 1:], token[:, None]], 1)
         codes = [recent[:, -lag] for lag in self.lags]
         gates = _gates(tables, codes, tables.positions[position][None], context)
-        state = _next(carry.state, gates, tables)
+        state = gru_step(carry.state, gates, *tables.state)
         return Carry(state, recent, tables), self.output(state)
 
     def logits(self, tokens: jax.Array, context: jax.Array) -> jax.Array:
@@ -113,7 +113,7 @@ class GRU(nn.Module):
         gates = _gates(tables, codes, tables.positions[None, :t], context)
 
         def step(state, gates):
-            state = _next(state, gates, tables)
+            state = gru_step(state, gates, *tables.state)
             return state, state
 
         _, states = jax.lax.scan(step, state, gates.swapaxes(0, 1))
@@ -167,9 +167,9 @@ def _gates(
     return nn.silu(x) @ kernel + jnp.expand_dims(bias, range(x.ndim - 1))
 
 
-def _next(state: jax.Array, gates: jax.Array, tables: Tables) -> jax.Array:
+@jax.jit  # Under its own name, so that `calojax.export` finds it.
+def gru_step(state: jax.Array, gates: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     """The state [b, w] after one step, as in `flax.linen.GRUCell`, from gates [b, 3 w]."""
-    kernel, bias = tables.state
     reset, update, new = jnp.split(gates, 3, -1)
     of_reset, of_update, of_new = jnp.split(state @ kernel, 3, -1)
     reset, update = nn.sigmoid(reset + of_reset), nn.sigmoid(update + of_update)

@@ -21,7 +21,7 @@ import numpy as np
 from calojax import rng
 from calojax.nn.priors import categorical, transformer
 from calojax.nn.priors.positions import Positions
-from calojax.nn.priors.prior import Network, Settings
+from calojax.nn.priors.prior import Network, Noise, Settings
 
 
 def build(settings: Settings, size: int, positions: Positions, width: int) -> "Masked":
@@ -62,12 +62,21 @@ class Masked:
         log_p = categorical.log_prob(self.network.bind(variables).logits(tokens, context), codes)
         return -jnp.sum(log_p, axis=-1, where=masked) / jnp.sum(masked, axis=-1)
 
+    def noise(self, keys: jax.Array) -> Noise:
+        """Quantiles of the codes, and the order of filling, [b, t] each."""
+        length = self.network.length
+        order = jax.vmap(lambda key: jax.random.permutation(key, length))
+        return {
+            "uniform": categorical.uniforms(rng.streams(keys, "codes"), length),
+            "order": order(rng.streams(keys, "order")).astype(jnp.int32),
+        }
+
     def draw(
-        self, variables: Any, keys: jax.Array, context: jax.Array, *, temperature: float = 1.0
+        self, variables: Any, noise: Noise, context: jax.Array, *, temperature: float = 1.0
     ) -> jax.Array:
-        size, length = self.network.size, self.network.length
-        u = categorical.uniforms(rng.streams(keys, "codes"), length)
-        rows = jnp.arange(len(context))[:, None]
+        size, number = self.network.size, context.shape[0]
+        u = noise["uniform"]
+        rows = jnp.arange(number)[:, None]
 
         def fill(tokens, chosen):
             logits = self.network.bind(variables).logits_at(tokens, context, chosen)
@@ -75,9 +84,8 @@ class Masked:
             codes = categorical.choose(at, logits / temperature)
             return tokens.at[rows, chosen].set(codes, mode="drop"), None
 
-        unknown = jnp.full((len(context), length), size, jnp.int32)
-        order = fill_order(rng.streams(keys, "order"), length, self.passes)
-        return jax.lax.scan(fill, unknown, order)[0]
+        unknown = jnp.full((number, self.network.length), size, jnp.int32)
+        return jax.lax.scan(fill, unknown, chosen_by_pass(noise["order"], self.passes))[0]
 
 
 def known_after(length: int, passes: int) -> np.ndarray:
@@ -93,13 +101,13 @@ def known_after(length: int, passes: int) -> np.ndarray:
     return np.clip(by_cosine, done, length).astype(int)
 
 
-def fill_order(keys: jax.Array, length: int, passes: int) -> jax.Array:
-    """Positions to fill in every pass, int32 [passes, b, n], from keys [b].
+def chosen_by_pass(order: jax.Array, passes: int) -> jax.Array:
+    """Positions to fill in every pass, int32 [passes, b, n], from the order of filling [b, t].
 
-    Passes with fewer than n positions are padded by ``length``, which is not a position.
+    Passes with fewer than n positions are padded by t, which is not a position.
     """
+    length = order.shape[1]
     known = known_after(length, passes)
-    order = jax.vmap(lambda key: jax.random.permutation(key, length))(keys).astype(jnp.int32)
     nth = known[:-1, None] + np.arange(np.diff(known).max())
     chosen = order[:, np.minimum(nth, length - 1)]
     return jnp.where(nth[None] < known[1:, None], chosen, length).transpose(1, 0, 2)

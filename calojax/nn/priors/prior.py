@@ -1,6 +1,7 @@
 """Interface and settings of priors over sequences of codes."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal, Protocol, Self
 
 import jax
@@ -8,6 +9,9 @@ import jax
 from calojax.errors import CalojaxError
 
 Variables = Any
+
+Noise = Mapping[str, jax.Array]
+"""Random numbers of sequences, [b, ...], by distribution (see `calojax.models.base.Noise`)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +76,9 @@ class Network(Protocol):
 class Prior(Protocol):
     """A distribution of codes [b, t] in 0..k-1, given a context [b, c] or [b, t, c].
 
-    Every sequence has its own key. Variables are those of the linen module inside; for `loss` and
-    `draw` also ``variables["codebook"]["vectors"]``, the vectors [k, d] of the codes.
+    Every sequence has its own key or random numbers. Variables are those of the linen module
+    inside; for `loss` and `draw` also ``variables["codebook"]["vectors"]``, the vectors [k, d] of
+    the codes.
     """
 
     def init(self, key: jax.Array, context: jax.Array) -> Variables:
@@ -90,8 +95,12 @@ class Prior(Protocol):
         """
         ...
 
+    def noise(self, keys: jax.Array) -> Noise:
+        """The random numbers of `draw` from keys [b]."""
+        ...
+
     def draw(
-        self, variables: Variables, keys: jax.Array, context: jax.Array, *, temperature: float = 1.0
+        self, variables: Variables, noise: Noise, context: jax.Array, *, temperature: float = 1.0
     ) -> jax.Array:
-        """Codes int32 [b, t] from keys [b]; logits are divided by the temperature."""
+        """Codes int32 [b, t]; logits are divided by the temperature."""
         ...

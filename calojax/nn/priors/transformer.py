@@ -171,7 +171,7 @@ class Transformer(nn.Module):
         return self._head(jnp.take_along_axis(x, chosen[..., None], axis=1, mode="clip"))
 
     def start(self, context: jax.Array) -> tuple[Cache, ...]:
-        nothing = jnp.zeros((len(context), 0, self.heads, self.width // self.heads), self.dtype)
+        nothing = jnp.zeros((context.shape[0], 0, self.heads, self.width // self.heads), self.dtype)
         return (Cache(nothing, nothing),) * self.layers
 
     def grow(self, caches: tuple[Cache, ...], length: int) -> tuple[Cache, ...]:
