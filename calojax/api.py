@@ -192,7 +192,7 @@ def train(
         raise CalojaxError(f"There is no preset {config!r}; choose one of {', '.join(PRESETS)}.")
     settings = PRESETS[config].model if isinstance(config, str) else config
     source = open_showers(data, detector)
-    cached = open_cached(source, data)
+    cached = open_cached(source)
     out = pathlib.Path(out)
     run.train(
         models.build(settings, source.detector.spanning(source.energies)),

@@ -16,13 +16,13 @@ import logging
 import math
 import os
 import pathlib
-import re
 import shutil
 import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
+import msgspec
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
@@ -104,7 +104,7 @@ class Checkpoints:
                 item_names=("description", "variables", "optimizer"),
             )
         except OSError as error:
-            raise _closed(self.folder, error) from None
+            raise _refused(self.folder, error) from None
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -168,15 +168,10 @@ class Checkpoints:
         )
         description = restored["description"]
         try:
-            progress = Progress(**description["progress"])
-            progress = progress._replace(
-                done=tuple(progress.done),
-                energy_range=tuple(progress.energy_range),
-                energies=tuple(progress.energies),
-            )
+            progress = msgspec.convert([*Progress(**description["progress"])], Progress)
             model = models.from_json(description)
             _check_progress(progress, model)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
             raise CalojaxError(
                 f"{where}: was not written by calojax, or by another version of it ({error})."
             ) from None
@@ -250,12 +245,10 @@ class Checkpoints:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # Orbax, TensorStore and JSON each raise their own kinds.
-            unreadable = _unreadable(where, error)
-            if unreadable:
-                raise _closed(where, unreadable) from None
             raise CalojaxError(
-                f"{where}: is damaged, or of another version or program ({_reason(error)}); move "
-                "that folder away to use the checkpoint before it."
+                f"{where}: cannot be read ({_reason(error)}); check its permissions and its disk; "
+                "if these are sound, it is damaged, or of another program: move that folder away "
+                "to use the checkpoint before it."
             ) from None
 
 
@@ -270,14 +263,11 @@ def shipped() -> dict[str, pathlib.Path]:
     return {folder.name: folder for folder in folders}
 
 
-def load(run: str | os.PathLike) -> Checkpoint:
-    """The newest checkpoint of a run, for sampling.
-
-    Args:
-      run: run folder, or name of one of the `shipped` models.
+def run_folder(run: str | os.PathLike) -> pathlib.Path:
+    """The folder of a run, from its path, its checkpoints' path, or the name of a shipped model.
 
     Raises:
-      CalojaxError: if the folder is missing, holds no checkpoint, or a stage is not trained yet.
+      CalojaxError: if there is no such run, or its folder cannot be read.
     """
     named = shipped()
     run = pathlib.Path(run) if os.path.exists(run) else named.get(str(run), pathlib.Path(run))
@@ -290,7 +280,20 @@ def load(run: str | os.PathLike) -> Checkpoint:
             f"that come with calojax ({', '.join(named)}); check the path."
         ) from None
     except OSError as error:
-        raise _closed(run / _FOLDER, error) from None
+        raise _refused(run / _FOLDER, error) from None
+    return run
+
+
+def load(run: str | os.PathLike) -> Checkpoint:
+    """The newest checkpoint of a run, for sampling.
+
+    Args:
+      run: path or name, as `run_folder` takes it.
+
+    Raises:
+      CalojaxError: if the folder is missing, holds no checkpoint, or a stage is not trained yet.
+    """
+    run = run_folder(run)
     with Checkpoints(run) as checkpoints:
         checkpoint = checkpoints.load()
     missing = [s.name for s in checkpoint.model.stages if s.name not in checkpoint.progress.done]
@@ -307,43 +310,9 @@ def _reason(error: Exception) -> str:
     return str(error).strip().split("\n")[0][:200] or type(error).__name__
 
 
-# Errors of TensorStore that come from the file system, not from the file.
-_REFUSED = re.compile(
-    r"[^.;:\[\]]*(PERMISSION_DENIED|Permission denied|Operation not permitted|Input/output error"
-    r"|Stale file handle|Too many open files|UNAVAILABLE|timed out)"
-)
-
-
-def _unreadable(where: pathlib.Path, error: Exception) -> str:
-    """The reason why the files of a checkpoint cannot be read; "" if they can but are damaged."""
-    cause: BaseException | None = error
-    while cause is not None:
-        missing = isinstance(cause, FileNotFoundError | NotADirectoryError | IsADirectoryError)
-        if isinstance(cause, OSError) and cause.errno and not missing:
-            return f"{cause.strerror}"
-        if found := _REFUSED.search(str(cause)):
-            return found[0].strip()
-        cause = cause.__cause__ or cause.__context__
-
-    def refuse(refusal: OSError):
-        raise refusal
-
-    try:
-        for folder, _, names in os.walk(where, onerror=refuse):
-            for name in names:
-                pathlib.Path(folder, name).read_bytes()
-    except FileNotFoundError:
-        return ""
-    except OSError as refusal:
-        return f"{refusal.filename}: {refusal.strerror}"
-    return ""
-
-
-def _closed(where: pathlib.Path, reason: str | OSError) -> CalojaxError:
-    reason = reason.strerror or str(reason) if isinstance(reason, OSError) else reason
-    return CalojaxError(
-        f"{where}: cannot be read ({reason}); check its permissions and its disk, and try again."
-    )
+def _refused(where: pathlib.Path, error: OSError) -> CalojaxError:
+    reason = error.strerror or str(error)
+    return CalojaxError(f"{where}: cannot be read ({reason}); check its permissions and its disk.")
 
 
 def _named(tree: Any) -> dict[str, Any]:

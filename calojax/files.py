@@ -137,7 +137,7 @@ def claimed(path: pathlib.Path) -> Iterator[int]:
     Replaces what a killed process has left there.
 
     Raises:
-      CalojaxError: if another process writes it; the message names that process.
+      CalojaxError: if another process writes it.
       OSError: if it cannot be made.
     """
     with contextlib.ExitStack() as stack:
@@ -184,24 +184,11 @@ def _lock(path: pathlib.Path, descriptor: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise CalojaxError(
-            f"{path}: in use by {_holder(descriptor)}; wait until it has ended, or choose another "
-            "--out."
+            f"{path}: in use by another process; wait until it has ended, or choose another --out."
         ) from None
     except OSError:  # Some network file systems have no locks.
         return False
     return True
-
-
-def _holder(descriptor: int) -> str:
-    """The process that holds the lock of an open file, if the system knows it."""
-    with contextlib.suppress(OSError):
-        inode = f":{os.fstat(descriptor).st_ino}"
-        # "1: FLOCK  ADVISORY  WRITE 4711 08:02:131 0 EOF"
-        locks = pathlib.Path("/proc/locks").read_text().splitlines()
-        for _, kind, *_, number, place, _, _ in map(str.split, locks):
-            if kind == "FLOCK" and place.endswith(inode):
-                return f"process {number}"
-    return "another process"
 
 
 def _sweep(folder: pathlib.Path, prefix: str) -> None:
@@ -249,7 +236,7 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
     """Keeps other processes from writing to a folder; the lock ends with the process.
 
     Raises:
-      CalojaxError: if another process holds the lock; the message names it.
+      CalojaxError: if another process holds the lock.
     """
     # A file, since network file systems lock only what is open for writing.
     with _held(folder / ".lock", os.O_RDWR | os.O_CREAT, name=folder):

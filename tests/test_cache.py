@@ -1,7 +1,6 @@
 """The memory-mapped cache: converted once, keyed by the files, rebuilt when damaged."""
 
 import errno
-import json
 import mmap
 import os
 import shutil
@@ -14,7 +13,7 @@ import pytest
 from calojax import files
 from calojax.errors import CalojaxError
 from calojax.geometry import detector
-from calojax.io import ShowerArrays, cache, open_showers, write_showers
+from calojax.io import ShowerArrays, cache, open_showers, shards, write_showers
 from calojax.io.cache import open_cached
 
 TINY = detector("tiny")
@@ -63,7 +62,7 @@ def maps(folder):
 def test_conversion_and_reuse(paths, folder, conversions, capsys, monkeypatch):
     monkeypatch.setattr(cache, "_BLOCK_BYTES", 64 * 4 * TINY.n_voxels)
     source = open_showers(paths)
-    cached = open_cached(source, paths, folder)
+    cached = open_cached(source, folder)
     assert "caching: 100%" in capsys.readouterr().err
     assert isinstance(cached, ShowerArrays)
     np.testing.assert_array_equal(cached.showers, SHOWERS)
@@ -76,7 +75,7 @@ def test_conversion_and_reuse(paths, folder, conversions, capsys, monkeypatch):
     assert isinstance(memory, mmap.mmap)
     with pytest.raises(ValueError, match="read-only"):
         cached.showers[0, 0] = 1
-    again = open_cached(open_showers(paths), [str(path) for path in paths], folder)
+    again = open_cached(open_showers([str(path) for path in paths]), folder)
     np.testing.assert_array_equal(again.read(290, 310), SHOWERS[290:310])
     assert len(conversions) == 1
     assert len(maps(folder)) == len(os.listdir(folder)) == 1
@@ -85,21 +84,22 @@ def test_conversion_and_reuse(paths, folder, conversions, capsys, monkeypatch):
 
 def test_nothing_is_read_on_reuse(paths, folder):
     source = open_showers(paths)
-    open_cached(source, paths, folder)
+    open_cached(source, folder)
 
     class Unreadable:
         detector = source.detector
         energies = source.energies
+        files = source.files
 
         def __len__(self):
             return len(source)
 
-    np.testing.assert_array_equal(open_cached(Unreadable(), paths, folder).showers, SHOWERS)
+    np.testing.assert_array_equal(open_cached(Unreadable(), folder).showers, SHOWERS)
 
 
 def test_single_path_and_default_folder(paths, tmp_path, monkeypatch):
     monkeypatch.setenv("CALOJAX_CACHE", str(tmp_path / "elsewhere"))
-    open_cached(open_showers(paths[0]), paths[0])
+    open_cached(open_showers(paths[0]))
     (place,) = (tmp_path / "elsewhere").iterdir()
     assert place.name.startswith("1-")
     monkeypatch.delenv("CALOJAX_CACHE")
@@ -108,18 +108,18 @@ def test_single_path_and_default_folder(paths, tmp_path, monkeypatch):
 
 
 def test_changed_files_are_converted_again(paths, folder, conversions):
-    open_cached(open_showers(paths), paths, folder)
+    open_cached(open_showers(paths), folder)
     energies, showers = showers_of(300, seed=1)
     write_showers(paths[0], TINY, energies, [showers])
-    cached = open_cached(open_showers(paths), paths, folder)
+    cached = open_cached(open_showers(paths), folder)
     np.testing.assert_array_equal(cached.showers[:300], showers)
-    open_cached(open_showers(paths[1]), paths[1], folder)
-    open_cached(open_showers(paths[::-1]), paths[::-1], folder)
+    open_cached(open_showers(paths[1]), folder)
+    open_cached(open_showers(paths[::-1]), folder)
     assert len(conversions) == len(maps(folder)) == 4
 
 
 def test_files_replaced_without_a_trace(paths, folder, conversions):
-    open_cached(open_showers(paths), paths, folder)
+    open_cached(open_showers(paths), folder)
     before = paths[0].stat()
     # The same energies in showers of the same size, at the same time.
     with h5py.File(paths[0]) as file:
@@ -132,35 +132,20 @@ def test_files_replaced_without_a_trace(paths, folder, conversions):
         os.utime(copy, ns=(before.st_mtime_ns, before.st_mtime_ns))
     for factor, copy in enumerate(copies, 2):
         os.replace(copy, paths[0])
-        cached = open_cached(open_showers(paths), paths, folder)
+        cached = open_cached(open_showers(paths), folder)
         np.testing.assert_array_equal(cached.showers[:300], factor * SHOWERS[:300])
     assert len(conversions) == 3
 
 
-def virtual(path, part):
-    layout = h5py.VirtualLayout((300, 120), "f4")
-    layout[:] = h5py.VirtualSource(part.name, "showers", shape=(300, 120))
-    with h5py.File(path, "w") as file:
-        file["incident_energies"] = ENERGIES[:300]
-        file.create_virtual_dataset("showers", layout)
-    return path
-
-
-def folder_of_parts(path, part):
-    path.mkdir()
-    entry = {"file": "x.hdf5", "first": 0, "showers": 300}
-    (path / "manifest.json").write_text(json.dumps({"settings": {}, "parts": [entry]}))
-    os.link(part, path / "x.hdf5")
-    return path
-
-
-@pytest.mark.parametrize("make", [virtual, folder_of_parts])
-def test_changes_behind_the_path_are_seen(make, paths, folder, tmp_path):
-    path = make(tmp_path / "made", paths[0])
-    assert (open_cached(open_showers(path), path, folder).showers == SHOWERS[:300]).all()
+def test_changes_in_a_folder_of_parts_are_seen(paths, folder, tmp_path):
+    settings = {"num": 300, "part_size": 300}
+    shards.begin(tmp_path / "parts", settings)
+    os.link(paths[0], tmp_path / "parts" / "part-00000.hdf5")
+    cached = open_cached(open_showers(tmp_path / "parts"), folder)
+    np.testing.assert_array_equal(cached.showers, SHOWERS[:300])
     with h5py.File(paths[0], "r+") as file:
         file["showers"][5] = 7
-    assert (open_cached(open_showers(path), path, folder).showers[5] == 7).all()
+    assert (open_cached(open_showers(tmp_path / "parts"), folder).showers[5] == 7).all()
 
 
 def others_copy(folder, place, monkeypatch):
@@ -176,14 +161,14 @@ def open_to_others(folder, place, monkeypatch):
 @pytest.mark.parametrize("change", [others_copy, open_to_others])
 def test_copies_of_others_are_not_trusted(change, paths, folder, conversions, monkeypatch):
     source = open_showers(paths)
-    open_cached(source, paths, folder)
+    open_cached(source, folder)
     assert folder.stat().st_mode & 0o777 == 0o700
     (place,) = folder.iterdir()
     assert place.stat().st_mode & 0o777 == 0o700
     change(folder, place, monkeypatch)
     forged = np.load(place / "showers.npy", mmap_mode="r+")
     forged[:] = 3
-    np.testing.assert_array_equal(open_cached(source, paths, folder).showers, SHOWERS)
+    np.testing.assert_array_equal(open_cached(source, folder).showers, SHOWERS)
     assert len(conversions) == 2
 
 
@@ -231,9 +216,9 @@ def remove(path):
 )
 def test_damaged_cache_is_rebuilt(damage, paths, folder, conversions):
     source = open_showers(paths)
-    open_cached(source, paths, folder)
+    open_cached(source, folder)
     damage(maps(folder)[0])
-    np.testing.assert_array_equal(open_cached(source, paths, folder).showers, SHOWERS)
+    np.testing.assert_array_equal(open_cached(source, folder).showers, SHOWERS)
     assert len(conversions) == 2
     assert len(maps(folder)) == len(os.listdir(folder)) == 1
 
@@ -251,7 +236,7 @@ def test_threads_at_once(paths, folder, monkeypatch):
     results = []
 
     def work():
-        results.append(open_cached(open_showers(paths), paths, folder))
+        results.append(open_cached(open_showers(paths), folder))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
@@ -274,7 +259,7 @@ def test_interrupted_conversion_leaves_nothing(failure, paths, folder, monkeypat
 
     monkeypatch.setattr(source, "batches", failing)
     with pytest.raises(failure):
-        open_cached(source, paths, folder)
+        open_cached(source, folder)
     assert os.listdir(folder) == []
 
 
@@ -282,7 +267,7 @@ def test_bad_voxels_leave_nothing(paths, folder):
     with h5py.File(paths[1], "r+") as file:
         file["showers"][7, 5] = np.nan
     with pytest.raises(CalojaxError, match=r"2\.hdf5: voxel 5 of shower 7 is nan"):
-        open_cached(open_showers(paths), paths, folder)
+        open_cached(open_showers(paths), folder)
     assert os.listdir(folder) == []
 
 
@@ -295,7 +280,7 @@ def test_file_that_changes_meanwhile(paths, folder, monkeypatch):
 
     monkeypatch.setattr(cache, "_convert", slow)
     with pytest.raises(CalojaxError, match="changed while it was read"):
-        open_cached(open_showers(paths), paths, folder)
+        open_cached(open_showers(paths), folder)
     assert os.listdir(folder) == []
 
 
@@ -304,7 +289,7 @@ def test_remains_of_killed_conversions_are_swept(paths, folder):
     left.mkdir(parents=True)
     (left / "showers.npy").write_bytes(b"half")
     os.utime(left, (0, 0))
-    open_cached(open_showers(paths), paths, folder)
+    open_cached(open_showers(paths), folder)
     assert not left.exists()
 
 
@@ -313,14 +298,14 @@ def test_small_disk(paths, folder, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: real._replace(free=200_000))
         with pytest.raises(CalojaxError, match=r"cache needs .* GB, .* CALOJAX_CACHE"):
-            open_cached(open_showers(paths), paths, folder)
+            open_cached(open_showers(paths), folder)
 
     def full(source, place):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(cache, "_convert", full)
     with pytest.raises(CalojaxError, match="cache needs"):
-        open_cached(open_showers(paths), paths, folder)
+        open_cached(open_showers(paths), folder)
     assert os.listdir(folder) == []
 
 
@@ -328,6 +313,7 @@ def test_impossible_folder_and_missing_file(paths, tmp_path):
     (tmp_path / "file").touch()
     source = open_showers(paths)
     with pytest.raises(CalojaxError, match=r"cannot be written .*CALOJAX_CACHE"):
-        open_cached(source, paths, tmp_path / "file" / "cache")
-    with pytest.raises(CalojaxError, match=r"gone\.hdf5: cannot be read"):
-        open_cached(source, tmp_path / "gone.hdf5", tmp_path)
+        open_cached(source, tmp_path / "file" / "cache")
+    paths[1].unlink()
+    with pytest.raises(CalojaxError, match=r"2\.hdf5: cannot be read"):
+        open_cached(source, tmp_path)

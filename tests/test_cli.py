@@ -331,32 +331,28 @@ def test_help_of_every_command(capsys):
         ("smaple x", "no command 'smaple'; the nearest: sample, simulate.\nSee calojax --help"),
         ("train calovq-ds x", "no preset 'calovq-ds'; the nearest: calovq-ds3, calovq-ds2, "),
         ("train --data x --out y", "A preset must come before --data.\nSee calojax train --help"),
-        (
-            "train calovq-tiny --data x --out y --autoencoder.hiden 3",
-            "calojax train calovq-tiny has no flag --autoencoder.hiden; the nearest: "
-            "--autoencoder.hidden, ",
-        ),
-        (
-            "train calovq-tiny --out y",
-            "calojax train calovq-tiny needs --data FILES.\nSee calojax ",
-        ),
-        (
-            "train calovq-tiny --data x --out y --prior.kind grru",
-            "choice 'grru' for .*--prior.kind",
-        ),
-        ("sample x --out y --nun 3", "has no flag --nun; the nearest: --num, --out.\nSee calojax "),
-        (
-            "sample x --out y --num abc",
-            "--num takes a whole number, not 'abc'.\nSee calojax sample",
-        ),
-        ("simulate", "calojax simulate needs --out PATH."),
     ],
 )
-def test_a_wrong_word_is_answered_with_the_nearest_right_ones(line, answer, capsys):
+def test_a_wrong_name_is_answered_with_the_nearest_right_ones(line, answer, capsys):
     assert calojax(line) == 2
     told = capsys.readouterr().err
     assert re.match(f"error: .*{answer}", told)
     assert len(told.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("train calovq-tiny --data x --out y --autoencoder.hiden 3", "--autoencoder.hidden"),
+        ("train calovq-tiny --out y", "--data"),
+        ("train calovq-tiny --data x --out y --prior.kind grru", "--prior.kind"),
+        ("sample x --out y --num abc", "--num"),
+        ("simulate", "--out"),
+    ],
+)
+def test_wrong_arguments_are_named(line, words, capsys):
+    assert calojax(line) == 2
+    assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -460,7 +456,7 @@ def test_two_samplers_of_one_part(in_parts, run, folder, capsys):
     (out / "part-00001.hdf5").unlink()
     with files.claimed(out / "part-00001.hdf5.partial"):
         assert calojax(PARTS, run=run, out=out) == 1
-    assert f"in use by process {os.getpid()}" in capsys.readouterr().err
+    assert "in use by another process" in capsys.readouterr().err
     assert calojax(PARTS, run=run, out=out) == 0
     assert bytes_of(out) == bytes_of(in_parts)
 

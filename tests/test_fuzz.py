@@ -19,7 +19,7 @@ from calojax.checkpoint import Checkpoint, Checkpoints, Progress
 from calojax.cli import train
 from calojax.errors import CalojaxError
 from calojax.evaluation import suite
-from calojax.geometry import DETECTORS, binning
+from calojax.geometry import DETECTORS
 from calojax.io import write_showers
 from calojax.presets import PRESETS
 from calojax.sampling import generation
@@ -106,7 +106,12 @@ def good(tmp_path_factory) -> dict[str, pathlib.Path]:
         showers = draw.exponential(20, (6, detector.n_voxels)).astype(np.float32)
         origin = {"seed": 1}
         write_showers(files[name], detector, np.full(6, 5e4), [showers], origin, layout=layout)
-    binning.to_xml(TINY, files[".xml"])
+    layers = [
+        f'<Layer id="{i}" r_edges="0,4.65,13.95" n_bin_alpha="4" thickness="13.6"/>'
+        for i in range(10)
+    ]
+    text = '<Bins><Bin pid="11" name="electron" response="0.9" readout_threshold="0.015">'
+    files[".xml"].write_text(text + "\n".join(layers) + "</Bin></Bins>")
     rows = [{"model": "GEANT4", "auc_low": 0.5}, {"model": "other", "fpd_x1e3": 7.5}]
     files[".json"].write_text(json.dumps({"datasets": {"ds2": rows, "ds3": rows}}))
     line = {"part": "whole", "platform": "cpu", "batch": 100, "ms_per_shower": 0.5}

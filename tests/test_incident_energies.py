@@ -149,7 +149,7 @@ def test_a_file_needs_no_showers(key, shape, name, tiny, tmp_path):
 
 def test_a_folder_of_parts_and_showers_of_any_geometry_give_energies(tmp_path, tiny):
     plan = shards.split(5, 3)
-    shards.begin(tmp_path, {}, plan)
+    shards.begin(tmp_path, {"num": 5, "part_size": 3})
     for part in plan:
         energies = 2e3 + np.arange(5.0)[part.showers.start : part.showers.stop]
         raw(tmp_path / part.name, incident_energies=energies, showers=np.ones((len(energies), 7)))

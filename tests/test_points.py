@@ -37,7 +37,7 @@ def test_grid_to_points_to_grid_is_exact(name, spare):
     np.testing.assert_array_equal(to_showers(points, detector, len(showers)), showers)
     assert overflow == 0
     owner, voxel = np.nonzero(showers)
-    layer, alpha, r = detector.voxel_coordinates(voxel)
+    layer, alpha, r = (getattr(detector.voxels, axis)[voxel] for axis in ("layer", "alpha", "r"))
     expected = Points(layer, alpha, r, showers[owner, voxel], owner)
     for field, found, wanted in zip(Points._fields, points, expected, strict=True):
         np.testing.assert_array_equal(found[:hits], wanted, err_msg=field)

@@ -121,7 +121,7 @@ def left(companions, folder) -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def dataset(companions, folder, data, tiny) -> Dataset:
-    cached = open_cached(open_showers([data], tiny), [data], folder / "cache")
+    cached = open_cached(open_showers([data], tiny), folder / "cache")
     return Dataset(cached.energies, cached.showers)
 
 

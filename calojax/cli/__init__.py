@@ -7,8 +7,11 @@ import sys
 import threading
 from collections.abc import Sequence
 
+import tyro
+
 import calojax
 from calojax import files
+from calojax.cli.arguments import refuse
 from calojax.cli.compilation import keep_programs
 from calojax.cli.interruption import stopped_by_signals
 from calojax.cli.screen import patient_screen
@@ -82,8 +85,6 @@ def _run(arguments: list[str]) -> None:
         print(calojax.__version__)
         return
     if name not in COMMANDS:
-        from calojax.cli.arguments import refuse
-
         refuse(f"There is no command {name!r}", "calojax", name, COMMANDS)
     try:
         os.getcwd()
@@ -101,7 +102,11 @@ def _run(arguments: list[str]) -> None:
     if name != "doctor":
         # XLA would report compilations above two minutes as a bug; errors still raise exceptions.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    importlib.import_module(f"calojax.cli.{name}").main(rest)
+    module = importlib.import_module(f"calojax.cli.{name}")
+    if hasattr(module, "main"):  # For commands that do more with their arguments.
+        module.main(rest)
+    else:
+        tyro.cli(getattr(module, name), prog=f"calojax {name}", args=rest)
 
 
 def _overview() -> str:

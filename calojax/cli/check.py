@@ -3,21 +3,15 @@
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
 from typing import Annotated
 
 import tyro
 
-from calojax.cli.arguments import optional, parse
+from calojax.cli.arguments import optional
 from calojax.errors import printable
 from calojax.geometry import chosen_detector
 from calojax.io import shards
 from calojax.io.inspection import inspect
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Runs the command."""
-    parse(check, "calojax check", arguments)()
 
 
 def check(

@@ -1,14 +1,12 @@
 """``calojax convert``: writes shower files in another layout, joined."""
 
 import pathlib
-from collections.abc import Sequence
 from typing import Annotated
 
-import numpy as np
 import tyro
 
-from calojax.cli.arguments import optional, parse, required
-from calojax.errors import printable, warn
+from calojax.cli.arguments import optional, required
+from calojax.errors import printable
 from calojax.files import check_output
 from calojax.geometry import chosen_detector
 from calojax.io import open_showers, sparse
@@ -17,11 +15,6 @@ from calojax.progress import progress_bar
 
 # Voxels held at a time: 64 MiB.
 _VOXELS = 2**24
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Runs the command."""
-    parse(convert, "calojax convert", arguments)()
 
 
 def convert(
@@ -35,7 +28,7 @@ def convert(
 ) -> None:
     """Writes shower files in another layout, as float32; several files are joined.
 
-    The attributes that all files have in common are kept.
+    Attributes that all files have in common are kept, if they are texts or numbers.
 
     Args:
       files: HDF5 files of either layout, or folders of parts, in the order of the output.
@@ -48,12 +41,6 @@ def convert(
     """
     check_output(out, force=force, inputs=[*files, geometry or ""])
     source = open_showers(files, chosen_detector(geometry, particle), repair=repair)
-    check_output(out, force=True, inputs=source.files)  # The inputs may read other files.
-    if not np.can_cast(source.dtype, np.float32):
-        warn(f"{out}: the voxels are {source.dtype} and become float32.")
-    if source.other_attributes:
-        names = ", ".join(source.other_attributes)
-        warn(f"{out}: attributes that are neither texts nor numbers are left out: {names[:200]}.")
     attributes = {
         name: value
         for name, value in source.attributes.items()

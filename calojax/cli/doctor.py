@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import jax
 
 import calojax
-from calojax.cli.arguments import parse
 from calojax.cli.compilation import kept_in
 from calojax.errors import CalojaxError, warn
 from calojax.files import cache_folder
@@ -21,11 +20,6 @@ GIB = 2**30
 _OLDEST_DRIVER = {"13": 580, "12": 525}
 # An uncompressed dataset 2 takes 2.6 GB, and a run a few hundred megabytes.
 _LITTLE_SPACE = 5 * GIB
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Runs the command."""
-    parse(doctor, "calojax doctor", arguments)()
 
 
 def doctor() -> None:

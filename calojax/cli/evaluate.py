@@ -13,7 +13,7 @@ import tyro
 
 import calojax
 from calojax import checkpoint, files, report
-from calojax.cli.arguments import optional, parse, required
+from calojax.cli.arguments import optional, required
 from calojax.cli.showers import Output, digest_of, warn_outside, write
 from calojax.errors import CalojaxError, printable, warn
 from calojax.evaluation import classifiers, scoreboard, suite
@@ -118,7 +118,7 @@ class Evaluate:
 
 def main(arguments: Sequence[str]) -> None:
     """Runs the command."""
-    asked = parse(Evaluate, "calojax evaluate", arguments)
+    asked = tyro.cli(Evaluate, prog="calojax evaluate", args=list(arguments))
     if asked.run and asked.reconstruction:
         raise CalojaxError("Give either --run or --reconstruction.")
     options = _options(asked)

@@ -3,14 +3,13 @@
 import functools
 import pathlib
 import time
-from collections.abc import Sequence
 from typing import Annotated
 
 import tyro
 
 import calojax
 from calojax import checkpoint, distributed, models
-from calojax.cli.arguments import optional, parse
+from calojax.cli.arguments import optional
 from calojax.cli.showers import Output, digest_of, warn_outside, write
 from calojax.errors import CalojaxError, printable
 from calojax.files import check_output
@@ -23,11 +22,6 @@ from calojax.sampling.incident_energies import energy_source
 
 # Energies that are checked against the range of the training.
 _CHECKED = 2**16
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Runs the command."""
-    parse(sample, "calojax sample", arguments)()
 
 
 def sample(
@@ -89,7 +83,7 @@ def sample(
         warn_outside(wanted[:_CHECKED], done.energy_range)
         provenance = {
             "model": models.name_of(model),
-            "checkpoint": printable(run.resolve().name),
+            "checkpoint": printable(checkpoint.run_folder(run).resolve().name),
             "checkpoint_step": done.total,
             "seed": seed,
             "temperature": temperature,
@@ -122,7 +116,7 @@ def sample(
                 "layout": layout,
             }
             plan = shards.split(len(wanted), part_size)
-            shards.begin(out, settings, plan)
+            shards.begin(out, settings)
             own = shards.share(plan, index, count)
             todo = shards.missing(out, own)
             outputs = [

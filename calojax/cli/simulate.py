@@ -1,10 +1,9 @@
 """``calojax simulate``: writes showers of the parametric generator."""
 
 import pathlib
-from collections.abc import Sequence
 from typing import Annotated
 
-from calojax.cli.arguments import optional, parse
+from calojax.cli.arguments import optional
 from calojax.cli.showers import Output, write
 from calojax.errors import printable
 from calojax.files import check_output
@@ -12,11 +11,6 @@ from calojax.geometry import find_detector
 from calojax.io.writer import LayoutName
 from calojax.sampling import generation
 from calojax.sampling.incident_energies import energy_source
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Runs the command."""
-    parse(simulate, "calojax simulate", arguments)()
 
 
 def simulate(

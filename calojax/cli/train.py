@@ -15,7 +15,7 @@ import tyro
 
 from calojax import distributed, models
 from calojax.cli.allocator import keep_freed_memory
-from calojax.cli.arguments import optional, parse, refuse
+from calojax.cli.arguments import optional, refuse
 from calojax.errors import CalojaxError, warn
 from calojax.geometry import find_detector
 from calojax.io import ShowerSource, open_showers
@@ -79,10 +79,10 @@ def main(arguments: Sequence[str]) -> None:
     if name not in PRESETS:
         refuse(f"There is no preset {name!r}", "calojax train", name, PRESETS)
     preset = PRESETS[name]
-    asked = parse(
+    asked = tyro.cli(
         Train,
-        f"calojax train {name}",
-        arguments[1:],
+        prog=f"calojax train {name}",
+        args=arguments[1:],
         description=f"{preset.description}.",
         default=Train(tyro.MISSING, tyro.MISSING, geometry=preset.geometry, model=preset.model),
         config=(tyro.conf.AvoidSubcommands,),
@@ -137,7 +137,7 @@ def _train(asked: Train, arguments: Sequence[str]) -> None:
     source = open_showers(asked.data, find_detector(asked.geometry, asked.particle))
     _check_units(source, asked)
     model = models.build(asked.model, source.detector.spanning(source.energies))
-    cached = open_cached(source, asked.data, asked.cache)
+    cached = open_cached(source, asked.cache)
     start = time.perf_counter()
     train(
         model,

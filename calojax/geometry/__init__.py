@@ -2,12 +2,11 @@
 
 from calojax.errors import CalojaxError
 from calojax.geometry import binning
-from calojax.geometry.builtin import DETECTORS, SILICON_THRESHOLD, detector
+from calojax.geometry.builtin import DETECTORS, detector
 from calojax.geometry.detector import Detector, Layer, Medium, VoxelMap
 
 __all__ = [
     "DETECTORS",
-    "SILICON_THRESHOLD",
     "Detector",
     "Layer",
     "Medium",

@@ -1,4 +1,4 @@
-"""Detectors from and to binning files in the CaloChallenge's XML layout.
+"""Detectors from binning files in the CaloChallenge's XML layout.
 
 A file holds a ``<Bin pid= name=>`` for each particle, and in it a ``<Layer id= r_edges=
 n_bin_alpha=>`` for each layer; layers with a single r edge hold no voxels. The layout has no
@@ -17,7 +17,8 @@ import dataclasses
 import itertools
 import pathlib
 import xml.etree.ElementTree as ElementTree
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from calojax.errors import CalojaxError, printable, warn
 from calojax.geometry import builtin, particles
 from calojax.geometry.detector import Detector, Layer, Medium
 
+_T = TypeVar("_T")
 _LARGEST_FILE = 2**24
 _MEDIUM = tuple(field.name for field in dataclasses.fields(Medium))
 _THRESHOLDS = ("readout_threshold", "evaluation_threshold")
@@ -97,32 +99,6 @@ def from_xml(path: str | pathlib.Path, particle: str | None = None) -> Detector:
             "(silicon-tungsten) are assumed."
         )
     return found
-
-
-def to_xml(detector: Detector, path: str | pathlib.Path) -> None:
-    """Writes a detector's binning file; `from_xml` reads it back."""
-    root = ElementTree.Element("Bins")
-    numbers = {name: getattr(detector, name) for name in _THRESHOLDS}
-    numbers |= dataclasses.asdict(detector.medium)
-    if detector.energy_range:
-        numbers |= dict(zip(("energy_min", "energy_max"), detector.energy_range, strict=True))
-    attributes = {"pid": str(particles.number(detector.particle)), "name": detector.particle}
-    chosen = ElementTree.SubElement(
-        root, "Bin", attributes | {name: repr(value) for name, value in numbers.items()}
-    )
-    for layer in detector.layers:
-        ElementTree.SubElement(
-            chosen,
-            "Layer",
-            {
-                "id": str(layer.id),
-                "r_edges": ",".join(map(repr, layer.r_edges)),
-                "n_bin_alpha": str(layer.n_alpha),
-                "thickness": repr(layer.thickness),
-            },
-        )
-    ElementTree.indent(root)
-    ElementTree.ElementTree(root).write(path, encoding="unicode")
 
 
 class _Builder(ElementTree.TreeBuilder):
@@ -219,56 +195,53 @@ def _with_thickness(layer: _Layer) -> Layer:
 
 
 def _layer(path: pathlib.Path, element: ElementTree.Element) -> _Layer:
-    raw_id = element.get("id")
-    try:
-        layer_id = int(raw_id or "")
-    except ValueError:
-        raise CalojaxError(
-            f"{path}: layer {(raw_id or '')[:80]!r}: attribute 'id' must be a whole number."
-        ) from None
+    layer_id = _value(f"{path}: <Layer>", element, "id", int, "a whole number")
     where = f"{path}: layer {layer_id}"
-
-    raw_edges = element.get("r_edges")
-    if raw_edges is None:
-        raise CalojaxError(f"{where}: attribute 'r_edges' is missing.")
-    try:
-        edges = tuple(float(item) for item in raw_edges.split(","))
-    except ValueError:
-        raise CalojaxError(
-            f"{where}: attribute 'r_edges' must be numbers in mm with commas between, "
-            f"got {raw_edges[:80]!r}."
-        ) from None
-    increasing = all(a < b for a, b in itertools.pairwise(edges))
-    if not increasing or not edges[0] >= 0 or not edges[-1] < float("inf"):
-        raise CalojaxError(
-            f"{where}: attribute 'r_edges' must be finite, start at 0 or above and increase, "
-            f"got {raw_edges[:80]!r}."
-        )
-
-    raw_alpha = element.get("n_bin_alpha")
-    try:
-        n_alpha = int(raw_alpha or "")
-        if n_alpha < 1:
-            raise ValueError
-    except ValueError:
-        raise CalojaxError(
-            f"{where}: attribute 'n_bin_alpha' must be a whole number above 0, got "
-            f"{(raw_alpha or '')[:80]!r}."
-        ) from None
-    return _Layer(layer_id, edges, n_alpha, _number(where, element, "thickness"))
+    edges = "finite numbers in mm with commas between, that start at 0 or above and increase"
+    return _Layer(
+        layer_id,
+        _value(where, element, "r_edges", _edges, edges),
+        _value(where, element, "n_bin_alpha", _count, "a whole number above 0"),
+        _number(where, element, "thickness"),
+    )
 
 
-def _number(where: str, element: ElementTree.Element, attribute: str) -> float | None:
+def _number(where: str, element: ElementTree.Element, name: str) -> float | None:
     """The value of an attribute; None if it is not there."""
-    raw = element.get(attribute)
-    if raw is None:
+    if element.get(name) is None:
         return None
+    return _value(where, element, name, _not_negative, "a number of 0 or more")
+
+
+def _value(
+    where: str, element: ElementTree.Element, name: str, parse: Callable[[str], _T], must: str
+) -> _T:
+    """The value of an attribute, by a function that raises ValueError for others."""
+    raw = element.get(name)
+    if raw is None:
+        raise CalojaxError(f"{where}: attribute {name!r} is missing.")
     try:
-        value = float(raw)
-        if not 0 <= value < float("inf"):
-            raise ValueError
+        return parse(raw)
     except ValueError:
         raise CalojaxError(
-            f"{where}: attribute {attribute!r} must be a number of 0 or more, got {raw[:80]!r}."
+            f"{where}: attribute {name!r} must be {must}, got {raw[:80]!r}."
         ) from None
+
+
+def _edges(text: str) -> tuple[float, ...]:
+    edges = tuple(map(_not_negative, text.split(",")))
+    if not all(a < b for a, b in itertools.pairwise(edges)):
+        raise ValueError
+    return edges
+
+
+def _count(text: str) -> int:
+    if (count := int(text)) < 1:
+        raise ValueError
+    return count
+
+
+def _not_negative(text: str) -> float:
+    if not 0 <= (value := float(text)) < float("inf"):
+        raise ValueError
     return value

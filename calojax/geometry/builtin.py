@@ -10,7 +10,7 @@ from calojax.geometry.detector import Detector, Layer, Medium
 
 # Datasets 2 and 3 divide deposits in silicon by this sampling fraction; 0.5 keV is the readout cut.
 SAMPLING_FRACTION = 0.033
-SILICON_THRESHOLD = 0.5e-3 / SAMPLING_FRACTION  # MeV, 15.15 keV
+_SILICON_THRESHOLD = 0.5e-3 / SAMPLING_FRACTION  # MeV, 15.15 keV
 
 # 2 x (1.4 mm W + 0.3 mm Si) a layer: 0.8 X0 in 3.4 mm; R_M from the choice of r bins of 0.5 R_M.
 _SIW = Medium(
@@ -46,8 +46,8 @@ def _silicon_tungsten(name: str, n_alpha: int, n_r: int, r_width: float, n_z: in
         particle="electron",
         layers=tuple(Layer(z, edges, n_alpha, 3.4) for z in range(n_z)),
         energy_range=(1e3, 1e6),
-        readout_threshold=SILICON_THRESHOLD,
-        evaluation_threshold=SILICON_THRESHOLD,
+        readout_threshold=_SILICON_THRESHOLD,
+        evaluation_threshold=_SILICON_THRESHOLD,
         medium=_SIW,
     )
 
@@ -102,8 +102,8 @@ DETECTORS = {
         particle="electron",
         layers=tuple(Layer(z, (0.0, 4.65, 13.95, 41.85), 4, 13.6) for z in range(10)),
         energy_range=(1e3, 1e5),
-        readout_threshold=SILICON_THRESHOLD,
-        evaluation_threshold=SILICON_THRESHOLD,
+        readout_threshold=_SILICON_THRESHOLD,
+        evaluation_threshold=_SILICON_THRESHOLD,
         medium=_SIW,
     ),
 }

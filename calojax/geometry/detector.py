@@ -282,10 +282,6 @@ class Detector:
             raise IndexError("alpha or r bin outside its layer")
         return starts[layer] + alpha * n_r[layer] + r
 
-    def voxel_coordinates(self, index) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(layer position, alpha bin, r bin) of flat voxel indices; inverse of `voxel_index`."""
-        return self.voxels.layer[index], self.voxels.alpha[index], self.voxels.r[index]
-
     def voxelise(self, shower, x, y, z, energy, count: int | None = None) -> np.ndarray:
         """Sums hits into the voxels of showers; hits outside all voxels are left out.
 

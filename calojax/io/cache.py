@@ -8,13 +8,12 @@ import hashlib
 import os
 import pathlib
 import shutil
-import stat
-from collections.abc import Sequence
 
 import numpy as np
 
 from calojax import files
 from calojax.errors import CalojaxError
+from calojax.io.reader import ShowerFile, ShowerFiles
 from calojax.io.source import ShowerArrays, ShowerSource
 from calojax.progress import progress_bar
 
@@ -26,9 +25,7 @@ _VERSION = 3
 
 
 def open_cached(
-    source: ShowerSource,
-    paths: str | os.PathLike | Sequence[str | os.PathLike],
-    folder: str | os.PathLike | None = None,
+    source: ShowerFile | ShowerFiles, folder: str | os.PathLike | None = None
 ) -> ShowerArrays:
     """The same showers in a memory map, converted on the first call and reused after it.
 
@@ -39,16 +36,14 @@ def open_cached(
 
     Args:
       source: the showers.
-      paths: the files that they come from.
       folder: the folder of caches; `files.cache_folder` if None.
 
     Raises:
       CalojaxError: if the folder cannot be written or its disk is too small, a file changes during
         the conversion, or the source holds bad values.
     """
-    paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     folder = files.cache_folder() if folder is None else pathlib.Path(folder)
-    place = folder / _name(source, paths)
+    place = folder / _name(source)
     cached = _opened(place, source)
     if cached is not None:
         return cached
@@ -59,10 +54,10 @@ def open_cached(
             if _bytes(source) > shutil.disk_usage(folder).free:
                 raise CalojaxError(_no_room(folder, source))
             _convert(source, unfinished)
-            if _name(source, paths) != place.name:
+            if _name(source) != place.name:
                 raise CalojaxError(
-                    f"{paths[0]}: this file, or one beside it, changed while it was read; start "
-                    "again when it is complete."
+                    f"{source.files[0]}: this file, or one beside it, changed while it was read; "
+                    "start again when it is complete."
                 )
             if _opened(place, source) is None:
                 shutil.rmtree(place, ignore_errors=True)  # A damaged one.
@@ -84,20 +79,17 @@ def open_cached(
     return cached
 
 
-def _name(source: ShowerSource, paths: Sequence[str | os.PathLike]) -> str:
+def _name(source: ShowerFile | ShowerFiles) -> str:
     """A name for these files as they are now: that of the first, and a hash."""
     words = [_VERSION, os.geteuid(), source.detector.name, source.detector.n_voxels]
-    # The source knows more files: parts of a folder, sources of virtual datasets.
-    read = [*paths, *getattr(source, "files", ())]
-    for path in dict.fromkeys(pathlib.Path(path).absolute() for path in read):
+    for path in dict.fromkeys(path.absolute() for path in source.files):
         try:
             status = path.stat()
         except OSError as error:
             raise CalojaxError(f"{path}: cannot be read ({error.strerror}).") from None
-        if not stat.S_ISDIR(status.st_mode):
-            words += [path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+        words += [path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
     digest = hashlib.sha256(os.fsencode("\0".join(map(str, words)))).hexdigest()
-    return f"{pathlib.Path(paths[0]).stem}-{digest[:16]}"
+    return f"{source.files[0].stem}-{digest[:16]}"
 
 
 def _opened(

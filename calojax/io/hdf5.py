@@ -1,51 +1,34 @@
-"""HDF5 files of other people, opened with care.
+"""HDF5 files of other people, opened with care; HDF5's own errors become one sentence.
 
-HDF5 follows links, virtual sources and raw files to any place, and reads what is missing as zeros.
-So `InputFile.find` checks where the values of a dataset lie before they are read. Other files are
-read only if they lie in the folder of the file that names them, or if the environment variable
-``CALOJAX_EXTERNAL_DATA`` is ``allow``.
+HDF5 follows links and virtual sources to any file, and reads what is missing there as zeros. So
+only values that lie in the file itself are read.
 """
 
 import contextlib
 import functools
 import importlib
-import math
-import os
 import pathlib
 import stat
 import traceback
-from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 import h5py
 import numpy as np
 
 from calojax.errors import CalojaxError
 
-EXTERNAL = "CALOJAX_EXTERNAL_DATA"
-_MOST_LINKS = 16
-
-
-def external_allowed() -> bool:
-    """Whether the user allows data outside the folder of a file."""
-    return os.environ.get(EXTERNAL, "").lower() == "allow"
-
 
 class InputFile:
     """An HDF5 file that is open for reading.
 
     Attributes:
-      path: the path of the file.
+      path: path of the file.
       file: the same file for h5py.
-      sources: the other files in which values of the datasets found so far lie.
     """
 
     def __init__(self, path: pathlib.Path, file: h5py.File):
         self.path = path
         self.file = file
-        self.sources: set[pathlib.Path] = set()
-        # A symbolic link has two folders: its own, and that of its target.
-        self._folders: Collection[pathlib.Path] = (path.parent.resolve(), path.resolve().parent)
 
     def names(self) -> str:
         """The names at the top of the file as a text, for messages."""
@@ -68,149 +51,29 @@ class InputFile:
                 found[_text(key)] = value
         return found
 
-    def other_attributes(self) -> tuple[str, ...]:
-        """The names of the attributes that `attributes` leaves out."""
-        return tuple(sorted({_text(key) for key in self.file.attrs} - self.attributes.keys()))
-
     def find(self, key: str) -> h5py.Group | h5py.Dataset | h5py.Datatype | None:
-        """The object of that name, or None, once all that its values need is known to be there.
+        """The object of that name at the top of the file, or None.
 
         Raises:
-          CalojaxError: if a link leads nowhere, a virtual source or raw file is missing, too short
-            or outside the file's folder (see `external_allowed`), or a filter is not installed.
+          CalojaxError: if it is a link, its values lie in other files, or a filter that they need
+            is not installed.
         """
-        return None if self._visit(key) is None else self.file[key]
-
-    def _visit(self, key: str, depth: int = 0) -> tuple[int, ...] | None:
-        """The shape of a dataset; () for other objects; None if there is no such name."""
         what = f"{self.path}: {key!r}"
-        if depth > _MOST_LINKS:
-            raise CalojaxError(
-                f"{what} is nested in more than {_MOST_LINKS} virtual datasets; write it again."
-            )
-        item: h5py.Group | h5py.Dataset | h5py.Datatype = self.file
-        names, links, target = _names(key), 0, ""
-        while names:
-            name = names.pop(0)
-            link = item.get(name, getlink=True) if isinstance(item, h5py.Group) else None
-            if not isinstance(item, h5py.Group) or link is None:
-                if not links:
-                    return None
+        link = self.file.get(key, getlink=True)
+        if link is None:
+            return None
+        if not isinstance(link, h5py.HardLink):
+            raise CalojaxError(f"{what} is a link; write the dataset itself into the file.")
+        item = self.file[key]
+        if isinstance(item, h5py.Dataset):
+            plan = item.id.get_create_plist()
+            if item.is_virtual or plan.get_external_count():
                 raise CalojaxError(
-                    f"{what} is a link to {target!r}, which is not in the file; write it again."
+                    f"{what} is a virtual dataset, or lies in raw files; name the files that hold "
+                    "its values, or write them into this one."
                 )
-            if isinstance(link, h5py.ExternalLink):
-                return self._linked(what, link, names, depth)
-            if isinstance(link, h5py.SoftLink):
-                links, target = links + 1, link.path
-                if links > _MOST_LINKS:
-                    raise CalojaxError(
-                        f"{what} is a link that leads back to itself; write it again."
-                    )
-                item = self.file if target.startswith("/") else item
-                names = _names(target) + names
-            else:
-                item = item[name]
-        if not isinstance(item, h5py.Dataset):
-            return ()
-        plan = item.id.get_create_plist()
-        _check_filters(what, plan)
-        self._check_raw(what, item, plan)
-        if item.is_virtual:
-            self._check_virtual(what, item, plan, depth)
-        return item.shape or ()
-
-    def _visit_other(self, path: pathlib.Path, key: str, depth: int) -> tuple[int, ...] | None:
-        self.sources.add(path.resolve())
-        with opened(path) as other:
-            other.sources, other._folders = self.sources, self._folders
-            return other._visit(key, depth + 1)
-
-    def _linked(
-        self, what: str, link: h5py.ExternalLink, names: list[str], depth: int
-    ) -> tuple[int, ...]:
-        where = f"{what} is a link to {link.path!r} of the file {link.filename!r}"
-        if not external_allowed():
-            raise CalojaxError(
-                f"{where}; links to other files are not followed: name that file, or set "
-                f"{EXTERNAL}=allow if you trust this one."
-            )
-        other = self._located(link.filename, "HDF5_EXT_PREFIX")
-        if other is None:
-            raise CalojaxError(f"{where}, which is missing; put it beside this file.")
-        shape = self._visit_other(other, "/".join([link.path, *names]), depth)
-        if shape is None:
-            raise CalojaxError(f"{where}, which has nothing of that name; write this file again.")
-        return shape
-
-    def _check_virtual(
-        self, what: str, item: h5py.Dataset, plan: h5py.h5p.PropDCID, depth: int
-    ) -> None:
-        """Refuses a virtual dataset that HDF5 would fill up with zeros."""
-        taken = defaultdict(list)
-        filled = 0
-        for i in range(plan.get_virtual_count()):
-            try:
-                count = plan.get_virtual_vspace(i).get_select_npoints()
-            except RuntimeError:  # An unlimited selection.
-                raise CalojaxError(
-                    f"{what} is a virtual dataset that grows with its sources; write it with "
-                    "sources of fixed sizes."
-                ) from None
-            filled += count
-            source = plan.get_virtual_filename(i), plan.get_virtual_dsetname(i)
-            taken[source].append((plan.get_virtual_srcspace(i), count))
-        if filled < math.prod(item.shape or ()):
-            raise CalojaxError(
-                f"{what} is a virtual dataset with sources for {filled:,} of its {item.size:,} "
-                "values, and the others would read as 0; write it again."
-            )
-        for (name, key), parts in taken.items():
-            if name == ".":
-                shape = self._visit(key, depth + 1)
-            else:
-                other = self._located(name, "HDF5_VDS_PREFIX")
-                if other is None:
-                    raise CalojaxError(
-                        f"{what} is a virtual dataset, and its source {name!r} is missing (its "
-                        "showers would read as 0); put it beside this file, or write this again."
-                    )
-                check_inside(what, other, self._folders)
-                shape = self._visit_other(other, key, depth)
-            if shape is None or not all(_fits(space, count, shape) for space, count in parts):
-                raise CalojaxError(
-                    f"{what} is a virtual dataset, and {key!r} of its source {name!r} lacks values "
-                    "that it takes; write this file again."
-                )
-
-    def _check_raw(self, what: str, item: h5py.Dataset, plan: h5py.h5p.PropDCID) -> None:
-        """Refuses raw files that end early: HDF5 would go on with zeros."""
-        there = 0
-        for i in range(plan.get_external_count()):
-            name, offset, size = plan.get_external(i)
-            # HDF5 looks from the working folder.
-            target = pathlib.Path(os.environ.get("HDF5_EXTFILE_PREFIX", ""), os.fsdecode(name))
-            if not external_allowed():
-                raise CalojaxError(
-                    f"{what} lies in the raw file {str(target)!r}, and raw files are not read; "
-                    f"copy this file with h5repack, or set {EXTERNAL}=allow if you trust it."
-                )
-            check_regular(target)
-            self.sources.add(target.resolve())
-            there += max(0, min(size, target.stat().st_size - offset))
-        needed = math.prod(item.shape or ()) * item.dtype.itemsize
-        if plan.get_external_count() and there < needed:
-            raise CalojaxError(f"{what} lies in raw files that are too short; copy them again.")
-
-    def _located(self, name: str, variable: str) -> pathlib.Path | None:
-        """The file that HDF5 opens for a name in this file (H5Fint.c, H5F_prefix_open)."""
-        given = pathlib.Path(name)
-        first = [given] if given.is_absolute() else []
-        rest = given.name if given.is_absolute() else name
-        prefixes = filter(None, os.environ.get(variable, "").split(":"))
-        folders = [*prefixes, self.path.absolute().parent, "", self.path.resolve().parent]
-        candidates = [*first, *(pathlib.Path(folder, rest) for folder in folders)]
-        return next(filter(os.path.exists, candidates), None)
+            _check_filters(what, plan)
+        return item
 
 
 @contextlib.contextmanager
@@ -267,43 +130,12 @@ def check_regular(path: pathlib.Path) -> None:
         raise CalojaxError(f"{path}: is a pipe or a device; give a regular file.")
 
 
-def check_inside(what: str, target: pathlib.Path, folders: Collection[pathlib.Path]) -> None:
-    """Refuses a file outside the folders, unless the user allows it.
-
-    Args:
-      what: the beginning of the message, such as "x.hdf5: 'showers'".
-      target: the file; symbolic links are followed.
-      folders: resolved paths.
-
-    Raises:
-      CalojaxError: if the file is outside.
-    """
-    if external_allowed() or any(target.resolve().is_relative_to(folder) for folder in folders):
-        return
-    raise CalojaxError(
-        f"{what} is read from {target}, outside the file's folder; move it there, or set "
-        f"{EXTERNAL}=allow if you trust the file."
-    )
-
-
 def _text(value: str | bytes) -> str:
     raw = value if isinstance(value, bytes) else value.encode(errors="surrogateescape")
     try:
         return raw.decode()
     except UnicodeDecodeError:
         return raw.decode("latin-1")
-
-
-def _names(key: str) -> list[str]:
-    return [name for name in key.split("/") if name not in ("", ".")]
-
-
-def _fits(space: h5py.h5s.SpaceID, count: int, shape: tuple[int, ...]) -> bool:
-    """Whether a dataset of that shape has the ``count`` values of a selection."""
-    if space.get_select_type() == h5py.h5s.SEL_ALL:
-        return math.prod(shape) == count
-    _, last = space.get_select_bounds()
-    return len(last) == len(shape) and all(a < b for a, b in zip(last, shape, strict=True))
 
 
 def _check_filters(what: str, plan: h5py.h5p.PropDCID) -> None:

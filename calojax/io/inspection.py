@@ -14,8 +14,7 @@ from calojax.geometry import Detector
 from calojax.io.dense import ENERGIES, PAR04_ENERGIES
 from calojax.io.findings import Finding, energy_text, physics_findings, voxel_findings
 from calojax.io.hdf5 import InputFile, opened
-from calojax.io.layouts import layout_of
-from calojax.io.reader import ShowerFile
+from calojax.io.reader import ShowerFile, showers_of
 from calojax.io.scan import Scan, scan_showers
 from calojax.io.stored_geometry import guess_detector
 
@@ -79,7 +78,7 @@ def inspect(path: str | os.PathLike, detector: Detector | None = None) -> Inspec
     try:
         with opened(path) as file:
             attributes = file.attributes
-            showers = layout_of(file).showers(file)
+            showers = showers_of(file)
             if len(showers.shape) >= 2 and math.prod(showers.shape):
                 voxels = math.prod(showers.shape[1:])
                 if detector is None or detector.n_voxels != voxels:

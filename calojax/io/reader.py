@@ -9,15 +9,18 @@ import os
 import pathlib
 from collections.abc import Iterator, Sequence
 
+import h5py
 import numpy as np
 
 from calojax.errors import CalojaxError
 from calojax.geometry import Detector
-from calojax.io import shards
-from calojax.io.hdf5 import opened
-from calojax.io.layouts import ShowerRows, layout_of
+from calojax.io import dense, shards, sparse
+from calojax.io.hdf5 import InputFile, opened
 from calojax.io.source import BlockSource, checked_energies, checked_showers, float32
 from calojax.io.stored_geometry import resolved_detector
+
+ShowerRows = h5py.Dataset | sparse.SparseShowers
+"""Showers of an open file, sliced like an HDF5 dataset [n, v]; voxel energies are in MeV."""
 
 _BLOCK_BYTES = 2**24
 # Chunks that hold more than this are read in pieces, each of them several times.
@@ -59,9 +62,7 @@ class ShowerFile(BlockSource):
       detector: the geometry of the showers.
       energies: incident energies in MeV, float32 [n].
       attributes: texts and numbers among the file's attributes.
-      other_attributes: names of the other attributes.
-      files: every file that the showers are read from, this one first.
-      dtype: the type of the voxels in the file.
+      files: this file alone.
       dropped: number of showers that a repair leaves out.
       clipped: number of negative voxels that a repair sets to 0 in the others.
     """
@@ -86,8 +87,7 @@ class ShowerFile(BlockSource):
         self.dropped = self.clipped = 0
         self._rows: np.ndarray | None = None
         with opened(self.path) as file:
-            layout = layout_of(file)
-            energies, showers = layout.energies(file), layout.showers(file)
+            energies, showers = dense.energies(file), showers_of(file)
             if len(energies.shape) not in (1, 2) or energies.shape[1:] not in ((), (1,)):
                 raise CalojaxError(
                     f"{path}: incident energies have shape {energies.shape}; it must be (n, 1)."
@@ -105,10 +105,9 @@ class ShowerFile(BlockSource):
             if not len(showers):
                 raise CalojaxError(f"{path}: holds no showers; write it again.")
             self.attributes = file.attributes
-            self.other_attributes = file.other_attributes()
             self.detector = resolved_detector(file, showers.shape[1], detector)
-            self.files = (self.path, *sorted(file.sources))
-            self.dtype, self._shape = showers.dtype, showers.shape
+            self.files = (self.path,)
+            self._shape = showers.shape
             energies = energies[...].reshape(-1)
             if repair:
                 energies = self._repaired(energies, showers)
@@ -135,7 +134,7 @@ class ShowerFile(BlockSource):
             rows = rows[start:stop]
             start, stop = int(rows[0]), int(rows[-1]) + 1
         with opened(self.path) as file:
-            showers = layout_of(file).showers(file)
+            showers = showers_of(file)
             if showers.shape != self._shape:
                 raise CalojaxError(f"{self.path}: has changed since it was opened; start again.")
             for first, block in blocks_of(showers, start, stop):
@@ -153,9 +152,7 @@ class ShowerFiles(BlockSource):
       detector: the geometry of the showers.
       energies: incident energies of all in MeV, float32 [n].
       attributes: the attributes that all files share.
-      other_attributes: names of attributes that are neither texts nor numbers.
       files: every file that the showers are read from.
-      dtype: a type that holds the voxels of all files.
       dropped: number of showers that a repair leaves out.
       clipped: number of negative voxels that a repair sets to 0 in the others.
     """
@@ -172,11 +169,7 @@ class ShowerFiles(BlockSource):
                 )
         said = [set(source.attributes.items()) for source in self.sources]
         self.attributes = dict(sorted(set.intersection(*said)))
-        self.other_attributes = tuple(
-            dict.fromkeys(name for source in self.sources for name in source.other_attributes)
-        )
-        self.files = tuple(path for source in self.sources for path in source.files)
-        self.dtype = np.result_type(*(source.dtype for source in self.sources))
+        self.files = tuple(source.path for source in self.sources)
         self.dropped = sum(source.dropped for source in self.sources)
         self.clipped = sum(source.clipped for source in self.sources)
         self.energies = np.concatenate([source.energies for source in self.sources])
@@ -188,6 +181,11 @@ class ShowerFiles(BlockSource):
             if first < last:  # Files outside the range need not be opened.
                 yield from source.blocks(first, last)
             start, stop = start - len(source), stop - len(source)
+
+
+def showers_of(file: InputFile) -> ShowerRows:
+    """The showers of an open file of either layout."""
+    return sparse.SparseShowers(file) if sparse.is_sparse(file) else dense.showers(file)
 
 
 def blocks_of(

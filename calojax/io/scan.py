@@ -5,9 +5,8 @@ import dataclasses
 import numpy as np
 
 from calojax.geometry import Detector
-from calojax.io.layouts import ShowerRows
 from calojax.io.marks import marks
-from calojax.io.reader import blocks_of
+from calojax.io.reader import ShowerRows, blocks_of
 from calojax.progress import progress_bar
 
 # Number of showers, spread evenly over the file, over which averages are taken.

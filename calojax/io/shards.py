@@ -1,8 +1,8 @@
-"""Many showers in a folder: numbered part files, and a manifest that lists them.
+"""Many showers in a folder: numbered part files, and a manifest with the settings that made them.
 
-The manifest holds the plan and the settings, not the progress: a part file appears under its name
-when it is complete, so a part is done if and only if its file exists. Any number of processes may
-therefore fill a folder, stop at any moment and start again.
+The manifest holds no progress: a part file appears under its name when it is complete, so a part is
+done if and only if its file exists. Any number of processes may therefore fill a folder, stop at
+any moment and start again.
 """
 
 import os
@@ -17,10 +17,9 @@ from calojax.errors import CalojaxError
 from calojax.io import hdf5
 
 MANIFEST = "manifest.json"
-_MOST_BYTES = 2**26  # A million parts need about as much.
 
 Settings = Mapping[str, str | int | float | None]
-"""Everything that the showers of a folder depend on, by name."""
+"""Everything that the showers of a folder depend on, by name, with ``num`` and ``part_size``."""
 
 
 class Part(NamedTuple):
@@ -65,7 +64,7 @@ def missing(folder: pathlib.Path, parts: Sequence[Part]) -> tuple[Part, ...]:
     return tuple(part for part in parts if not (folder / part.name).exists())
 
 
-def begin(folder: pathlib.Path, settings: Settings, parts: Sequence[Part]) -> None:
+def begin(folder: pathlib.Path, settings: Settings) -> None:
     """Makes a folder with a manifest, or checks that an existing one has the same settings.
 
     Raises:
@@ -74,14 +73,14 @@ def begin(folder: pathlib.Path, settings: Settings, parts: Sequence[Part]) -> No
     """
     files.make_folder(folder)
     if not (folder / MANIFEST).exists():
-        if len(missing(folder, parts)) < len(parts):
+        if any(folder.glob("part-*.hdf5")):
             raise CalojaxError(
                 f"{folder}: has part files but no {MANIFEST}; move them or take another folder."
             )
         with files.replacing(folder / MANIFEST, keep=True) as partial:
-            partial.write_bytes(_text(settings, parts))
+            partial.write_bytes(msgspec.json.encode({"settings": dict(settings)}))
     # Also after writing: another process may have been quicker.
-    begun = _read(folder / MANIFEST).settings
+    begun = _settings(folder / MANIFEST)
     for name in sorted(settings.keys() | begun.keys()):
         if begun.get(name) != settings.get(name):
             raise CalojaxError(
@@ -102,63 +101,31 @@ def paths(folder: pathlib.Path) -> list[pathlib.Path]:
     Raises:
       CalojaxError: if the manifest is missing or damaged, or a part is not done yet.
     """
-    found = [folder / entry.file for entry in _read(folder / MANIFEST).parts]
-    absent = [path.name for path in found if not path.exists()]
+    settings = _settings(folder / MANIFEST)
+    parts = split(settings["num"], settings["part_size"])
+    absent = missing(folder, parts)
     if absent:
         raise CalojaxError(
-            f"{folder}: {len(absent):,} of {len(found):,} parts are missing ({absent[0]} is the "
-            "first); make them with the command that the folder was begun with."
+            f"{folder}: {len(absent):,} of {len(parts):,} parts are missing ({absent[0].name} is "
+            "the first); make them with the command that the folder was begun with."
         )
-    for path in found:
-        hdf5.check_inside(str(path), path, (folder.resolve(),))
-    return found
+    return [folder / part.name for part in parts]
 
 
-class _Entry(msgspec.Struct):
-    """A part in a manifest."""
-
-    file: str
-    first: int
-    showers: int
-
-    def __post_init__(self):
-        plain = pathlib.PurePath(self.file).name == self.file not in ("", "..")
-        if not plain or not self.file.isprintable() or len(os.fsencode(self.file)) > 255:
-            raise ValueError(f"{self.file[:300]!r} is no plain file name")
-
-
-class _Manifest(msgspec.Struct):
-    settings: Mapping[str, str | int | float | bool | None]
-    parts: list[_Entry]
-
-    def __post_init__(self):
-        names = [entry.file for entry in self.parts]
-        if not names:
-            raise ValueError("it lists no parts")
-        if len(set(names)) < len(names):
-            raise ValueError("it lists a part twice")
-
-
-def _text(settings: Settings, parts: Sequence[Part]) -> bytes:
-    plan = [_Entry(part.name, part.showers.start, len(part.showers)) for part in parts]
-    return msgspec.json.encode({"settings": dict(settings), "parts": plan})
-
-
-def _read(path: pathlib.Path) -> _Manifest:
+def _settings(path: pathlib.Path) -> dict:
     if not os.path.lexists(path):
         raise CalojaxError(
             f"{path}: there is no such file; name a folder that calojax sample --part-size made."
         )
     hdf5.check_regular(path)
     try:
-        with path.open("rb") as file:
-            content = file.read(_MOST_BYTES + 1)
-        if len(content) > _MOST_BYTES:
-            raise ValueError(f"it has more than {_MOST_BYTES:,} bytes")
-        return msgspec.json.decode(content, type=_Manifest)
+        settings = msgspec.json.decode(path.read_bytes())["settings"]
+        if not all(isinstance(settings[name], int) for name in ("num", "part_size")):
+            raise ValueError("num and part_size must be whole numbers")
     except OSError as error:
         raise CalojaxError(f"{path}: cannot be read ({error.strerror}).") from None
-    except (ValueError, msgspec.MsgspecError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, msgspec.MsgspecError, RecursionError) as error:
         raise CalojaxError(
             f"{path}: is damaged or not a manifest of calojax ({error}); take another folder."
         ) from None
+    return settings

@@ -74,7 +74,7 @@ class SparseShowers:
 
     Attributes:
       shape: (n, v).
-      dtype: type of the energies.
+      dtype: type of the energies in the file.
       chunks: number of showers that are read together with little waste, and v.
     """
 

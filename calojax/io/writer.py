@@ -6,7 +6,7 @@ import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import h5py
 import numpy as np
@@ -15,11 +15,15 @@ import calojax
 from calojax import files
 from calojax.errors import CalojaxError, printable, warn
 from calojax.geometry import Detector
+from calojax.io import dense, sparse
 from calojax.io.chunks import Queue, rows_of_a_chunk
-from calojax.io.layouts import LAYOUTS, LayoutName
 from calojax.io.source import checked_energies, checked_shapes, checked_showers
 from calojax.io.stored_geometry import store_detector
 
+LayoutName = Literal["dense", "sparse"]
+"""``dense``: the CaloChallenge's layout; ``sparse``: hits only (`calojax.io.sparse`)."""
+
+_WRITERS = {"dense": dense.Writer, "sparse": sparse.Writer}
 # Bytes of an attribute. HDF5 2.0 writes files that it cannot read from 65,500 on.
 _LONGEST = 65_000
 
@@ -75,7 +79,7 @@ class ShowerWriter:
         self.detector = detector
         self.count = count
         self.written = 0
-        self._layout = LAYOUTS[layout].writer
+        self._layout = _WRITERS[layout]
         self._threads = cores() if threads is None else threads
         self._target = pathlib.Path(os.path.realpath(self.path))
         self._partial = self._target.with_name(self._target.name + ".partial")
