@@ -39,7 +39,7 @@ from subjects import Subject
 from calojax import distributed, rng
 from calojax.geometry import DETECTORS
 from calojax.presets import PRESETS
-from calojax.sampling import gflash
+from calojax.sampling.incident_energies import energy_range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +110,7 @@ def incident_energies(geometry: str, num: int) -> np.ndarray:
     """Incident energies [n] in MeV that both codes know: powers of two on dataset 1."""
     if geometry.startswith("ds1"):
         return (2.0 ** (8 + np.arange(num) % 15)).astype(np.float32)
-    return np.geomspace(*gflash.energy_range(DETECTORS[geometry]), num).astype(np.float32)
+    return np.geomspace(*energy_range(DETECTORS[geometry]), num).astype(np.float32)
 
 
 def pointflow(b: Benchmark, folder: pathlib.Path, preset: str, device: str) -> Iterator[Row]:

@@ -63,13 +63,14 @@ def main(b: Benchmark) -> Iterator[Row]:
     for count in b.devices:
         if count > jax.device_count():
             continue
-        mesh = distributed.make_mesh(jax.devices()[:count])
+        devices = jax.devices()[:count]
+        mesh = distributed.make_mesh(devices)
         batch = batches.put(dataset, np.arange(b.batch), distributed.sharded(mesh))
         train = Trainer(subject, subject.model.stages[0], mesh, batch)
 
-        def generate(mesh=mesh) -> np.ndarray:
+        def generate(devices=devices) -> np.ndarray:
             blocks = generation.generate(
-                subject.model, subject.variables, energies, batch_size=b.block, mesh=mesh
+                subject.model, subject.variables, energies, batch_size=b.block, devices=devices
             )
             return np.concatenate([showers for _, showers in blocks])
 

@@ -20,7 +20,7 @@ from calojax.geometry import DETECTORS, Detector
 from calojax.models.base import Batch, Model, ModelConfig, Variables
 from calojax.models.pointflow.config import PointFlowConfig
 from calojax.presets import PRESETS
-from calojax.sampling import generation, gflash
+from calojax.sampling import generation, incident_energies
 from calojax.training import balanced_batches, batches
 from calojax.training.batches import Dataset
 
@@ -97,12 +97,12 @@ def untrained(
     transforms = model.fit(batches.chunks(dataset, np.arange(num)))
     start = next(stream(dataset, min(64, num)))
     variables = jax.jit(model.init)(rng.root(0), transforms, start)
-    return Subject(preset, model, variables, gflash.energy_range(detector))
+    return Subject(preset, model, variables, incident_energies.energy_range(detector))
 
 
 def simulated(detector: Detector, num: int) -> Dataset:
     """Showers of the parametric generator, over the detector's range of energies."""
-    energies = np.geomspace(*gflash.energy_range(detector), num).astype(np.float32)
+    energies = np.geomspace(*incident_energies.energy_range(detector), num).astype(np.float32)
     blocks = generation.simulate(detector, energies, batch_size=min(num, 256))
     return Dataset(energies, np.concatenate([showers for _, showers in blocks]))
 

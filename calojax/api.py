@@ -16,6 +16,7 @@ from calojax.errors import CalojaxError
 from calojax.geometry import Detector
 from calojax.io import ShowerArrays, ShowerSource, open_showers
 from calojax.io.cache import open_cached
+from calojax.io.reader import Paths
 from calojax.io.stored_geometry import guess_detector
 from calojax.models.base import Model, Variables
 from calojax.presets import PRESETS, ModelConfig
@@ -26,7 +27,6 @@ from calojax.training.batches import Dataset
 if TYPE_CHECKING:
     from calojax.evaluation.suite import Evaluation
 
-Paths = str | os.PathLike | Sequence[str | os.PathLike]
 Showers = Paths | ShowerSource | tuple[np.ndarray, np.ndarray]
 """Paths of shower files, a source of showers, or arrays (incident energies [n], showers [n, v])."""
 

@@ -58,11 +58,11 @@ def tiny() -> Detector:
 
 
 @pytest.fixture(scope="session")
-def showers(tiny, one_device) -> Dataset:
+def showers(tiny) -> Dataset:
     """Six hundred generated showers of the tiny detector."""
     energies = np.geomspace(1e3, 1e5, 600).astype(np.float32)
     np.random.default_rng(0).shuffle(energies)
-    parts = list(generation.simulate(tiny, energies, seed=3, mesh=one_device))
+    parts = list(generation.simulate(tiny, energies, seed=3, devices=jax.devices()[:1]))
     return Dataset(energies, np.concatenate([part for _, part in parts]))
 
 

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from calojax.io.chunks import FILTERS, Queue, packed
+from calojax.io.chunks import FILTERS, Column, Queue, packed
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8, np.uint64])
@@ -18,7 +18,7 @@ def test_columns_read_back_as_what_h5py_wrote(dtype, shape, tmp_path):
         queue = Queue(pool)
         layout = {"tail": shape[1:], "rows": shape[0]}
         columns = [
-            queue.column(file, name, dtype, 25, grows=name == "growing", **layout)
+            Column(queue, file, name, dtype, 25, grows=name == "growing", **layout)
             for name in ("fixed", "growing")
         ]
         for batch in np.split(values, [1, 2, 13]):

@@ -14,6 +14,8 @@ from calojax.io import ShowerArrays
 from calojax.sampling import generation
 from calojax.sampling.incident_energies import EnergySource
 
+ONE, TWO = jax.devices()[:1], jax.devices()[:2]
+
 
 def collect(batches):
     energies, showers = zip(*batches, strict=True)
@@ -33,10 +35,10 @@ def small(tiny, batch):
 
 
 @pytest.fixture(scope="module")
-def whole(model, variables, energies, one_device):
+def whole(model, variables, energies):
     """(energies, showers) in blocks of 8, as most tests here make them: one compiled program."""
     return collect(
-        generation.generate(model, variables, energies, seed=5, batch_size=8, mesh=one_device)
+        generation.generate(model, variables, energies, seed=5, batch_size=8, devices=ONE)
     )
 
 
@@ -47,59 +49,57 @@ def test_energies_and_order_are_kept(whole, energies):
     assert showers.dtype == np.float32
 
 
-def test_batch_size_changes_last_bits_only(whole, model, variables, energies, one_device):
+def test_batch_size_changes_last_bits_only(whole, model, variables, energies):
     batches = list(
-        generation.generate(model, variables, energies, seed=5, batch_size=20, mesh=one_device)
+        generation.generate(model, variables, energies, seed=5, batch_size=20, devices=ONE)
     )
     assert [len(e) for e, _ in batches] == [20, 1]
     np.testing.assert_allclose(collect(batches)[1], whole[1], rtol=1e-4, atol=1e-4)
 
 
-def test_device_count_changes_no_bit(small, energies, one_device, two_devices):
+def test_device_count_changes_no_bit(small, energies):
     # Seven blocks for two devices, or for one.
     found = [
-        collect(generation.generate(*small, energies, batch_size=3, mesh=mesh))
-        for mesh in (one_device, two_devices)
+        collect(generation.generate(*small, energies, batch_size=3, devices=devices))
+        for devices in (ONE, TWO)
     ]
     np.testing.assert_array_equal(found[0][0], found[1][0])
     np.testing.assert_array_equal(found[0][1], found[1][1])
 
 
 @pytest.mark.parametrize("kind", ["generate", "simulate", "reconstruct"])
-def test_neither_number_nor_parts_nor_devices_change_a_bit(
-    kind, model, variables, showers, one_device, two_devices
-):
+def test_neither_number_nor_parts_nor_devices_change_a_bit(kind, model, variables, showers):
     """Of 21 showers in blocks of 8: the first ones alone, and parts in any order."""
     energies = showers.energies[:21]
 
-    def made(num, mesh, **options):
+    def made(num, devices, **options):
         if kind == "simulate":
             batches = generation.simulate(
-                model.detector, energies[:num], batch_size=8, mesh=mesh, seed=4
+                model.detector, energies[:num], batch_size=8, devices=devices, seed=4
             )
         elif kind == "reconstruct":
             source = ShowerArrays(model.detector, energies[:num], showers.showers[:num])
             batches = generation.reconstruct(
-                model, variables, source, batch_size=8, mesh=mesh, seed=4
+                model, variables, source, batch_size=8, devices=devices, seed=4
             )
         else:
             batches = generation.generate(
-                model, variables, energies[:num], batch_size=8, mesh=mesh, seed=4, **options
+                model, variables, energies[:num], batch_size=8, devices=devices, seed=4, **options
             )
         return collect(batches)[1]
 
-    whole = made(21, one_device)
+    whole = made(21, ONE)
     for num in (1, 5, 8, 15):
-        np.testing.assert_array_equal(made(num, two_devices), whole[:num])
+        np.testing.assert_array_equal(made(num, TWO), whole[:num])
     if kind == "generate":
         for parts in ([range(5, 11), range(11, 20)], [range(16, 21), range(0, 3)], [range(7, 8)]):
             rows = [i for part in parts for i in part]
-            np.testing.assert_array_equal(made(21, two_devices, parts=parts), whole[rows])
+            np.testing.assert_array_equal(made(21, TWO, parts=parts), whole[rows])
 
 
-def test_no_number_of_showers_compiles_anew(small, energies, one_device):
+def test_no_number_of_showers_compiles_anew(small, energies):
     def program(num):
-        list(generation.generate(*small, energies[:num], batch_size=8, mesh=one_device))
+        list(generation.generate(*small, energies[:num], batch_size=8, devices=ONE))
         return generation._compute._cache_size()
 
     assert len({program(num) for num in (8, 1, 5, 21)}) == 1
@@ -133,9 +133,9 @@ def test_bad_energies_are_refused(energies, small, tiny):
         next(generation.simulate(tiny, energies))
 
 
-def test_energies_may_have_the_shape_of_a_file_s(small, energies, one_device):
+def test_energies_may_have_the_shape_of_a_file_s(small, energies):
     def showers(given):
-        return collect(generation.generate(*small, given, batch_size=8, mesh=one_device))
+        return collect(generation.generate(*small, given, batch_size=8, devices=ONE))
 
     flat, column = showers(energies[:3]), showers(energies[:3, None].tolist())
     np.testing.assert_array_equal(column[0], flat[0])
@@ -153,7 +153,7 @@ def test_a_full_memory_is_a_sentence_with_a_smaller_batch(error, tiny, monkeypat
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1.0])
-def test_voxels_that_are_not_energies_are_the_models_fault(bad, one_device):
+def test_voxels_that_are_not_energies_are_the_models_fault(bad):
     @dataclasses.dataclass(frozen=True)
     class Failing:
         bad: float
@@ -163,9 +163,7 @@ def test_voxels_that_are_not_energies_are_the_models_fault(bad, one_device):
 
     def made(energies, **options):
         return collect(
-            generation.generate(
-                Failing(bad), {}, energies, batch_size=2, mesh=one_device, **options
-            )
+            generation.generate(Failing(bad), {}, energies, batch_size=2, devices=ONE, **options)
         )
 
     with pytest.raises(CalojaxError, match=r"model gave .* to voxel 0 of shower 5 .*train it"):
@@ -180,7 +178,7 @@ def test_more_showers_than_a_seed_has_are_refused(small):
         next(generation.generate(*small, many))
 
 
-def test_a_warm_sampler_neither_traces_nor_transfers_by_itself(small, energies, two_devices):
+def test_a_warm_sampler_neither_traces_nor_transfers_by_itself(small, energies):
     @dataclasses.dataclass(frozen=True)
     class Counting:
         """The model, and how often JAX looked into it."""
@@ -196,7 +194,7 @@ def test_a_warm_sampler_neither_traces_nor_transfers_by_itself(small, energies, 
 
     def batches(energies, seed):
         return generation.generate(
-            counting, variables, energies, seed=seed, batch_size=3, mesh=two_devices
+            counting, variables, energies, seed=seed, batch_size=3, devices=TWO
         )
 
     list(batches(energies, 0))
@@ -207,9 +205,9 @@ def test_a_warm_sampler_neither_traces_nor_transfers_by_itself(small, energies, 
     assert len(counting.traces) == 1
 
 
-def test_seeds_and_showers_differ(whole, model, variables, energies, one_device):
+def test_seeds_and_showers_differ(whole, model, variables, energies):
     def showers(energies, seed):
-        options = {"seed": seed, "batch_size": 8, "mesh": one_device}
+        options = {"seed": seed, "batch_size": 8, "devices": ONE}
         return collect(generation.generate(model, variables, energies, **options))[1]
 
     assert not np.array_equal(showers(energies, 6), whole[1])
@@ -217,10 +215,10 @@ def test_seeds_and_showers_differ(whole, model, variables, energies, one_device)
     assert len({shower.tobytes() for shower in showers(same_energy, 0)}) == 5
 
 
-def test_reconstruction_runs_over_a_source(model, variables, showers, one_device):
+def test_reconstruction_runs_over_a_source(model, variables, showers):
     source = ShowerArrays(model.detector, showers.energies[:30], showers.showers[:30])
     energies, again = collect(
-        generation.reconstruct(model, variables, source, batch_size=8, mesh=one_device)
+        generation.reconstruct(model, variables, source, batch_size=8, devices=ONE)
     )
     np.testing.assert_array_equal(energies, source.energies)
     np.testing.assert_allclose(again.sum(1), showers.showers[:30].sum(1), rtol=1e-3)

@@ -13,6 +13,7 @@ from calojax import rng
 from calojax.errors import CalojaxError
 from calojax.geometry import DETECTORS
 from calojax.sampling import gflash
+from calojax.sampling.incident_energies import draw_energies
 
 DS2 = DETECTORS["ds2"]
 TINY = DETECTORS["tiny"]
@@ -196,7 +197,7 @@ def test_threshold_is_applied():
 @pytest.mark.parametrize("name", DETECTORS)
 def test_every_geometry(name):
     detector = DETECTORS[name]
-    energies = np.asarray(gflash.draw_energies(keys(40), detector))
+    energies = np.asarray(draw_energies(keys(40), detector))
     showers = np.asarray(gflash.simulate(keys(40), energies, detector))
     assert showers.shape == (40, detector.n_voxels)
     assert showers.dtype == energies.dtype == np.float32
@@ -232,8 +233,6 @@ def test_what_leaks_out_of_a_thin_stack_is_lost():
 def test_what_cannot_be_simulated_is_refused():
     with pytest.raises(CalojaxError, match="no parametrisation of muon showers"):
         showers_at(1e4, dataclasses.replace(TINY, particle="muon"))
-    with pytest.raises(CalojaxError, match=r"'tiny' has no energy range; choose .* --energies"):
-        gflash.draw_energies(keys(4), dataclasses.replace(TINY, energy_range=None))
 
 
 def test_thick_layers_are_cut_into_few_slices():
@@ -256,34 +255,7 @@ def test_float32_with_x64_enabled():
     with jax.enable_x64(True):
         found = gflash.simulate(keys(40), energies, TINY)
         assert found.dtype == jnp.float32
-        assert gflash.draw_energies(keys(40), TINY).dtype == jnp.float32
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
-
-
-# Incident energies
-
-
-def test_log_uniform_energies():
-    energies = np.asarray(gflash.draw_energies(keys(4000), DS2))
-    low, high = DS2.energy_range
-    assert energies.min() >= low
-    assert energies.max() <= high
-    place = np.sort(np.log(energies / low) / math.log(high / low))
-    # Kolmogorov-Smirnov distance; 1.95 / sqrt(n) is its 0.1 % quantile.
-    assert np.abs(place - (np.arange(4000) + 0.5) / 4000).max() < 1.95 / math.sqrt(4000)
-
-
-@pytest.mark.parametrize(("name", "at_262"), [("ds1-photons", 10_000), ("ds1-pions", 9_800)])
-def test_discrete_energies_have_the_frequencies_of_dataset_1(name, at_262):
-    detector = DETECTORS[name]
-    numbers = np.array([10_000] * 10 + [at_262, 5000, 3000, 2000, 1000])
-    assert numbers.sum() == {"ds1-photons": 121_000, "ds1-pions": 120_800}[name]
-    energies = np.asarray(gflash.draw_energies(keys(20_000), detector))
-    found = np.array([(energies == energy).sum() for energy in detector.energies])
-    expected = 20_000 * numbers / numbers.sum()
-    assert found.sum() == 20_000
-    # 14 degrees of freedom: 36.1 is the 0.1 % quantile.
-    assert ((found - expected) ** 2 / expected).sum() < 36.1
 
 
 # Photons and pions

@@ -1,6 +1,7 @@
 """Incident energies: units, distributions, files and errors."""
 
 import dataclasses
+import math
 import re
 
 import numpy as np
@@ -194,3 +195,25 @@ def test_a_geometry_without_a_range_refuses_no_energy():
         energies_of(None, own, num=2, seed=0)
     found = energies_of(None, dataclasses.replace(own, energy_range=(5.0, 6.0)), num=9, seed=0)
     assert ((found >= 5) & (found <= 6)).all()
+
+
+@pytest.mark.parametrize(("name", "at_262"), [("ds1-photons", 10_000), ("ds1-pions", 9_800)])
+def test_discrete_energies_have_the_frequencies_of_dataset_1(name, at_262):
+    detector = DETECTORS[name]
+    numbers = np.array([10_000] * 10 + [at_262, 5000, 3000, 2000, 1000])
+    assert numbers.sum() == {"ds1-photons": 121_000, "ds1-pions": 120_800}[name]
+    energies = energies_of(None, detector, num=20_000, seed=0)
+    found = np.array([(energies == energy).sum() for energy in detector.energies])
+    expected = 20_000 * numbers / numbers.sum()
+    assert found.sum() == 20_000
+    # 14 degrees of freedom: 36.1 is the 0.1 % quantile.
+    assert ((found - expected) ** 2 / expected).sum() < 36.1
+
+
+def test_the_spectrum_of_dataset_2_is_log_uniform():
+    found = energies_of(None, DETECTORS["ds2"], num=4000, seed=0)
+    low, high = DETECTORS["ds2"].energy_range
+    assert low <= found.min() < found.max() <= high
+    place = np.sort(np.log(found / low) / math.log(high / low))
+    # Kolmogorov-Smirnov distance; 1.95 / sqrt(n) is its 0.1 % quantile.
+    assert np.abs(place - (np.arange(4000) + 0.5) / 4000).max() < 1.95 / math.sqrt(4000)

@@ -235,7 +235,9 @@ def test_checkpoints_move_between_numbers_of_devices(
     for mesh in (two_devices, one_device):
         # The checkpoint is from one device first, then from two.
         found = checkpoint.load(tmp_path / "run")
-        (made,) = generate(two, found.variables, showers.energies[:16], mesh=mesh)
+        (made,) = generate(
+            two, found.variables, showers.energies[:16], devices=list(mesh.devices.flat)
+        )
         assert made[1].shape == (16, 120)
         again = train(two, showers, tmp_path / "run", OPTIONS, again=("second",), mesh=mesh)
         assert_equal_trees(checkpoint.load(tmp_path / "run").variables, jax.device_get(again))

@@ -1,25 +1,18 @@
 """``calojax doctor``: prints versions and devices, and warns of what keeps JAX from its best."""
 
-import contextlib
 import os
-import pathlib
 import re
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 
 import calojax
 from calojax.cli.compilation import kept_in
 from calojax.errors import CalojaxError, warn
-from calojax.files import cache_folder
 from calojax.io.writer import cores
 
-GIB = 2**30
 # Oldest NVIDIA driver for each CUDA (NVIDIA's CUDA compatibility guide, minor versions).
 _OLDEST_DRIVER = {"13": 580, "12": 525}
-# An uncompressed dataset 2 takes 2.6 GB, and a run a few hundred megabytes.
-_LITTLE_SPACE = 5 * GIB
 
 
 def doctor() -> None:
@@ -30,30 +23,23 @@ def doctor() -> None:
         raise CalojaxError(f"JAX does not start ({failure}); unset JAX_PLATFORMS, or {_remedy(0)}.")
     facts = (jax.print_environment_info(return_string=True) or "").strip()
     print(facts)
-    folders = [pathlib.Path.cwd()]
-    with contextlib.suppress(CalojaxError):
-        folders.append(cache_folder())
     driver = re.search(r"Driver Version: *(\d+)", facts)  # JAX quotes nvidia-smi.
     platforms = [device.platform for device in jax.local_devices()]
-    free = {folder: _free(folder) for folder in folders}
     print(f"CPU cores: {cores()}\ncompiled programs: {kept_in() or 'not kept'}")
-    found = list(problems(platforms, int(driver[1]) if driver else 0, cores(), free))
+    found = list(problems(platforms, int(driver[1]) if driver else 0, cores()))
     for sentence in found:
         warn(sentence)
     if not found:
         print("no problems found")
 
 
-def problems(
-    platforms: Sequence[str], driver: int, cores: int, free: Mapping[pathlib.Path, int]
-) -> Iterator[str]:
+def problems(platforms: Sequence[str], driver: int, cores: int) -> Iterator[str]:
     """Problems of a machine, one sentence each with its remedy.
 
     Args:
       platforms: platform of each device: "cpu", "gpu" or "tpu".
       driver: major version of the NVIDIA driver, 0 without one.
       cores: number of CPU cores that this process may use.
-      free: free bytes on the disks of folders.
     """
     gpus = platforms.count("gpu")
     if driver and not gpus:
@@ -74,12 +60,6 @@ def problems(
             f"SLURM gave each task {promised} cores, but this process may use {cores}; add "
             "--cpus-per-task to srun."
         )
-    for folder, space in free.items():
-        if space < _LITTLE_SPACE:
-            yield (
-                f"{folder}: only {space / GIB:.1f} GiB are free, less than a data set needs; make "
-                "room, or set CALOJAX_CACHE and --out to another disk."
-            )
     if kept_in() is None:
         yield (
             "Compiled programs are not kept, so every start compiles them again; unset "
@@ -102,10 +82,3 @@ def _remedy(driver: int) -> str:
         if not driver or driver >= oldest:
             return f"pip install --upgrade 'calojax[cuda{cuda}]' (driver {oldest} or newer)"
     return f"update the NVIDIA driver to {min(_OLDEST_DRIVER.values())} or newer"
-
-
-def _free(folder: pathlib.Path) -> int:
-    """Free bytes on the disk where a folder is, or will be."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free

@@ -28,7 +28,7 @@ _WARN_PROBABILITY = 1e-3
 _REFUSE_DISTANCE = 0.5
 
 
-class Selection:
+class Selection(ShowerSource):
     """Chosen showers of a source, as a source.
 
     Attributes:
@@ -45,26 +45,13 @@ class Selection:
         self._source = source
         self._rows = rows
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Incident energies [b] and showers [b, v] in MeV, in order."""
-        for start in range(0, len(self), size):
-            stop = min(start + size, len(self))
-            yield self.energies[start:stop], self.read(start, stop)
-
-    def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Showers start..stop in MeV, [stop - start, v]."""
+    def blocks(self, start: int, stop: int) -> Iterator[np.ndarray]:
         rows = self._rows[start:stop]
-        showers = np.empty((len(rows), self.detector.n_voxels), np.float32)
         # Showers between the chosen ones are read too, so one read spans only one batch.
         batch = rows // features.batch_size(self.detector)
-        for chosen in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(batch)) + 1):
-            if len(chosen):
-                first, last = rows[chosen[[0, -1]]]
-                showers[chosen] = self._source.read(int(first), int(last) + 1)[rows[chosen] - first]
-        return showers
+        for chosen in np.split(rows, np.flatnonzero(np.diff(batch)) + 1) if len(rows) else ():
+            first, last = int(chosen[0]), int(chosen[-1])
+            yield self._source.read(first, last + 1)[chosen - first]
 
 
 def spread(source: ShowerSource, count: int) -> ShowerSource:

@@ -4,6 +4,7 @@ HDF5 compresses showers in chunks, so one random shower costs as much as a hundr
 memory map of uncompressed float32 it costs one disk read, or none when the system has it in memory.
 """
 
+import errno
 import hashlib
 import os
 import pathlib
@@ -44,6 +45,7 @@ def open_cached(
     """
     folder = files.cache_folder() if folder is None else pathlib.Path(folder)
     place = folder / _name(source)
+    size = 4 * len(source) * source.detector.n_voxels
     cached = _opened(place, source)
     if cached is not None:
         return cached
@@ -51,8 +53,8 @@ def open_cached(
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
         with files.working_folder(folder, _UNFINISHED) as unfinished:
-            if _bytes(source) > shutil.disk_usage(folder).free:
-                raise CalojaxError(_no_room(folder, source))
+            if size > shutil.disk_usage(folder).free:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             _convert(source, unfinished)
             if _name(source) != place.name:
                 raise CalojaxError(
@@ -67,11 +69,9 @@ def open_cached(
                     if _opened(place, source) is None:  # Else another process was first.
                         raise
     except OSError as error:
-        if error.errno in files.FULL:
-            raise CalojaxError(_no_room(folder, source)) from None
         raise CalojaxError(
-            f"{folder}: the cache cannot be written ({error.strerror}); set CALOJAX_CACHE to a "
-            "folder that you may write to."
+            f"{folder}: the cache needs {size / 1e9:.2f} GB, but cannot be written "
+            f"({error.strerror}); free some space, or set CALOJAX_CACHE to another folder."
         ) from None
     cached = _opened(place, source, made=True)
     if cached is None:
@@ -138,14 +138,3 @@ def _convert(source: ShowerSource, place: pathlib.Path) -> None:
         for _, showers in source.batches(max(1, _BLOCK_BYTES // (4 * n_voxels))):
             file.write(np.ascontiguousarray(showers).data)
             bar.update(len(showers))
-
-
-def _no_room(folder: pathlib.Path, source: ShowerSource) -> str:
-    return (
-        f"{folder}: the cache needs {_bytes(source) / 1e9:.2f} GB, more than the disk has left; "
-        "free some space, or set CALOJAX_CACHE to another folder."
-    )
-
-
-def _bytes(source: ShowerSource) -> int:
-    return 4 * len(source) * source.detector.n_voxels

@@ -62,8 +62,13 @@ class Queue:
             future, deliver = self._waiting.popleft()
             deliver(future.result())
 
-    def column(
+
+class Column:
+    """A new dataset [count, *tail] that is written row by row, its chunks packed by a queue."""
+
+    def __init__(
         self,
+        queue: Queue,
         file: h5py.File,
         name: str,
         dtype: np.typing.DTypeLike,
@@ -72,20 +77,21 @@ class Queue:
         tail: tuple[int, ...] = (),
         rows: int | None = None,
         grows: bool = False,
-    ) -> "Column":
-        """A new dataset [count, *tail] whose chunks this queue compresses.
+    ):
+        """Makes the dataset.
 
         Args:
+          queue: queue that compresses its chunks.
           file: the file.
-          name: the name of the dataset.
-          dtype: the type of its values.
+          name: name of the dataset.
+          dtype: type of its values.
           count: number of rows; if it grows, the highest possible one.
           tail: shape of a row.
           rows: rows of a chunk; default: 2**18.
           grows: whether it starts with no rows.
         """
         rows = min(_CHUNK_BYTES // 4 if rows is None else rows, count)
-        dataset = file.create_dataset(
+        self._dataset = file.create_dataset(
             name,
             (0 if grows else count, *tail),
             dtype,
@@ -95,15 +101,7 @@ class Queue:
             track_times=False,
             **FILTERS,
         )
-        return Column(dataset, np.empty((rows, *tail), dtype), self, grows=grows)
-
-
-class Column:
-    """A dataset that is written row by row."""
-
-    def __init__(self, dataset: h5py.Dataset, chunk: np.ndarray, queue: Queue, *, grows: bool):
-        self._dataset = dataset
-        self._chunk = chunk
+        self._chunk = np.empty((rows, *tail), dtype)
         self._queue = queue
         self._grows = grows
         self._start = 0

@@ -9,7 +9,7 @@ import numpy as np
 
 from calojax.errors import CalojaxError
 from calojax.geometry import Detector
-from calojax.io.chunks import Queue, rows_of_a_chunk
+from calojax.io.chunks import Column, Queue, rows_of_a_chunk
 from calojax.io.hdf5 import InputFile
 
 ENERGIES = "incident_energies"
@@ -18,25 +18,12 @@ SHOWERS = "showers"
 PAR04_ENERGIES = "incident_energy"
 
 
-def energies(file: InputFile) -> h5py.Dataset:
-    """The incident energies of an open file in MeV.
+def values(file: InputFile, key: str) -> h5py.Dataset:
+    """The incident energies or showers of an open file in MeV, by `ENERGIES` or `SHOWERS`.
 
     Raises:
       CalojaxError: if they are missing or not numbers, or `InputFile.find` refuses them.
     """
-    return _numbers(file, ENERGIES)
-
-
-def showers(file: InputFile) -> h5py.Dataset:
-    """The showers of an open file in MeV.
-
-    Raises:
-      CalojaxError: if they are missing or not numbers, or `InputFile.find` refuses them.
-    """
-    return _numbers(file, SHOWERS)
-
-
-def _numbers(file: InputFile, key: str) -> h5py.Dataset:
     path = file.path
     item = file.find(key)
     if item is None and key == ENERGIES and PAR04_ENERGIES in file.file:
@@ -64,9 +51,9 @@ class Writer:
 
     def __init__(self, file: h5py.File, queue: Queue, detector: Detector, count: int):
         rows = rows_of_a_chunk(detector)
-        self._energies = queue.column(file, ENERGIES, np.float32, count, tail=(1,))
-        self._showers = queue.column(
-            file, SHOWERS, np.float32, count, tail=(detector.n_voxels,), rows=rows
+        self._energies = Column(queue, file, ENERGIES, np.float32, count, tail=(1,))
+        self._showers = Column(
+            queue, file, SHOWERS, np.float32, count, tail=(detector.n_voxels,), rows=rows
         )
         self.columns = (self._energies, self._showers)
 

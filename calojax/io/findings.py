@@ -10,7 +10,7 @@ from calojax.geometry import DETECTORS, Detector
 from calojax.geometry.builtin import SAMPLING_FRACTION
 from calojax.io.scan import Scan
 from calojax.io.source import ShowerSource
-from calojax.io.voxel_order import OURS, order_name, order_overlaps
+from calojax.io.voxel_order import OURS, order_overlaps
 
 Severity = Literal["error", "warning"]
 
@@ -159,17 +159,6 @@ def _units(
             f"{outside:,} of {len(energies):,} incident energies are outside the range of geometry "
             f"{detector.name}, {energy_text(low)} to {energy_text(high)}.",
         )
-    elif unit == 1 and detector.energies:
-        known = np.asarray(detector.energies)
-        nearest = known[np.abs(np.log(energies[:, None] / known)).argmin(axis=1)]
-        odd = int(np.count_nonzero(np.abs(energies / nearest - 1) > 1e-4))
-        if odd:
-            yield Finding(
-                "warning",
-                f"{odd:,} of {len(energies):,} incident energies are none of the "
-                f"{len(known)} of geometry {detector.name}.",
-            )
-
     yield from _voxel_units(response / unit, sums, energies, detector)
 
 
@@ -224,7 +213,7 @@ def _order(scan: Scan, detector: Detector) -> Iterator[Finding]:
     if overlaps[best] > ours + _ORDER_MARGIN:
         yield Finding(
             "error",
-            f"voxels look ordered as {order_name(best)} and not as {order_name(OURS)}: the mean "
+            f"voxels look ordered as ({', '.join(best)}) and not as ({', '.join(OURS)}): the mean "
             f"shower overlaps with the expected one by {overlaps[best]:.0%} in that order and by "
             f"{ours:.0%} in this; reorder them.",
         )

@@ -16,8 +16,11 @@ from calojax.errors import CalojaxError
 from calojax.geometry import Detector
 from calojax.io import dense, shards, sparse
 from calojax.io.hdf5 import InputFile, opened
-from calojax.io.source import BlockSource, checked_energies, checked_showers, float32
+from calojax.io.source import ShowerSource, checked_energies, checked_showers, float32
 from calojax.io.stored_geometry import resolved_detector
+
+Paths = str | os.PathLike | Sequence[str | os.PathLike]
+"""One path, or several."""
 
 ShowerRows = h5py.Dataset | sparse.SparseShowers
 """Showers of an open file, sliced like an HDF5 dataset [n, v]; voxel energies are in MeV."""
@@ -28,7 +31,7 @@ _MOST_BYTES = 2**28
 
 
 def open_showers(
-    paths: str | os.PathLike | Sequence[str | os.PathLike],
+    paths: Paths,
     detector: Detector | None = None,
     *,
     repair: bool = False,
@@ -54,7 +57,7 @@ def open_showers(
     return files[0] if len(files) == 1 else ShowerFiles(files)
 
 
-class ShowerFile(BlockSource):
+class ShowerFile(ShowerSource):
     """The showers of one HDF5 file, which is opened for each use and closed after it.
 
     Attributes:
@@ -87,7 +90,7 @@ class ShowerFile(BlockSource):
         self.dropped = self.clipped = 0
         self._rows: np.ndarray | None = None
         with opened(self.path) as file:
-            energies, showers = dense.energies(file), showers_of(file)
+            energies, showers = dense.values(file, dense.ENERGIES), showers_of(file)
             if len(energies.shape) not in (1, 2) or energies.shape[1:] not in ((), (1,)):
                 raise CalojaxError(
                     f"{path}: incident energies have shape {energies.shape}; it must be (n, 1)."
@@ -144,7 +147,7 @@ class ShowerFile(BlockSource):
                 yield checked_showers(self.path, block, first)
 
 
-class ShowerFiles(BlockSource):
+class ShowerFiles(ShowerSource):
     """Several files of one geometry, joined in order.
 
     Attributes:
@@ -185,7 +188,9 @@ class ShowerFiles(BlockSource):
 
 def showers_of(file: InputFile) -> ShowerRows:
     """The showers of an open file of either layout."""
-    return sparse.SparseShowers(file) if sparse.is_sparse(file) else dense.showers(file)
+    if sparse.is_sparse(file):
+        return sparse.SparseShowers(file)
+    return dense.values(file, dense.SHOWERS)
 
 
 def blocks_of(

@@ -3,7 +3,6 @@
 import abc
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Protocol
 
 import numpy as np
 
@@ -11,11 +10,11 @@ from calojax.errors import CalojaxError
 from calojax.geometry import Detector
 
 
-class ShowerSource(Protocol):
+class ShowerSource(abc.ABC):
     """Showers of one detector, wherever they are kept.
 
     Attributes:
-      detector: the geometry of the showers.
+      detector: geometry of the showers.
       energies: incident energies in MeV, float32 [n].
       attributes: origin of the showers: model, seed, versions.
     """
@@ -26,36 +25,18 @@ class ShowerSource(Protocol):
 
     def __len__(self) -> int:
         """Number of showers, n."""
-        ...
-
-    def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Pairs (energies [b], showers [b, v]) in order, float32 MeV; the last may be smaller.
-
-        Raises:
-          CalojaxError: if a voxel is negative or not finite, or a file is damaged.
-        """
-        ...
-
-    def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Showers start..stop (as in a slice) as a new float32 array [stop - start, v] in MeV.
-
-        Raises:
-          CalojaxError: if a voxel is negative or not finite, or a file is damaged.
-        """
-        ...
-
-
-class BlockSource(ShowerSource):
-    """A source that gets its showers in blocks."""
-
-    def __len__(self) -> int:
         return len(self.energies)
 
     @abc.abstractmethod
     def blocks(self, start: int, stop: int) -> Iterator[np.ndarray]:
-        """Checked float32 blocks [any, v] that together are the showers start..stop."""
+        """Float32 blocks [any, v] in MeV that together are the showers start..stop.
+
+        Raises:
+          CalojaxError: if a voxel is negative or not finite, or a file is damaged.
+        """
 
     def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Pairs (energies [b], showers [b, v]) in order, float32 MeV; the last may be smaller."""
         if size < 1:
             raise ValueError(f"batch size must be at least 1, got {size}")
         first = 0
@@ -64,6 +45,7 @@ class BlockSource(ShowerSource):
             first += len(showers)
 
     def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Showers start..stop (as in a slice) as a new float32 array [stop - start, v] in MeV."""
         start, stop, _ = slice(start, stop).indices(len(self))
         showers = np.empty((max(stop - start, 0), self.detector.n_voxels), np.float32)
         filled = 0
@@ -73,7 +55,7 @@ class BlockSource(ShowerSource):
         return showers
 
 
-class ShowerArrays(BlockSource):
+class ShowerArrays(ShowerSource):
     """Showers in memory, or in a memory map.
 
     Attributes:

@@ -13,7 +13,7 @@ import numpy as np
 
 from calojax.errors import CalojaxError
 from calojax.geometry import Detector
-from calojax.io.chunks import Queue
+from calojax.io.chunks import Column, Queue
 from calojax.io.dense import ENERGIES
 from calojax.io.hdf5 import InputFile
 
@@ -177,10 +177,10 @@ class Writer:
         file.attrs[N_VOXELS] = detector.n_voxels
         hits = count * detector.n_voxels
         number = voxel_type(detector.n_voxels)
-        self._energies = queue.column(file, ENERGIES, np.float32, count, tail=(1,))
-        self._offsets = queue.column(file, OFFSETS, np.uint64, count + 1)
-        self._voxels = queue.column(file, VOXELS, number, hits, grows=True)
-        self._hits = queue.column(file, HIT_ENERGIES, np.float32, hits, grows=True)
+        self._energies = Column(queue, file, ENERGIES, np.float32, count, tail=(1,))
+        self._offsets = Column(queue, file, OFFSETS, np.uint64, count + 1)
+        self._voxels = Column(queue, file, VOXELS, number, hits, grows=True)
+        self._hits = Column(queue, file, HIT_ENERGIES, np.float32, hits, grows=True)
         self.columns = (self._energies, self._offsets, self._voxels, self._hits)
         self._last = np.uint64(0)
         self._offsets.extend(np.zeros(1, np.uint64))

@@ -7,16 +7,10 @@ import numpy as np
 
 from calojax.geometry import Detector
 
-Order = tuple[tuple[str, ...], frozenset[str]]
-"""The axes, slowest first, and those that run backwards."""
+Order = tuple[str, ...]
+"""The axes, slowest first."""
 
-OURS: Order = (("z", "alpha", "r"), frozenset())
-
-
-def order_name(order: Order) -> str:
-    """A text such as "(z backwards, alpha, r)"."""
-    axes, backwards = order
-    return f"({', '.join(axis + ' backwards' * (axis in backwards) for axis in axes)})"
+OURS: Order = ("z", "alpha", "r")
 
 
 def order_overlaps(mean: np.ndarray, detector: Detector, energy: float) -> dict[Order, float]:
@@ -41,17 +35,13 @@ def order_overlaps(mean: np.ndarray, detector: Detector, energy: float) -> dict[
         swapped = np.empty_like(p)
         for part, layer in zip(detector.layer_slices, detector.layers, strict=True):
             swapped[part] = p[part].reshape(layer.n_r, layer.n_alpha).T.reshape(-1)
-        return {OURS: float(p @ q), (("z", "r", "alpha"), frozenset()): float(swapped @ q)}
-    size = dict(zip(OURS[0], detector.grid, strict=True))
+        return {OURS: float(p @ q), ("z", "r", "alpha"): float(swapped @ q)}
+    size = dict(zip(OURS, detector.grid, strict=True))
     q = np.sqrt(q).reshape(detector.grid)
     found = {}
     for axes in itertools.permutations(size):
-        ours = p.reshape([size[axis] for axis in axes]).transpose(
-            [axes.index(axis) for axis in OURS[0]]
-        )
-        for backwards in ((), ("z",), ("r",), ("z", "r")):
-            turned = np.flip(ours, tuple(OURS[0].index(axis) for axis in backwards))
-            found[axes, frozenset(backwards)] = float((turned * q).sum())
+        ours = p.reshape([size[axis] for axis in axes]).transpose(list(map(axes.index, OURS)))
+        found[axes] = float((ours * q).sum())
     return found
 
 

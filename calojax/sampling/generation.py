@@ -15,12 +15,11 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from numpy.typing import ArrayLike
 
 from calojax import distributed, rng
@@ -60,7 +59,7 @@ def generate(
     batch_size: int | None = None,
     temperature: float = 1.0,
     precision: Precision = "default",
-    mesh: Mesh | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> Batches:
     """Yields showers for incident energies [n] in MeV, in order.
 
@@ -75,7 +74,7 @@ def generate(
         (default: `default_batch_size`). Smaller numbers of showers take as long.
       temperature: temperature of `Model.sample`.
       precision: precision of matrix products.
-      mesh: devices (default: all of this process).
+      devices: devices (default: all of this process).
 
     Raises:
       CalojaxError: if the energies are not positive numbers, the batch size, the seed or the
@@ -87,7 +86,7 @@ def generate(
     root = rng.stream(rng.root(seed), "generate")
     function = _Sample(model, temperature, precision)
     wanted = [range(len(source))] if parts is None else parts
-    yield from _run(function, _energies_of(source), variables, root, wanted, batch_size, mesh)
+    yield from _run(function, _energies_of(source), variables, root, wanted, batch_size, devices)
 
 
 def default_batch_size() -> int:
@@ -110,7 +109,7 @@ def reconstruct(
     *,
     seed: int = 0,
     batch_size: int | None = None,
-    mesh: Mesh | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> Batches:
     """Yields the showers of ``source``, encoded by the model and decoded again.
 
@@ -124,7 +123,7 @@ def reconstruct(
         return _filled(source.energies[rows], size), _filled(showers, size)
 
     root = rng.stream(rng.root(seed), "generate")
-    yield from _run(_Reconstruct(model), inputs, variables, root, [range(num)], batch_size, mesh)
+    yield from _run(_Reconstruct(model), inputs, variables, root, [range(num)], batch_size, devices)
 
 
 def simulate(
@@ -133,13 +132,13 @@ def simulate(
     *,
     seed: int = 0,
     batch_size: int | None = None,
-    mesh: Mesh | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> Batches:
     """Yields showers of the parametric generator; arguments as in `generate`."""
     source = _source(energies)
     root = rng.stream(rng.root(seed), "simulate")
-    wanted = [range(len(source))]
-    yield from _run(_Simulate(detector), _energies_of(source), {}, root, wanted, batch_size, mesh)
+    function, wanted = _Simulate(detector), [range(len(source))]
+    yield from _run(function, _energies_of(source), {}, root, wanted, batch_size, devices)
 
 
 def blocks(parts: Sequence[range], size: int) -> Iterator[tuple[int, list[range]]]:
@@ -232,13 +231,13 @@ def _run(
     root: jax.Array,
     parts: Sequence[range],
     batch_size: int | None,
-    mesh: Mesh | None,
+    devices: Sequence[Any] | None,
 ) -> Batches:
     """Runs a function over the blocks of ``parts``, which the devices take in turn."""
     size = default_batch_size() if batch_size is None else batch_size
     if size < 1:
         raise CalojaxError(f"--batch must be at least 1, got {size}.")
-    devices = jax.local_devices() if mesh is None else list(mesh.devices.flat)
+    devices = jax.local_devices() if devices is None else list(devices)
     # A program is compiled for each device, so use no more devices than there are blocks.
     devices = devices[: len(list(itertools.islice(blocks(parts, size), len(devices))))]
     advice = f"--batch {size} is too large for it"

@@ -21,7 +21,6 @@ from calojax.io import shards
 from calojax.io.dense import ENERGIES, PAR04_ENERGIES
 from calojax.io.hdf5 import opened
 from calojax.io.source import checked_energies
-from calojax.sampling import gflash
 
 _UNITS = {"kev": 1e-3, "mev": 1.0, "gev": 1e3, "tev": 1e6}
 # Number of energies drawn at a time, about a quarter of a megabyte.
@@ -143,7 +142,7 @@ def energy_source(
     if text is None:
         spectrum, name = _spectrum(detector, trained, seen)
         num = _given(num)
-        return drawn(name, lambda keys: gflash.draw_energies(keys, spectrum), num, seed=seed)
+        return drawn(name, lambda keys: draw_energies(keys, spectrum), num, seed=seed)
     kind, *bounds = text.split(":")
     if kind.lower() in _DISTRIBUTIONS:
         if len(bounds) != 2:
@@ -211,7 +210,7 @@ def _spectrum(
     detector: Detector, trained: tuple[float, float] | None, seen: Sequence[float]
 ) -> tuple[Detector, str]:
     """The detector with the spectrum of the training, and the name of that spectrum."""
-    low, high = trained or gflash.energy_range(detector)
+    low, high = trained or energy_range(detector)
     name = f"spectrum from {low:g} to {high:g} MeV"
     if trained is None:
         return detector, name
@@ -247,16 +246,62 @@ def _inside(
     return energies
 
 
+def energy_range(detector: Detector) -> tuple[float, float]:
+    """The incident energies of a detector, lowest and highest, in MeV.
+
+    Raises:
+      CalojaxError: if they are not known.
+    """
+    if detector.energy_range is None:
+        raise CalojaxError(
+            f"Geometry {detector.name!r} has no energy range; choose the energies, such as "
+            "--energies log-uniform:1GeV:100GeV, or give energy_min and energy_max in its XML file."
+        )
+    return detector.energy_range
+
+
+def draw_energies(keys: jax.Array, detector: Detector) -> jax.Array:
+    """Incident energies in MeV [n], one for each of keys [n].
+
+    Log-uniform in ``detector.energy_range``; if the detector has discrete energies, one of these,
+    as often as in dataset 1.
+
+    Raises:
+      CalojaxError: if the energy range is not known.
+    """
+    keys = rng.streams(keys, "energy")
+    if not detector.energies:
+        return _log_uniform(keys, *energy_range(detector))
+    below = np.cumsum(_multiplicities(detector))
+    levels = jnp.asarray(below / below[-1], jnp.float32)
+    position = jnp.searchsorted(levels, _between_0_and_1(keys), side="right")
+    return jnp.asarray(detector.energies, jnp.float32)[position]
+
+
+def _multiplicities(detector: Detector) -> np.ndarray:
+    """Number of showers of each of ``detector.energies`` in a file of CaloChallenge dataset 1.
+
+    10,000 up to 262 GeV (pions there: 9,800), then 5,000, 3,000, 2,000 and 1,000.
+    """
+    numbers = {2**19: 5000, 2**20: 3000, 2**21: 2000, 2**22: 1000}
+    if detector.particle == "pion":
+        numbers[2**18] = 9800
+    return np.array([numbers.get(round(energy), 10_000) for energy in detector.energies])
+
+
+def _between_0_and_1(keys: jax.Array) -> jax.Array:
+    return jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32))(keys)
+
+
 def _uniform(keys: jax.Array, low: float, high: float) -> jax.Array:
     """Energies [n] uniform between two, one for each of keys [n]."""
-    return jnp.clip(low + (high - low) * jax.vmap(jax.random.uniform)(keys), low, high)
+    return jnp.clip(low + (high - low) * _between_0_and_1(keys), low, high)
 
 
 def _log_uniform(keys: jax.Array, low: float, high: float) -> jax.Array:
     """Energies [n] between two, uniform in their logarithm, one for each of keys [n]."""
-    uniform = jax.vmap(jax.random.uniform)(keys)
     # The exponential of a logarithm may round to just outside the range.
-    return jnp.clip(low * jnp.exp(uniform * math.log(high / low)), low, high)
+    return jnp.clip(low * jnp.exp(_between_0_and_1(keys) * math.log(high / low)), low, high)
 
 
 _DISTRIBUTIONS = {"uniform": _uniform, "log-uniform": _log_uniform}

@@ -20,8 +20,8 @@ from calojax.training import batches, metrics, step
 from calojax.training.batches import Arrays, Data, Dataset
 from calojax.training.interruption import Interrupted
 
-Log = metrics.MetricsFile | metrics.NullMetrics
-"""File for the metrics of a run."""
+Log = metrics.MetricsFile | None
+"""File for the metrics of a run; None in all processes but the first."""
 
 # The text of the progress bar until the first step is done.
 _COMPILING = "compiling"
@@ -171,7 +171,7 @@ class _Recorder:
 
     def validation(self, summary: dict[str, float]) -> None:
         """Writes the metrics of a validation after the last step that was added."""
-        if summary:
+        if summary and self._log:
             count = self._written + len(self._waiting)
             named = {f"validation/{name}": value for name, value in summary.items()}
             self._log.write(self._stage.name, count, named)
@@ -191,7 +191,8 @@ class _Recorder:
         rate = num * self._stage.schedule.batch_size / (now - self._clock)
         self._clock = now
         summary = self._run.model.summarise(_mean(host)) | {"showers_per_second": rate}
-        self._log.write(self._stage.name, self._written, summary)
+        if self._log:
+            self._log.write(self._stage.name, self._written, summary)
         self._bar.set_postfix(loss=f"{summary['loss']:.4g}", refresh=False)
 
 

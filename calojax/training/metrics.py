@@ -62,16 +62,6 @@ class MetricsFile:
             self._board.close()
 
 
-class NullMetrics:
-    """Drops all metrics: only the first of several processes writes them."""
-
-    def write(self, stage: str, step: int, values: dict[str, float]) -> None:
-        """Does nothing."""
-
-    def close(self) -> None:
-        """Does nothing."""
-
-
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
     """The records of a metrics file up to the first cut or damaged line; none without a file."""
     records = []

@@ -89,7 +89,7 @@ def train(
                 f"{out}: already holds a run; continue it with --resume, train a stage of it "
                 "afresh with --stages, or choose another --out."
             )
-        with contextlib.closing(_metrics_file(out, progress, options)) as log:
+        with _metrics_file(out, progress, options) as log:
             return _train_stages(run, log, variables, progress)
 
 
@@ -197,10 +197,12 @@ def _report(doing: str) -> None:
         print(doing, file=sys.stderr, flush=True)
 
 
-def _metrics_file(out: pathlib.Path, progress: Progress, options: Options) -> Log:
+@contextlib.contextmanager
+def _metrics_file(out: pathlib.Path, progress: Progress, options: Options) -> Iterator[Log]:
     """The metrics file, without the lines of steps that will be done again."""
     if not distributed.is_first():
-        return metrics.NullMetrics()
+        yield None
+        return
     path = out / METRICS_FILE
     records = [
         record
@@ -208,7 +210,9 @@ def _metrics_file(out: pathlib.Path, progress: Progress, options: Options) -> Lo
         if record["stage"] in progress.done
         or (record["stage"] == progress.stage and record["step"] <= progress.step)
     ]
-    return metrics.MetricsFile(path, keep=records, tensorboard=options.tensorboard)
+    file = metrics.MetricsFile(path, keep=records, tensorboard=options.tensorboard)
+    with contextlib.closing(file):
+        yield file
 
 
 def _marks(dataset: Dataset, index: np.ndarray, *, count: int = 32) -> str:
