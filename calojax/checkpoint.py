@@ -63,13 +63,7 @@ class Progress(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """Contents of a checkpoint, as host arrays.
-
-    Attributes:
-      model: model.
-      variables: arrays of the model.
-      progress: progress of its training.
-    """
+    """A model, its arrays on the host, and the progress of its training."""
 
     model: Model
     variables: Variables

@@ -193,9 +193,6 @@ def agreed(asked: Callable[[], bool], *, every: int = 8) -> Callable[[], bool]:
     ``every``-th call sends this process's answer to all and reads what was sent ``every`` calls
     before, so no process waits. With a single process the question itself comes back.
 
-    Args:
-      asked: question to this process, such as whether it got a signal.
-      every: number of calls between two exchanges.
     """
     if jax.process_count() == 1:
         return asked

@@ -82,9 +82,7 @@ def remove_unfinished() -> None:
 def replacing(path: pathlib.Path, *, keep: bool = False) -> Iterator[pathlib.Path]:
     """A temporary name to write to; the file gets its own when the block ends without an error.
 
-    Args:
-      path: the file.
-      keep: whether a file that another process has written meanwhile stays.
+    With ``keep``, a file that another process has written meanwhile stays.
 
     Raises:
       CalojaxError: if it cannot be written.
@@ -111,10 +109,6 @@ def replacing(path: pathlib.Path, *, keep: bool = False) -> Iterator[pathlib.Pat
 @contextlib.contextmanager
 def working_folder(parent: pathlib.Path, prefix: str) -> Iterator[pathlib.Path]:
     """A new folder that is removed at the end; those of killed processes are removed first.
-
-    Args:
-      parent: an existing folder, on the disk to work on.
-      prefix: beginning of the names of such folders.
 
     Raises:
       CalojaxError: if it cannot be made.

@@ -9,15 +9,7 @@ from tqdm import tqdm
 def progress_bar(
     label: str, total: int | None, *, done: int = 0, unit: str = "shower", **options: Any
 ) -> tqdm:
-    """A progress bar on standard error.
-
-    Args:
-      label: text before the bar.
-      total: number of units of the whole work, None if not known.
-      done: number of units done before.
-      unit: name of a unit.
-      **options: further arguments of `tqdm`.
-    """
+    """A progress bar on standard error, with ``done`` of ``total`` units at its start."""
     watched = sys.stderr.isatty()
     # In the log of a batch system every update is a line.
     pace = 0.2 if watched else 15.0

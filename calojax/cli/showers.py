@@ -17,13 +17,7 @@ from calojax.sampling.generation import Batches
 
 
 class Output(NamedTuple):
-    """A file to write.
-
-    Attributes:
-      path: path of the HDF5 file.
-      count: number of showers.
-      provenance: attributes that say where the showers come from.
-    """
+    """A file to write: its path, its number of showers, and attributes on their origin."""
 
     path: pathlib.Path
     count: int

@@ -23,13 +23,7 @@ _TIMEOUT = 60.0  # seconds without a byte
 
 @dataclasses.dataclass(frozen=True)
 class RemoteFile:
-    """A published file.
-
-    Attributes:
-      record: number of its Zenodo record.
-      name: name of the file, there and here.
-      md5: checksum, hexadecimal.
-    """
+    """A published file: number of its Zenodo record, name there and here, and checksum."""
 
     record: str
     name: str
@@ -71,11 +65,7 @@ def download(
     A file appears under its name when it is complete and right; one that was interrupted is fetched
     again from its beginning.
 
-    Args:
-      dataset: the data set.
-      folder: the folder to write to; made if need be.
-      base_url: a mirror with Zenodo's addresses, ``<base_url>/<record>/files/<name>``.
-      files: the files of each data set.
+    A mirror at ``base_url`` has Zenodo's addresses, ``<base_url>/<record>/files/<name>``.
 
     Returns:
       The paths of the files here.

@@ -23,12 +23,7 @@ Settings = Mapping[str, str | int | float | None]
 
 
 class Part(NamedTuple):
-    """A part of the showers.
-
-    Attributes:
-      number: number of the part, from 0.
-      showers: numbers of its showers among all.
-    """
+    """A part of the showers: its number, from 0, and the numbers of its showers among all."""
 
     number: int
     showers: range

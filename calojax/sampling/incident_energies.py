@@ -86,14 +86,7 @@ def listed(name: str, values: np.ndarray, num: int) -> EnergySource:
 def drawn(
     name: str, draw: Callable[[jax.Array], jax.Array], num: int, *, seed: int
 ) -> EnergySource:
-    """Random energies.
-
-    Args:
-      name: description.
-      draw: function of keys [n] that draws an energy in MeV for each.
-      num: number of energies.
-      seed: seed; energy i depends on it and on i only.
-    """
+    """Random energies in MeV, by a function of keys [n]; energy i depends on the seed and on i."""
     key = rng.stream(rng.root(seed), "incident energies")
     program = jax.jit(lambda index: draw(rng.per_item(key, index)))
 

@@ -59,12 +59,7 @@ class Data(NamedTuple):
 
 
 def split(num: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted row numbers of the training and the validation showers, drawn at random.
-
-    Args:
-      num: number of showers.
-      fraction: fraction to validate with.
-      seed: seed; the same arguments give the same rows.
+    """Sorted row numbers of the training and the validation showers, drawn at random by the seed.
 
     Raises:
       CalojaxError: if nothing would be left to train on or to validate with.
@@ -143,16 +138,7 @@ def stream(
     stage: str,
     steps: range,
 ) -> Iterator[Batch]:
-    """The batches of ``steps`` on the devices, prepared one ahead.
-
-    Args:
-      dataset: all showers.
-      plan: batches to draw from.
-      sharding: sharding of the batches.
-      seed: root of all random numbers.
-      stage: name of the stage that is trained.
-      steps: steps of the stage.
-    """
+    """The batches of ``steps`` of a stage on the devices, prepared one ahead."""
 
     def load(step: int) -> Batch:
         return put(dataset, rows(plan, seed, stage, step), sharding)
@@ -168,14 +154,7 @@ def stream(
 
 
 def prepared(stage: Stage, variables: Variables, dataset: Dataset, mesh: Mesh) -> Arrays:
-    """The arrays of all showers that the loss of a stage takes, computed once for all its steps.
-
-    Args:
-      stage: stage with a function ``prepare``.
-      variables: variables of the model, on all devices.
-      dataset: all showers.
-      mesh: devices that share the work.
-    """
+    """What ``stage.prepare`` makes of all showers, computed once for all steps of the stage."""
     assert stage.prepare is not None
     whole, parts = distributed.replicated(mesh), distributed.sharded(mesh)
     compute = jax.jit(stage.prepare, in_shardings=(whole, parts), out_shardings=whole)

@@ -67,14 +67,9 @@ def start(variables: Variables, stage: Stage) -> State:
 def update(
     schedule: Schedule, step: jax.Array, gradient: Any, state: Any, weights: Any
 ) -> tuple[Any, Any]:
-    """The weights of the model and the state of the optimiser after a step.
+    """The weights of the model and the state of the optimiser after ``step`` + 1 steps.
 
-    Args:
-      schedule: settings of the optimiser.
-      step: number of steps done.
-      gradient: gradient at the weights that AdamW moves.
-      state: state of the optimiser.
-      weights: weights of the model.
+    The gradient is that at the weights that AdamW moves, which `Averaged` has.
     """
     if not isinstance(state, Averaged):
         updates, state = optimizer(schedule).update(gradient, state, weights)
