@@ -18,7 +18,9 @@ import shutil
 import sys
 from typing import NamedTuple
 
-from calojax import checkpoint, cli
+import two_stages
+
+from calojax import checkpoint, cli, models
 from calojax.cli import train
 
 # Of <sched.h> and <sys/mount.h>.
@@ -40,6 +42,7 @@ def calojax(arguments: list[str], output: pathlib.Path) -> None:
     """Runs a command on one device in a child, with what it prints in a file."""
     os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
     redirect(output)
+    models.register("two", two_stages.FAMILY)
     # Two seconds of drawing that no test here asks for.
     train._draw_losses = lambda run: None
     cli.main(arguments)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from two_stages import FAMILY, TwoConfig
+from two_stages import TwoConfig, known
 
 from calojax import checkpoint, models
 from calojax.checkpoint import Checkpoints, Progress
@@ -24,8 +24,7 @@ OPTIMIZER = optax.adam(0.1).init({"moment": np.ones(3)})
 @pytest.fixture(scope="module", autouse=True)
 def model(tiny):
     """A model of two small stages; its family is known to this module."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "_FAMILIES", dict(models.families()) | {"two": FAMILY})
+    with known():
         yield models.build(TwoConfig(), tiny)
 
 

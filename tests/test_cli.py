@@ -15,6 +15,7 @@ import h5py
 import jax
 import numpy as np
 import pytest
+import two_stages
 
 import calojax as package
 from calojax import checkpoint, distributed, files, report
@@ -23,9 +24,8 @@ from calojax.cli import train as train_command
 from calojax.io import open_showers, write_showers
 
 TRAIN = (
-    "train calovq-tiny --out {out} --data {data} --cache {cache} "
-    "--checkpoint-every 3 --log-every 2 "
-    "--autoencoder.schedule.steps 6 --energies.schedule.steps 6 --prior.schedule.steps 6"
+    "train two --out {out} --data {data} --cache {cache} "
+    "--checkpoint-every 3 --log-every 2 --first.steps 9 --second.steps 9"
 )
 # One size of blocks, so that one compiled program serves all tests.
 SAMPLE = "sample {run} --batch 20 --out {out} "
@@ -48,6 +48,13 @@ def one_device_only(one_device):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "local_devices", lambda **which: devices(**which)[:1])
         patch.setattr(distributed, "make_mesh", lambda: one_device)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two():
+    """The small model of two stages is one of the presets."""
+    with two_stages.known():
         yield
 
 
@@ -102,8 +109,8 @@ def test_a_run_is_continued_from_any_folder_without_its_arguments(
     before = checkpoint.load(run).progress
     assert calojax("train --resume --out={run}", run=run) == 0
     assert checkpoint.load(run).progress == before
-    assert calojax("train --resume --out {run} --prior.width 48", run=run) == 1
-    assert "other settings (prior.width 32, not 48)" in capsys.readouterr().err
+    assert calojax("train --resume --out {run} --width 48", run=run) == 1
+    assert "other settings (width 3, not 48)" in capsys.readouterr().err
     assert calojax("train --resume --out {run}", run=tmp_path) == 1
     assert "name preset, data and settings" in capsys.readouterr().err
 
@@ -128,7 +135,7 @@ def test_samples_are_challenge_files_with_provenance(sampled, data):
         assert energies.shape == (200, 1)
         np.testing.assert_array_equal(energies, reference["incident_energies"][:])
     attributes = open_showers(sampled).attributes
-    assert attributes["model"] == "calovq"
+    assert attributes["model"] == "two"
     assert attributes["geometry"] == "tiny"
     assert attributes["seed"] == 0
     assert attributes["checkpoint_step"] == 18
@@ -212,7 +219,7 @@ def test_runs_are_evaluated_without_a_file_between(run, data, folder):
         scores = json.loads((out / "metrics.json").read_text())["scores"]
         assert {p.name for p in out.iterdir()} == {"metrics.json", "report.html"}
         if option == "reconstruction":
-            # Layer energies are kept, so the total is the reference's own.
+            # The model of two stages gives back what it gets.
             assert scores["separation_e_total"] < 1e-3
 
 
@@ -367,7 +374,7 @@ def test_wrong_arguments_are_named(line, words, capsys):
         ("evaluate {data} --out {folder}/e", "got 1 files"),
         ("evaluate --run {run} {data} --out {folder}/e --timing {data}", "JSON lines"),
         ("train calovq-ds2-mlp --data {data} --out {folder}/r", "tiny"),
-        ("train calovq-tiny --data {data} --out {run}", "already holds a run"),
+        ("train two --data {data} --out {run}", "already holds a run"),
         ("train calovq-tiny --data {folder}/none.hdf5 --out {folder}/r", "none.hdf5"),
     ],
 )

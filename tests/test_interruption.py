@@ -11,6 +11,7 @@ from collections.abc import Callable
 import forks
 import numpy as np
 import pytest
+import two_stages
 
 from calojax import files
 from calojax.checkpoint import Checkpoint, Checkpoints
@@ -21,6 +22,12 @@ from calojax.io import ShowerWriter
 STOPS = 2
 # Exit statuses: a SIGTERM may come too late, leave a checkpoint, or end the process at once.
 _ENDS = {signal.SIGTERM: {0, 1, -signal.SIGTERM}, signal.SIGKILL: {0, -signal.SIGKILL}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two():
+    with two_stages.known():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +83,8 @@ def stop_often(
 
 
 TRAIN = (
-    "train calovq-tiny --resume --out {out} --data {data} --cache {folder}/cache "
-    "--checkpoint-every 2 --log-every 1 --validate-every 4 --autoencoder.schedule.steps 6 "
-    "--energies.schedule.steps 6 --prior.schedule.steps 6"
+    "train two --resume --out {out} --data {data} --cache {folder}/cache "
+    "--checkpoint-every 2 --log-every 1 --validate-every 4"
 )
 
 

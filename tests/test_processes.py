@@ -1,6 +1,5 @@
 """Several processes: same numbers as one, a common stop, a lost process, resumption by others."""
 
-import dataclasses
 import pathlib
 import signal
 import socket
@@ -9,21 +8,19 @@ import forks
 import jax
 import numpy as np
 import pytest
-from two_stages import FAMILY, TwoConfig
+import two_stages
 
-from calojax import checkpoint, cli, distributed, models
+from calojax import checkpoint, cli, distributed
 from calojax.checkpoint import Checkpoint, Checkpoints
 from calojax.distributed import Group, joined
 from calojax.errors import CalojaxError
 from calojax.io import open_showers
 from calojax.io.cache import open_cached
-from calojax.models.base import Preset
 from calojax.training import metrics, run, step
 from calojax.training.batches import Dataset
 from calojax.training.interruption import Interrupted
 from calojax.training.run import METRICS_FILE, Options, train
 
-PRESETS = {"two": Preset("Two small stages", "tiny", TwoConfig())}
 STAGES = ("first", "second")
 STEPS = 20  # of each stage
 OPTIONS = Options(checkpoint_every=50)  # Only at the end of a stage.
@@ -64,9 +61,7 @@ def signal_at(count: int, number: signal.Signals) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def two():
-    """The family of the small model is known to this module."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "_FAMILIES", dict(models.families()) | {"two": FAMILY})
+    with two_stages.known():
         yield
 
 
@@ -84,7 +79,6 @@ def companion(process: int, arguments: list[str], output: pathlib.Path) -> None:
             signal_at(SIGKILL_AT, signal.SIGKILL)
         run.train(*positional, resume=True)
 
-    models.register("two", dataclasses.replace(FAMILY, presets=PRESETS))
     cli.train.train = interrupted
     forks.calojax([*arguments, "--process", str(process)], output)
 

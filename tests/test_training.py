@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import with_autoencoder
-from two_stages import FAMILY, TwoConfig
+from two_stages import TwoConfig, known
 
 from calojax import checkpoint, distributed, files, models
 from calojax.errors import CalojaxError
@@ -43,8 +43,7 @@ def copy_of(variables):
 @pytest.fixture(scope="module")
 def two(tiny):
     """A model of two stages that compiles in no time; its family is known to this module."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "_FAMILIES", dict(models.families()) | {"two": FAMILY})
+    with known():
         yield models.build(TwoConfig(), tiny)
 
 

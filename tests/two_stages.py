@@ -1,13 +1,16 @@
 """A model of two stages that compiles in no time, for tests of runs and checkpoints."""
 
+import contextlib
 import dataclasses
 
 import jax
 import jax.numpy as jnp
+import pytest
 
+from calojax import models
 from calojax.geometry import Detector
 from calojax.models import settings
-from calojax.models.base import Family, Outcome, Schedule, Stage
+from calojax.models.base import Family, Outcome, Preset, Schedule, Stage
 
 SCHEDULE = Schedule(8, 64, learning_rate=0.01, warmup=2)
 
@@ -73,5 +76,17 @@ class Two:
         mean = jnp.abs(variables["params"]["mean"])
         return (energies * (1 + noise))[:, None] * mean / (1 + mean.sum())
 
+    def reconstruct(self, variables, keys, batch):
+        return batch["showers"] * (1 + 0 * variables["params"]["mean"])
 
-FAMILY = Family(Two, TwoConfig, check=settings.check)
+
+PRESETS = {"two": Preset("Two small stages", "tiny", TwoConfig())}
+FAMILY = Family(Two, TwoConfig, PRESETS, settings.check)
+
+
+@contextlib.contextmanager
+def known():
+    """The family and its preset are known to calojax in the block."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "_FAMILIES", dict(models.families()) | {"two": FAMILY})
+        yield
