@@ -231,7 +231,7 @@ def test_an_early_error_leaves_no_open_file(path, monkeypatch):
     def broken(*arguments):
         raise CalojaxError("broken")
 
-    monkeypatch.setattr(writer, "store_detector", broken)
+    monkeypatch.setattr(ShowerWriter, "_new_block", broken)
     with pytest.raises(CalojaxError, match="broken"):
         ShowerWriter(path, TINY, 10).__enter__()
     gc.collect()  # An h5py file that is not closed would complain of its closed disk.

@@ -101,12 +101,16 @@ class ShowerWriter:
             pool = ThreadPoolExecutor(self._threads, thread_name_prefix="calojax-writer")
             stack.callback(pool.shutdown, cancel_futures=True)
             self._queue = Queue(pool)
-            for name, value in sorted(self._attributes.items()):
-                self._note(name, value)
-            store_detector(self._file, self.detector)
-            self._rows = self._layout(self._file, self._queue, self.detector, self.count)
+            self._create()
             self._stack = stack.pop_all()
         return self
+
+    def _create(self) -> None:
+        for name, value in sorted(self._attributes.items()):
+            self._note(name, value)
+        store_detector(self._file, self.detector)
+        self._rows = self._layout(self._file, self._queue, self.detector, self.count)
+        self._new_block()
 
     def _note(self, name: str, value: str | int | float) -> None:
         """Writes an attribute; one that HDF5 cannot hold is left out with a warning."""
@@ -122,6 +126,12 @@ class ShowerWriter:
                 f"{self.path}: the attribute {name[:80]!r} is left out, because HDF5 cannot hold "
                 f"it ({error})."
             )
+
+    def _new_block(self) -> None:
+        rows = min(rows_of_a_chunk(self.detector), self.count)
+        self._energies = np.empty(rows, np.float32)
+        self._showers = np.empty((rows, self.detector.n_voxels), np.float32)
+        self._filled = 0
 
     def append(self, energies: np.ndarray, showers: np.ndarray) -> None:
         """Adds incident energies [b] or [b, 1] and their showers [b, v], both in MeV.
@@ -141,18 +151,24 @@ class ShowerWriter:
             raise CalojaxError(
                 f"{self.path}: was announced with {self.count:,} showers, but got {stop:,}."
             )
-        size = rows_of_a_chunk(self.detector)
-        for start in range(0, len(showers), size):
-            piece = slice(start, start + size)
+        # Blocks of a fixed size, so that the file does not depend on the sizes of batches.
+        while len(energies):
+            room = slice(self._filled, self._filled + len(energies))
+            taken = len(self._energies[room])
+            self._energies[room] = energies[:taken]
             with np.errstate(over="ignore"):  # What float32 cannot hold is refused as infinite.
-                copy = np.array(showers[piece], np.float32)
-            self._hand_over(energies[piece].copy(), copy)
+                self._showers[room] = showers[:taken]
+            energies, showers = energies[taken:], showers[taken:]
+            self._filled += taken
+            self.written += taken
+            if self._filled == len(self._energies):
+                self._hand_over()
         self._check_disk()
 
-    def _hand_over(self, energies: np.ndarray, showers: np.ndarray) -> None:
-        """Gives showers to the threads."""
-        first = self.written
-        self.written += len(showers)
+    def _hand_over(self) -> None:
+        """Gives the block to the threads."""
+        energies, showers = self._energies[: self._filled], self._showers[: self._filled]
+        first = self.written - self._filled
 
         def prepare() -> Any:
             return self._layout.prepare(checked_showers(self.path, showers, first))
@@ -160,16 +176,22 @@ class ShowerWriter:
         self._queue.put(lambda prepared: self._rows.extend(energies, prepared), prepare)
         # Twice the threads: the next items wait when a thread is free, and memory stays bounded.
         self._queue.deliver(2 * self._threads)
+        self._new_block()
 
     def __exit__(self, kind, value, traceback) -> None:
         with self._stack:
             if kind is None:
-                self._queue.deliver()
-                for column in self._rows.columns:
-                    column.finish()
-                self._queue.deliver()
+                self._finish()
                 self._file.close()
                 self._commit()
+
+    def _finish(self) -> None:
+        if self._filled:
+            self._hand_over()
+        self._queue.deliver()
+        for column in self._rows.columns:
+            column.finish()
+        self._queue.deliver()
 
     def _commit(self) -> None:
         if self.written != self.count:
