@@ -14,7 +14,6 @@ detector, the energy range stays unknown and the others are dataset 2's, with a 
 """
 
 import dataclasses
-import itertools
 import pathlib
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
@@ -197,26 +196,29 @@ def _with_thickness(layer: _Layer) -> Layer:
 def _layer(path: pathlib.Path, element: ElementTree.Element) -> _Layer:
     layer_id = _value(f"{path}: <Layer>", element, "id", int, "a whole number")
     where = f"{path}: layer {layer_id}"
-    edges = "finite numbers in mm with commas between, that start at 0 or above and increase"
     return _Layer(
         layer_id,
-        _value(where, element, "r_edges", _edges, edges),
-        _value(where, element, "n_bin_alpha", _count, "a whole number above 0"),
+        _value(where, element, "r_edges", _edges, "numbers in mm with commas between"),
+        _value(where, element, "n_bin_alpha", int, "a whole number"),
         _number(where, element, "thickness"),
     )
+
+
+def _edges(text: str) -> tuple[float, ...]:
+    return tuple(map(float, text.split(",")))
 
 
 def _number(where: str, element: ElementTree.Element, name: str) -> float | None:
     """The value of an attribute; None if it is not there."""
     if element.get(name) is None:
         return None
-    return _value(where, element, name, _not_negative, "a number of 0 or more")
+    return _value(where, element, name, float, "a number")
 
 
 def _value(
     where: str, element: ElementTree.Element, name: str, parse: Callable[[str], _T], must: str
 ) -> _T:
-    """The value of an attribute, by a function that raises ValueError for others."""
+    """The value of an attribute; `Layer` and `Detector` check it further."""
     raw = element.get(name)
     if raw is None:
         raise CalojaxError(f"{where}: attribute {name!r} is missing.")
@@ -226,22 +228,3 @@ def _value(
         raise CalojaxError(
             f"{where}: attribute {name!r} must be {must}, got {raw[:80]!r}."
         ) from None
-
-
-def _edges(text: str) -> tuple[float, ...]:
-    edges = tuple(map(_not_negative, text.split(",")))
-    if not all(a < b for a, b in itertools.pairwise(edges)):
-        raise ValueError
-    return edges
-
-
-def _count(text: str) -> int:
-    if (count := int(text)) < 1:
-        raise ValueError
-    return count
-
-
-def _not_negative(text: str) -> float:
-    if not 0 <= (value := float(text)) < float("inf"):
-        raise ValueError
-    return value
