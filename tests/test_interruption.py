@@ -67,6 +67,8 @@ def stop_often(
     moments = np.random.default_rng([6, how])
     stops = 0
     while stops < STOPS:
+        # That of the last start would pass for this one's.
+        (folder / "output").unlink(missing_ok=True)
         process = forks.start(forks.calojax, arguments, folder / "output")
         process.join(moments.uniform(0, duration))
         # It may come to its end just now.

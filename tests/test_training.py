@@ -138,7 +138,7 @@ def test_a_stage_prepares_every_shower_once(model, variables, showers, two_devic
     assert model.stages[-1].prepare is None
     stage = dataclasses.replace(model.stages[-1], prepare=model.encoded)
     found = batches.prepared(stage, variables, few, two_devices)
-    expected = model.encoded(variables, few._asdict())
+    expected = jax.jit(model.encoded)(variables, few._asdict())
     assert found.keys() == expected.keys()
     for name, array in found.items():
         assert array.dtype == expected[name].dtype
