@@ -81,7 +81,7 @@ def tiny_config(steps: int = 8, **autoencoder) -> CaloVQConfig:
             }
             | autoencoder
         ),
-        EnergiesConfig(hidden=(32,), schedule=schedule),
+        EnergiesConfig(width=8, schedule=schedule),
         PriorConfig(width=16, embedding=8, context=8, schedule=schedule),
     )
 

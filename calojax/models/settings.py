@@ -8,7 +8,7 @@ from calojax.errors import CalojaxError
 from calojax.models.base import ModelConfig
 
 # Whole numbers that may be 0; the others must be at least 1.
-_FROM_ZERO = {"warmup", "memory", "z_padding"}
+_FROM_ZERO = {"warmup", "z_padding"}
 # Real numbers that must be above 0; the others must be at least 0.
 _POSITIVE = {"learning_rate", "clip", "log_scale", "largest", "spacing"}
 # Real numbers that must be below 1.

@@ -4,6 +4,8 @@ import dataclasses
 from typing import Literal
 
 from calojax.models.base import Schedule
+from calojax.models.calovq.energies import EnergyDensity
+from calojax.models.calovq.energy_vae import EnergyVAE
 from calojax.models.calovq.likelihoods import LikelihoodName
 from calojax.models.calovq.voxel_transforms import VoxelTransformName
 from calojax.nn import priors
@@ -59,21 +61,30 @@ class AutoencoderConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EnergiesConfig:
-    """The conditional VAE of layer energies.
+    """The model of layer energies.
 
     Attributes:
-      latents: size of the latent space.
-      hidden: layer widths of encoder and decoder.
+      kind: density that sees all preceding layers ("density"), or the conditional VAE of the talk
+        ("vae").
+      width: features of a layer's history in the density.
       components: number of normals in the mixture for a layer's log share.
-      memory: number of preceding layers that condition a layer's density; 0 as in the talk.
+      latents: size of the latent space of the VAE.
+      hidden: layer widths of encoder and decoder of the VAE.
       schedule: optimiser schedule.
     """
 
+    kind: Literal["density", "vae"] = "density"
+    width: int = 64
+    components: int = 4
     latents: int = 4
     hidden: tuple[int, ...] = (256, 256)
-    components: int = 3
-    memory: int = 8
-    schedule: Schedule = Schedule(batch_size=512)
+    schedule: Schedule = Schedule(batch_size=512, weight_decay=1.0)
+
+    def build(self, layers: int) -> EnergyDensity | EnergyVAE:
+        """The model of the energies of that many layers."""
+        if self.kind == "vae":
+            return EnergyVAE(layers, self.latents, self.hidden, self.components)
+        return EnergyDensity(layers, self.width, self.components)
 
 
 @dataclasses.dataclass(frozen=True)

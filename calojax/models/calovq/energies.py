@@ -1,28 +1,26 @@
-"""The model of layer energies: a small conditional VAE.
+"""The model of layer energies: a density that sees all preceding layers.
 
-Calo-VQ has a separate model of layer energies, a conditional VAE with four latents (talk at the
-CaloChallenge workshop 2022). Here its decoder gives a density instead of a point: each layer is
-empty with some probability and otherwise log-normal in its share of the visible energy; the visible
-fraction E_sum / E_inc is normal. Fluctuations that four latents cannot describe remain as noise of
-the right size. This noise is correlated between layers, so the density of a layer is also
-conditioned on the preceding layers.
+The visible fraction E_sum / E_inc comes first. Then every layer, from the front to the back, is
+empty with some probability, and otherwise the logarithm of its share of the visible energy is a
+mixture of normals; both depend on the incident energy, the visible fraction and all layers before.
+In training all layers are computed at once, because a layer's weights for later layers are masked
+(MADE, Germain et al. 2015, arXiv:1502.03509).
+
+The talk's conditional VAE is in `calojax.models.calovq.energy_vae`.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import distrax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from calojax.nn.mixture import Mixture
 from calojax.nn.mlp import MLP
-
-# Smallest width of a standardised energy: keeps densities bounded where data repeat a value.
-_MIN_SCALE = 1e-2
-# Width of the decoder's context for the refinement of each layer.
-_CONTEXT = 8
 
 
 class LayerEnergies(NamedTuple):
@@ -39,145 +37,107 @@ class LayerEnergies(NamedTuple):
     visible: Float[Array, " b"]
 
 
-class EnergyVAE(nn.Module):
-    """Conditional VAE of the energies of l layers; `config.EnergiesConfig` explains its sizes."""
+class EnergyDensity(nn.Module):
+    """A density of the energies of l layers, layer after layer.
+
+    Attributes:
+      layers: number of layers.
+      width: features of a layer's history.
+      components: number of normals in each mixture.
+    """
 
     layers: int
-    latents: int
-    hidden: tuple[int, ...]
+    width: int
     components: int
-    memory: int
 
     def setup(self):
-        self.encoder = MLP(self.hidden, 2 * self.latents)
-        context = _CONTEXT if self.memory else 0
-        self.decoder = MLP(self.hidden, self.layers * (self._parameters + context) + 2)
-        if self.memory:
-            self.refinement = MLP((64, 64), self._parameters)
-
-    @property
-    def _parameters(self) -> int:
-        """Number of parameters of a layer's density."""
-        return 1 + 3 * self.components
-
-    def posterior(
-        self, energies: LayerEnergies, condition: Float[Array, "b c"]
-    ) -> distrax.MultivariateNormalDiag:
-        """q(latent | layer energies, condition): a diagonal normal over [b, latents]."""
-        x = jnp.concatenate(
-            [energies.share, energies.present, energies.visible[:, None], condition], -1
-        )
-        mean, log_scale = jnp.split(self.encoder(x), 2, -1)
-        return distrax.MultivariateNormalDiag(mean, jnp.exp(jnp.clip(log_scale, -7.0, 3.0)))
-
-    def likelihood(
-        self, latent: jax.Array, condition: jax.Array, energies: LayerEnergies
-    ) -> tuple[distrax.Bernoulli, distrax.MixtureSameFamily, distrax.Normal]:
-        """p(present), p(share | present), p(visible), given latent [b, latents] and condition.
-
-        The first two are conditioned on the ``energies`` of the preceding layers.
-        """
-        visible, base, context = self._decoded(latent, condition)
-        seen = jnp.concatenate([_before(x, self.memory) for x in energies[:2]], -1)
-        present, share = self._layer(base, context, seen)
-        return present, share, distrax.Normal(*_location_and_scale(visible))
-
-    def _decoded(self, latent, condition):
-        """Parameters of the visible fraction [b, 2] and of layers [b, l, n]; layer contexts."""
-        out = self.decoder(jnp.concatenate([latent, condition], -1))
-        layers = out[:, 2:].reshape(out.shape[0], self.layers, -1)
-        return out[:, :2], layers[..., : self._parameters], layers[..., self._parameters :]
-
-    def _layer(self, base, context, seen):
-        """p(present), p(share | present) of layers, given the preceding ones [..., 2 memory]."""
-        if self.memory:
-            base = base + self.refinement(jnp.concatenate([context, seen], -1))
-        weight, mean, scale = jnp.split(base[..., 1:], 3, -1)
-        # Components start at different means, so that they do not stay equal.
-        offset = jnp.linspace(-1.0, 1.0, self.components) if self.components > 1 else 0.0
-        share = distrax.MixtureSameFamily(
-            distrax.Categorical(weight),
-            distrax.Normal(mean + offset, nn.softplus(scale) + _MIN_SCALE),
-        )
-        return distrax.Bernoulli(logits=base[..., 0]), share
+        l, w = self.layers, self.width
+        small = nn.initializers.normal(0.05)
+        self.history = self.param("history", small, (l, 2 * l, w))
+        self.given = self.param("given", nn.initializers.normal(0.5), (l, 2, w))
+        self.bias = self.param("bias", nn.initializers.zeros, (l, w))
+        self.hidden = MLP((w,), w)
+        self.output = self.param("output", small, (l, w, 1 + 3 * self.components))
+        self.output_bias = self.param("output_bias", nn.initializers.zeros, self.output.shape[::2])
+        self.visible = MLP((64, 64), 3 * self.components)
 
     def __call__(
-        self,
-        energies: LayerEnergies,
-        condition: Float[Array, "b c"],
-        noise: Float[Array, "b latents"],
+        self, energies: LayerEnergies, condition: Float[Array, "b 1"], key: PRNGKeyArray
     ) -> dict[str, jax.Array]:
-        """Terms of the negative ELBO in nats, each [b], from standard normal noise."""
-        posterior = self.posterior(energies, condition)
-        latent = jnp.asarray(posterior.loc) + posterior.scale_diag * noise
-        present, share, visible = self.likelihood(latent, condition, energies)
-        prior = distrax.MultivariateNormalDiag(jnp.zeros_like(latent), jnp.ones_like(latent))
-        share_log_prob = jnp.where(energies.present, share.log_prob(energies.share), 0.0)
+        """Terms of -log p(energies | condition) in nats, each [b]; the key is not used."""
+        present, share = self.likelihood(energies, condition)
+        share = jnp.where(energies.present, Mixture(share).log_prob(energies.share), 0.0)
+        occupied = energies.present.astype(present.dtype)
         return {
-            "present": -jnp.asarray(present.log_prob(energies.present)).sum(-1),
-            "share": -share_log_prob.sum(-1),
-            "visible": -jnp.asarray(visible.log_prob(energies.visible)),
-            "kl": jnp.asarray(posterior.kl_divergence(prior)),
+            "present": optax.sigmoid_binary_cross_entropy(present, occupied).sum(-1),
+            "share": -share.sum(-1),
+            "visible": -Mixture(self.visible(condition)).log_prob(energies.visible),
         }
 
+    def likelihood(
+        self, energies: LayerEnergies, condition: Float[Array, "b 1"]
+    ) -> tuple[Float[Array, "b l"], Float[Array, "b l n"]]:
+        """Logits of the presence, and parameters of the share's mixture, given preceding layers."""
+        seen = jnp.concatenate([energies.share, energies.present], -1)
+        history = jnp.einsum("bk,lkw->blw", seen, self._masked())
+        x = history + self._start(energies.visible, condition)
+        return self._split(jnp.einsum("blw,lwn->bln", self._features(x), self.output))
+
     @nn.nowrap
-    def noise(self, keys: PRNGKeyArray) -> dict[str, Any]:
-        """The random numbers of `draw` from one key for each shower [b].
+    def noise(self, keys: PRNGKeyArray) -> dict[str, jax.Array]:
+        """The random numbers of `draw` from one key for each shower.
 
-        They are normal numbers of the latents [b, latents], the layers' shares [b, l] and the
-        visible fraction [b]; uniform ones of the layers' presence [b, l]; and Gumbel noise of their
-        components [b, l, components].
+        They are quantiles of the presence, quantiles of the component and normal numbers of each
+        layer and, as the last layer, of the visible fraction: [b, 2, l + 1] and [b, l + 1].
         """
-        l = self.layers
+        n = self.layers + 1
 
-        def noise(key):
-            latent, rest = jax.random.split(key)
-            present, component, share, visible = jax.random.split(rest, 4)
-            normal = (latent, (self.latents,)), (share, (l,)), (visible, ())
+        def numbers(key):
+            uniform, normal = jax.random.split(key)
             return {
-                "normal": tuple(jax.random.normal(key, shape) for key, shape in normal),
-                "uniform": jax.random.uniform(present, (l,)),
-                "gumbel": jax.random.gumbel(component, (l, self.components)),
+                "uniform": jax.random.uniform(uniform, (2, n)),
+                "normal": jax.random.normal(normal, (n,)),
             }
 
-        return jax.vmap(noise)(keys)
+        return jax.vmap(numbers)(keys)
 
-    def draw(self, noise: Mapping[str, Any], condition: Float[Array, "b c"]) -> LayerEnergies:
-        """Layer energies from `noise`.
-
-        Distrax samples a batch from one key, so the draws are written out here.
-        """
-        latent, normal, normal_visible = noise["normal"]
-        visible, base, context = self._decoded(latent, condition)
+    def draw(self, noise: Mapping[str, jax.Array], condition: Float[Array, "b 1"]) -> LayerEnergies:
+        """Layer energies from `noise`."""
+        (presence, component), normal = jnp.moveaxis(noise["uniform"], 1, 0), noise["normal"]
+        visible = Mixture(self.visible(condition)).at(component[:, -1], normal[:, -1])
+        start = self._start(visible, condition)
 
         def layer(seen, inputs):
-            base, context, uniform, gumbel, normal = inputs
-            present, share = self._layer(base, context, seen.reshape(seen.shape[0], -1))
-            chosen = jnp.argmax(share.mixture_distribution.logits + gumbel, -1)[..., None]
-            components: Any = share.components_distribution
-            mean = jnp.take_along_axis(components.loc, chosen, -1)[..., 0]
-            scale = jnp.take_along_axis(components.scale, chosen, -1)[..., 0]
-            drawn = mean + scale * normal, uniform < present.probs
-            # As in training, an absent layer has share 0.
-            now = jnp.stack([jnp.where(drawn[1], drawn[0], 0.0), drawn[1].astype(normal.dtype)], -1)
-            return jnp.concatenate([seen, now[..., None]], -1)[..., 1:], drawn
+            i, weights, start, output, bias, presence, component, normal = inputs
+            logit, share = self._split(self._features(seen @ weights + start) @ output, bias)
+            present = presence < nn.sigmoid(logit)
+            share = jnp.where(present, Mixture(share).at(component, normal), 0.0)
+            drawn = jnp.stack([share, present.astype(share.dtype)], 1)
+            return seen.reshape(-1, 2, self.layers).at[..., i].set(drawn).reshape(seen.shape), None
 
-        nothing = jnp.zeros((base.shape[0], 2, self.memory), base.dtype)
-        by_layer = base, context, noise["uniform"], noise["gumbel"], normal
-        inputs = (jnp.moveaxis(x, 1, 0) for x in by_layer)
-        _, (share, present) = jax.lax.scan(layer, nothing, tuple(inputs))
-        location, scale = _location_and_scale(visible)
-        return LayerEnergies(share.T, present.T, location + scale * normal_visible)
+        by_layer = (x.swapaxes(0, 1)[:-1] for x in (presence, component, normal))
+        inputs = (
+            *(np.arange(self.layers), self._masked(), start.swapaxes(0, 1)),
+            *(self.output, self.output_bias, *by_layer),
+        )
+        nothing = jnp.zeros((visible.shape[0], 2 * self.layers), visible.dtype)
+        seen = jax.lax.scan(layer, nothing, inputs)[0]
+        return LayerEnergies(seen[:, : self.layers], seen[:, self.layers :] > 0, visible)
 
+    def _masked(self) -> jax.Array:
+        """Weights of preceding layers only, [l, 2 l, w]."""
+        before = np.tri(self.layers, k=-1, dtype=np.float32)
+        return self.history * np.tile(before, 2)[..., None]
 
-def _location_and_scale(numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean and standard deviation of a normal, from outputs [..., 2]."""
-    return numbers[..., 0], nn.softplus(numbers[..., 1]) + _MIN_SCALE
+    def _start(self, visible: jax.Array, condition: jax.Array) -> jax.Array:
+        """Features of each layer without its history, [b, l, w]."""
+        given = jnp.concatenate([condition, visible[:, None]], -1)
+        return jnp.einsum("bk,lkw->blw", given, self.given) + self.bias
 
+    def _features(self, x: jax.Array) -> jax.Array:
+        x = nn.silu(x)
+        return nn.silu(x + self.hidden(x))
 
-def _before(x: jax.Array, memory: int) -> jax.Array:
-    """The values before each of x [b, l], nearest last: [b, l, memory], zeros outside."""
-    n = x.shape[1]
-    x = jnp.pad(x.astype(jnp.float32), ((0, 0), (memory, 0)))
-    before = [x[:, i : i + n] for i in range(memory)]
-    return jnp.stack(before, -1) if memory else jnp.zeros((*x.shape, 0))
+    def _split(self, outputs: jax.Array, bias: jax.Array | None = None):
+        outputs = outputs + (self.output_bias if bias is None else bias)
+        return outputs[..., 0], outputs[..., 1:]

@@ -5,7 +5,7 @@ After the Calo-VQ talk (CaloChallenge workshop, November 2022). The released cod
 
 - ``autoencoder``: a VQ-VAE maps the voxels, normalised per layer, to codes and back, fully
   connected or by convolutions on the cylinder;
-- ``energies``: a conditional VAE of the layer energies and the visible fraction;
+- ``energies``: a density of the visible fraction and the layer energies;
 - ``prior``: a network for p(codes | incident energy, layer energies).
 
     E_inc --> energies --> layer energies --+
@@ -39,7 +39,8 @@ from calojax.models.base import (
 )
 from calojax.models.calovq import networks, transforms
 from calojax.models.calovq.config import AutoencoderConfig, CaloVQConfig
-from calojax.models.calovq.energies import EnergyVAE, LayerEnergies
+from calojax.models.calovq.energies import EnergyDensity, LayerEnergies
+from calojax.models.calovq.energy_vae import EnergyVAE
 from calojax.models.calovq.likelihoods import LIKELIHOODS, Likelihood
 from calojax.models.calovq.networks import Condition, Networks
 from calojax.models.calovq.voxel_transforms import VOXEL_TRANSFORMS, VoxelTransform
@@ -111,9 +112,8 @@ class CaloVQ:
         return QUANTIZERS[self.config.autoencoder.codebook](self.config.autoencoder)
 
     @functools.cached_property
-    def _energies(self) -> EnergyVAE:
-        c = self.config.energies
-        return EnergyVAE(self.detector.n_layers, c.latents, c.hidden, c.components, c.memory)
+    def _energies(self) -> EnergyDensity | EnergyVAE:
+        return self.config.energies.build(self.detector.n_layers)
 
     @functools.cached_property
     def _prior(self) -> priors.Prior:
@@ -155,9 +155,8 @@ class CaloVQ:
             book = self._quantizer.start(rng.stream(key, "codebook"), latents)
             variables[self._quantizer.home]["codebook"] = book
         initial("decoder", self._decoder, latents, condition)
-        noise = jnp.zeros((len(latents), self.config.energies.latents))
         shares = self._shares(variables, layer_energy, energies)
-        initial("energies", self._energies, shares, self._energy(energies), noise)
+        initial("energies", self._energies, shares, self._energy(energies), key)
         initial("context", self._context, condition)
         initial("prior", self._prior, self._prior_context(variables, energies, layer_energy))
         return variables
@@ -216,10 +215,10 @@ class CaloVQ:
 
     def _energies_loss(self, variables, key, showers, energies):
         shares = self._shares(variables, layer_sums(showers, self.detector), energies)
-        latents = self.config.energies.latents
-        noise = jax.random.normal(rng.stream(key, "posterior"), (len(showers), latents))
-        vae = trained(self._energies, variables, "energies")
-        metrics = {k: v.mean() for k, v in vae(shares, self._energy(energies), noise).items()}
+        terms = trained(self._energies, variables, "energies")(
+            shares, self._energy(energies), rng.stream(key, "posterior")
+        )
+        metrics = {name: term.mean() for name, term in terms.items()}
         return {"loss": jax.tree.reduce(jnp.add, metrics)} | metrics, {}
 
     def _prior_loss(self, variables, key, codes, energies, layer_energy):

@@ -52,6 +52,13 @@ _DENSE_DS1 = CaloVQConfig(
     _trained(EnergiesConfig(), 20_000),
     _trained(PriorConfig(), 20_000),
 )
+# The model of the talk (CaloChallenge workshop 2022) for dataset 1: 16 codes, one number per voxel,
+# and a VAE of the layer energies with 4 latents. The talk does not give the sizes of the networks.
+_TALK = CaloVQConfig(
+    _trained(AutoencoderConfig(head="point", scale="arctanh", codebook="gradient"), 30_000),
+    _trained(EnergiesConfig(kind="vae", schedule=Schedule(weight_decay=1e-4)), 20_000),
+    _trained(PriorConfig(), 20_000),
+)
 _DENSE = CaloVQConfig(
     _trained(AutoencoderConfig(rotate=True), 20_000),
     _trained(EnergiesConfig(), 20_000),
@@ -64,6 +71,12 @@ PRESETS = {
     ),
     "calovq-ds1-pions": Preset(
         "Calo-VQ, fully connected, dataset 1 pions (533 voxels)", "ds1-pions", _DENSE_DS1
+    ),
+    "calovq-ds1-photons-talk": Preset(
+        "Calo-VQ as in the talk of 2022, dataset 1 photons", "ds1-photons", _TALK
+    ),
+    "calovq-ds1-pions-talk": Preset(
+        "Calo-VQ as in the talk of 2022, dataset 1 pions", "ds1-pions", _TALK
     ),
     "calovq-ds2-mlp": Preset(
         "Calo-VQ, fully connected, dataset 2 (6,480 voxels): a baseline", "ds2", _DENSE
@@ -94,9 +107,7 @@ PRESETS = {
                 AutoencoderConfig(hidden=(256, 256), codebook_size=128, rotate=True), 600, 128
             ),
             # 900 showers: a larger network overfits them and draws unphysical layer energies.
-            _trained(
-                EnergiesConfig(hidden=(32, 32), schedule=Schedule(weight_decay=0.3)), 400, 128
-            ),
+            _trained(EnergiesConfig(width=16, schedule=Schedule(weight_decay=3.0)), 400, 128),
             _trained(PriorConfig(width=128), 400, 128),
         ),
     ),
@@ -105,7 +116,7 @@ PRESETS = {
         "tiny",
         CaloVQConfig(
             _trained(AutoencoderConfig(hidden=(64,), codebook_size=64, rotate=True), 200, 64),
-            _trained(EnergiesConfig(hidden=(64,)), 200, 64),
+            _trained(EnergiesConfig(width=32), 200, 64),
             _trained(PriorConfig(width=32), 100, 64),
         ),
     ),
