@@ -132,6 +132,20 @@ def test_the_model_has_the_average_of_the_weights():
     assert np.abs(weights["w"] - moved[-1]).min() > 1e-3
 
 
+def test_a_stage_ends_with_its_best_variables():
+    def at(value):
+        variables = {"params": {"w": value, "other": 0.0}, "state": {"book": -value, "more": 0.0}}
+        return jax.tree.map(jnp.float32, variables)
+
+    stage = Stage("s", ("w",), Schedule(best=True), state=("book",))
+    state = step.start(at(1.0), stage)
+    for value, loss in ((2.0, 0.5), (3.0, 0.4), (4.0, 0.6)):
+        state = step.judged(state._replace(variables=at(value)), stage, loss)
+    assert step.ended(state) == at(3.0)
+    state = step.start(at(1.0), dataclasses.replace(stage, schedule=Schedule()))
+    assert step.ended(step.judged(state, stage, 0.1)._replace(variables=at(4.0))) == at(4.0)
+
+
 def test_a_stage_prepares_every_shower_once(model, variables, showers, two_devices):
     few = batches.Dataset(showers.energies[:70], showers.showers[:70])
     # The turns of a dense network's shower are all different codes, too many to compute ahead.

@@ -31,8 +31,8 @@ class TwoConfig:
     scale: float = 1.0
     memory: int = 1
     first: Schedule = SCHEDULE
-    # An average of weights, so that tests of resumption see one.
-    second: Schedule = dataclasses.replace(SCHEDULE, average=0.5)
+    # An average of weights and the best ones, so that tests of resumption see them.
+    second: Schedule = dataclasses.replace(SCHEDULE, average=0.5, best=True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -56,6 +56,7 @@ class Schedule:
       betas: decays of AdamW's averages of the gradient and of its square.
       average: decay per step of the moving average of the weights, which is then what is validated
         and sampled; 0 for the weights themselves.
+      best: end the stage with the variables of its lowest loss in validation, not with the last.
     """
 
     steps: int = 10_000
@@ -66,6 +67,7 @@ class Schedule:
     clip: float = 1.0
     betas: tuple[float, float] = (0.9, 0.999)
     average: float = 0.0
+    best: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -80,8 +80,8 @@ def train_stage(
     schedule, options = stage.schedule, run.options
     state = step.start(variables, stage)
     if progress.step > 0:
-        optimizer = run.checkpoints.load_optimizer(state.optimizer)
-        state = step.State(jnp.int32(progress.step), variables, optimizer)
+        optimizer, best = run.checkpoints.load_optimizer((state.optimizer, state.best))
+        state = step.State(jnp.int32(progress.step), variables, optimizer, best)
     state = distributed.replicate(state, run.mesh)
     inputs = run.data.dataset
     if stage.prepare is not None:
@@ -101,7 +101,8 @@ def train_stage(
         done = (*progress.done, stage.name) if count == schedule.steps else progress.done
         total = progress.total + count - progress.step
         now = progress._replace(total=total, step=count, done=done)
-        run.checkpoints.save(run.model, state.variables, state.optimizer, now)
+        variables = step.ended(state) if count == schedule.steps else state.variables
+        run.checkpoints.save(run.model, variables, (state.optimizer, state.best), now)
         return now
 
     advice = (
@@ -118,7 +119,9 @@ def train_stage(
             # Asked only once: a signal between two calls would stop the run without a checkpoint.
             stopping = run.stop()
             if last or count % options.validate_every == 0:
-                recorder.validation(_validate(run, stage, inputs, validate, state.variables))
+                summary = _validate(run, stage, inputs, validate, state.variables)
+                recorder.validation(summary)
+                state = step.judged(state, stage, summary.get("loss", np.inf))
             if last or count % options.checkpoint_every == 0 or stopping:
                 # Nothing is saved before its losses are known to be finite.
                 recorder.flush()
@@ -130,7 +133,7 @@ def train_stage(
                     "continue with --resume."
                 )
     run.checkpoints.wait()
-    return state.variables, saved
+    return step.ended(state), saved
 
 
 class _Recorder:

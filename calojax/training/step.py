@@ -12,6 +12,18 @@ from calojax import distributed, rng
 from calojax.models.base import Batch, Model, Schedule, Stage, Variables
 
 
+class Best(NamedTuple):
+    """What a stage has trained, at its lowest loss in validation.
+
+    Attributes:
+      loss: that loss, float32 [].
+      trained: entries of the variables' ``params`` and ``state`` that the stage changes.
+    """
+
+    loss: jax.Array
+    trained: dict[str, Variables]
+
+
 class State(NamedTuple):
     """Everything that a step changes.
 
@@ -19,11 +31,13 @@ class State(NamedTuple):
       step: number of steps done of the stage, int32 [].
       variables: variables of the model; trained weights may be averages of those in `Averaged`.
       optimizer: state of the stage's optimiser.
+      best: best variables so far, if the stage ends with them.
     """
 
     step: jax.Array
     variables: Variables
     optimizer: Any
+    best: Best | None = None
 
 
 class Averaged(NamedTuple):
@@ -61,7 +75,32 @@ def start(variables: Variables, stage: Stage) -> State:
     if stage.schedule.average:
         # A copy, because both are donated to the step.
         state = Averaged(state, jax.tree.map(jnp.array, trained))
-    return State(jnp.zeros((), jnp.int32), variables, state)
+    best = None
+    if stage.schedule.best:
+        best = Best(jnp.float32(jnp.inf), jax.tree.map(jnp.array, _trained(variables, stage)))
+    return State(jnp.zeros((), jnp.int32), variables, state, best)
+
+
+def judged(state: State, stage: Stage, loss: float) -> State:
+    """The state after a validation with this loss."""
+    if state.best is None or loss >= state.best.loss:
+        return state
+    # A copy, because a step donates both.
+    trained = jax.tree.map(jnp.copy, _trained(state.variables, stage))
+    return state._replace(best=Best(jnp.full_like(state.best.loss, loss), trained))
+
+
+def ended(state: State) -> Variables:
+    """The variables with which a stage ends: the best ones, if it keeps these."""
+    if state.best is None:
+        return state.variables
+    parts = {name: state.variables[name] | part for name, part in state.best.trained.items()}
+    return state.variables | parts
+
+
+def _trained(variables: Variables, stage: Stage) -> dict[str, Variables]:
+    names = {"params": stage.parameters, "state": stage.state}
+    return {home: {name: variables[home][name] for name in names[home]} for home in names}
 
 
 def update(
@@ -112,7 +151,7 @@ def make(
             "gradient_norm": optax.tree.norm(gradient),
             "learning_rate": jnp.asarray(rate(state.step)),
         }
-        return State(state.step + 1, variables, after), metrics
+        return State(state.step + 1, variables, after, state.best), metrics
 
     whole, parts = distributed.replicated(mesh), distributed.sharded(mesh)
     return jax.jit(
