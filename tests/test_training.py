@@ -75,6 +75,9 @@ def test_metrics_cover_every_stage(finished):
         assert steps[-1] == 8
         validated = [r["step"] for r in records if r["stage"] == stage and "validation/loss" in r]
         assert validated == [5, 8]
+    # Once all other stages are trained, showers are generated and judged.
+    judged = [(r["stage"], r["step"]) for r in records if "validation/separation_e_total" in r]
+    assert judged == [("second", 5), ("second", 8)]
     lines = [r for r in records if "loss" in r]
     assert {"gradient_norm", "showers_per_second"} <= set(lines[0])
     # The mean of the warm-up's steps; then cosine decay to zero.
@@ -130,6 +133,34 @@ def test_the_model_has_the_average_of_the_weights():
     assert shares.sum() == pytest.approx(1)
     np.testing.assert_allclose(weights["w"], shares @ np.stack(moved), rtol=1e-5)
     assert np.abs(weights["w"] - moved[-1]).min() > 1e-3
+
+
+def test_a_run_starts_from_the_weights_of_another(
+    finished, two, showers, one_device, tmp_path, monkeypatch
+):
+    seen = []
+    original = step.start
+    monkeypatch.setattr(step, "start", lambda v, s: seen.append(copy_of(v)) or original(v, s))
+    # Both stages again, with a vector of another length.
+    wider = changed(two, width=4)
+    train(wider, showers, tmp_path / "all", OPTIONS, initial=finished[0], mesh=one_device)
+    assert_equal_trees(seen[0]["state"], finished[1]["state"])
+    np.testing.assert_array_equal(seen[0]["params"]["mean"], finished[1]["params"]["mean"])
+    assert seen[0]["params"]["vector"].shape == (4,)
+    # The changed stage alone.
+    seen.clear()
+    options = {"initial": finished[0], "again": ("second",), "mesh": one_device}
+    found = train(wider, showers, tmp_path / "second", OPTIONS, **options)
+    assert len(seen) == 1
+    np.testing.assert_array_equal(found["params"]["mean"], finished[1]["params"]["mean"])
+    assert checkpoint.load(tmp_path / "second").progress.done == ("first", "second")
+
+
+def test_weights_that_do_not_fit_a_kept_stage_are_refused(finished, two, showers, tmp_path):
+    with pytest.raises(CalojaxError, match="'state/average' does not fit stage 'first'"):
+        train(changed(two, memory=2), showers, tmp_path / "run", OPTIONS, initial=finished[0],
+              again=("second",))  # fmt: skip
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_stage_ends_with_its_best_variables():

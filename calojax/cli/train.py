@@ -38,6 +38,8 @@ class Train:
       resume: continue the run in --out from its newest checkpoint. Without a preset, the run
         continues with the arguments that it was started with.
       stages: stages of a finished run to train afresh; later stages that depend on them follow.
+      init_from: trained run, or name of a model that comes with calojax, whose weights a new run
+        starts from where their shapes fit. With --stages the other stages stay as they are there.
       geometry: name of a built-in geometry, or a binning file ending in .xml.
       particle: name or PDG number of the particle, for a binning file of several particles.
       any_units: train although the units of the showers look wrong.
@@ -51,6 +53,7 @@ class Train:
     model: Annotated[ModelConfig, tyro.conf.arg(name="")]
     resume: bool = False
     stages: Annotated[tuple[str, ...], optional("STAGES", "all that are not finished")] = ()
+    init_from: Annotated[pathlib.Path | None, optional("RUN", "random weights")] = None
     geometry: str = ""
     particle: Annotated[str | None, optional("NAME", "the only one of the file")] = None
     any_units: bool = False
@@ -124,7 +127,7 @@ def _origin(arguments: Sequence[str]) -> dict[str, Any]:
     words, flag = [], ""
     for word in arguments:
         flag = word if word.startswith("--") else flag
-        if flag in ("--data", "--geometry", "--cache") and os.path.exists(word):
+        if flag in ("--data", "--geometry", "--cache", "--init-from") and os.path.exists(word):
             word = os.path.abspath(word)
         # The processes may differ when the run is continued.
         if flag not in ("--resume", "--coordinator", "--processes", "--process"):
@@ -146,6 +149,7 @@ def _train(asked: Train, arguments: Sequence[str]) -> None:
         asked.options,
         resume=asked.resume,
         again=asked.stages,
+        initial=asked.init_from,
         origin=_origin(arguments),
     )
     if not distributed.is_first():

@@ -19,6 +19,7 @@ from calojax.progress import progress_bar
 from calojax.training import batches, metrics, step
 from calojax.training.batches import Arrays, Data, Dataset
 from calojax.training.interruption import Interrupted
+from calojax.training.scores import scores
 
 Log = metrics.MetricsFile | None
 """File for the metrics of a run; None in all processes but the first."""
@@ -36,6 +37,8 @@ class Options:
       validation_fraction: fraction of the showers that is kept for validation.
       log_every: number of steps between lines of metrics.
       validate_every: number of steps between validations; each stage also ends with one.
+      score_showers: number of showers that are generated at each validation of the last stage, for
+        their separation powers from validation showers; 0 for none.
       checkpoint_every: number of steps between checkpoints; each stage also ends with one.
       tensorboard: write metrics for TensorBoard too, to the run folder.
     """
@@ -44,6 +47,7 @@ class Options:
     validation_fraction: float = 0.05
     log_every: int = 50
     validate_every: int = 1000
+    score_showers: int = 500
     checkpoint_every: int = 1000
     tensorboard: bool = False
 
@@ -88,6 +92,7 @@ def train_stage(
         inputs = batches.prepared(stage, state.variables, inputs, run.mesh)
     train_step = step.make(run.model, stage, options.seed, run.mesh)
     validate = step.make_validation(run.model, stage, options.seed, run.mesh)
+    judge = _judge(run, stage, progress)
     showers = batches.stream(
         inputs,
         run.data.batches(run.data.training, schedule.batch_size),
@@ -120,7 +125,7 @@ def train_stage(
             stopping = run.stop()
             if last or count % options.validate_every == 0:
                 summary = _validate(run, stage, inputs, validate, state.variables)
-                recorder.validation(summary)
+                recorder.validation(summary | judge(state.variables))
                 state = step.judged(state, stage, summary.get("loss", np.inf))
             if last or count % options.checkpoint_every == 0 or stopping:
                 # Nothing is saved before its losses are known to be finite.
@@ -224,6 +229,15 @@ def _validate(
         jax.device_get(validate(variables, batch, number)) for number, batch in enumerate(stream)
     ]
     return run.model.summarise(_mean(values))
+
+
+def _judge(run: Run, stage: Stage, progress: Progress) -> Callable[[Variables], dict[str, float]]:
+    """A function for scores of generated showers, as soon as all other stages are trained."""
+    others = {other.name for other in run.model.stages} - {stage.name}
+    number = min(run.options.score_showers, len(run.data.validation))
+    if number < 1 or not others <= set(progress.done) or not distributed.is_first():
+        return lambda variables: {}
+    return scores(run.model, run.data, number, run.options.seed)
 
 
 def _mean(values: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

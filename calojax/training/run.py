@@ -13,9 +13,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import traverse_util
 from jax.sharding import Mesh
 
-from calojax import distributed, files, models, rng
+from calojax import checkpoint, distributed, files, models, rng
 from calojax.checkpoint import Checkpoint, Checkpoints, Progress, check_shapes, shapes
 from calojax.errors import CalojaxError
 from calojax.io import marks
@@ -38,6 +39,7 @@ def train(
     *,
     resume: bool = False,
     again: tuple[str, ...] = (),
+    initial: str | os.PathLike | None = None,
     mesh: Mesh | None = None,
     origin: Mapping[str, Any] | None = None,
 ) -> Variables:
@@ -50,7 +52,9 @@ def train(
       options: options of the training.
       resume: continue the run in ``out`` from its newest checkpoint.
       again: stages of the run in ``out`` to train afresh, with those that need them; their
-        settings may have changed.
+        settings may have changed. With ``initial`` the other stages are those of that run.
+      initial: trained run, or name of a model that comes with calojax, whose arrays a new run
+        starts from where their shapes fit.
       mesh: devices to train on (default: all).
       origin: description of how the run is started, to be written into its folder.
 
@@ -75,7 +79,10 @@ def train(
             the_checkpoint_in_the_run=checkpoints.latest,
         )
         run = Run(model, data, options, mesh, checkpoints, distributed.agreed(stop))
-        if checkpoints.latest is None:
+        if checkpoints.latest is None and initial is not None:
+            variables, progress = _adopted(run, initial, again)
+            _write_origin(out, origin)
+        elif checkpoints.latest is None:
             if again:
                 raise CalojaxError(f"{out}: holds no run of which a stage could be done again.")
             _write_origin(out, origin)
@@ -126,9 +133,54 @@ def _begin(run: Run) -> tuple[Variables, Progress]:
     _report(f"fitting scales to {len(training):,} showers")
     transforms = run.model.fit(batches.chunks(dataset, training))
     _check_size(run.model, transforms)
+    progress = _started(run)
+    return _initial(run, transforms, progress), progress
+
+
+def _adopted(
+    run: Run, initial: str | os.PathLike, again: tuple[str, ...]
+) -> tuple[Variables, Progress]:
+    """Variables and progress of a new run that starts from the arrays of a trained one.
+
+    The fitted transforms are those of the trained run, which its weights depend on.
+    """
+    model, found, _ = checkpoint.load(initial)
+    if type(model) is not type(run.model) or model.detector.layers != run.model.detector.layers:
+        raise CalojaxError(
+            f"{initial}: holds a {models.name_of(model)} of {model.detector.name}, which a "
+            f"{models.name_of(run.model)} of {run.model.detector.name} cannot start from."
+        )
+    progress = _started(run)
+    fresh = jax.device_get(_initial(run, found["transforms"], progress))
+    names: dict[str, Any] = traverse_util.flatten_dict(fresh, sep="/")
+    old: dict[str, Any] = traverse_util.flatten_dict(found, sep="/")
+    fits = {n for n, x in names.items() if n in old and np.shape(old[n]) == np.shape(x)}
+    variables = traverse_util.unflatten_dict(
+        {name: old[name] if name in fits else x for name, x in names.items()}, sep="/"
+    )
+    _report(f"{len(fits)} of {len(names)} arrays are those of {initial}")
+    if not again:
+        return variables, progress
+    progress = progress._replace(done=tuple(stage.name for stage in run.model.stages))
+    variables, progress = _start_again(run.model, variables, variables, progress, again)
+    for stage in run.model.stages:
+        own = [("params", name) for name in stage.parameters]
+        own += [("state", name) for name in stage.state]
+        new = [name for name in sorted(names.keys() - fits) if tuple(name.split("/")[:2]) in own]
+        if new and stage.name in progress.done:
+            raise CalojaxError(
+                f"{initial}: its array {new[0]!r} does not fit stage {stage.name!r} of the new "
+                f"settings; add that stage to --stages."
+            )
+    return variables, progress
+
+
+def _started(run: Run) -> Progress:
+    """The progress of a run before its first step."""
+    dataset, training = run.data.dataset, run.data.training
     energies = dataset.energies[training]
     distinct = np.unique(energies)
-    progress = Progress(
+    return Progress(
         total=0,
         stage=run.model.stages[0].name,
         step=0,
@@ -138,7 +190,6 @@ def _begin(run: Run) -> tuple[Variables, Progress]:
         energies=tuple(distinct.tolist() if 10 * len(distinct) <= len(energies) else ()),
         trained_on=_marks(dataset, training),
     )
-    return _initial(run, transforms, progress), progress
 
 
 def _resumed(run: Run, out: pathlib.Path) -> tuple[Variables, Progress]:

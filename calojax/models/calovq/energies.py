@@ -71,7 +71,7 @@ class EnergyDensity(nn.Module):
         return {
             "present": optax.sigmoid_binary_cross_entropy(present, occupied).sum(-1),
             "share": -share.sum(-1),
-            "visible": -Mixture(self.visible(condition)).log_prob(energies.visible),
+            "visible": -jnp.asarray(Mixture(self.visible(condition)).log_prob(energies.visible)),
         }
 
     def likelihood(
