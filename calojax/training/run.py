@@ -155,9 +155,9 @@ def _adopted(
     names: dict[str, Any] = traverse_util.flatten_dict(fresh, sep="/")
     old: dict[str, Any] = traverse_util.flatten_dict(found, sep="/")
     fits = {n for n, x in names.items() if n in old and np.shape(old[n]) == np.shape(x)}
-    variables = traverse_util.unflatten_dict(
-        {name: old[name] if name in fits else x for name, x in names.items()}, sep="/"
-    )
+    taken = {name: old[name] if name in fits else x for name, x in names.items()}
+    # A model without state has an empty dict there.
+    variables = dict.fromkeys(fresh, {}) | traverse_util.unflatten_dict(taken, sep="/")
     _report(f"{len(fits)} of {len(names)} arrays are those of {initial}")
     if not again:
         return variables, progress
