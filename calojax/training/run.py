@@ -157,7 +157,7 @@ def _adopted(
     fits = {n for n, x in names.items() if n in old and np.shape(old[n]) == np.shape(x)}
     taken = {name: old[name] if name in fits else x for name, x in names.items()}
     # A model without state has an empty dict there.
-    variables = dict.fromkeys(fresh, {}) | traverse_util.unflatten_dict(taken, sep="/")
+    variables = {name: {} for name in fresh} | traverse_util.unflatten_dict(taken, sep="/")
     _report(f"{len(fits)} of {len(names)} arrays are those of {initial}")
     if not again:
         return variables, progress
