@@ -94,7 +94,7 @@ def test_differing_settings_are_named_with_their_values(model):
 # --- priors ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["transformer", "masked", "flow"])
+@pytest.mark.parametrize("kind", ["flow"])
 def test_every_kind_of_prior_has_gradients_and_codes(kind, tiny, variables, batch):
     config = tiny_config()
     prior = dataclasses.replace(config.prior, kind=kind, layers=1, heads=2, passes=3)
@@ -124,10 +124,10 @@ def test_codes_computed_once_are_those_of_turned_and_mirrored_showers(network, t
     assert len(np.unique(codes)) > 4
     # Four turns of the voxels; the codes of the cylinder follow two of them.
     views = 2 if network == "cylinder" else 4
-    assert codes.shape == (6, 2 * views, model.networks.positions.length)
+    assert codes.shape == (6, 2 * views, np.prod(model.networks.code_grid))
 
     def turned(codes, by):
-        grid = codes.reshape(6, *model.networks.positions.grid)
+        grid = codes.reshape(6, *model.networks.code_grid)
         return np.roll(grid, by, axis=2).reshape(codes.shape)
 
     images = []
@@ -151,7 +151,7 @@ def test_codes_computed_once_are_those_of_turned_and_mirrored_showers(network, t
 
 def test_prior_settings_that_do_not_fit_are_refused():
     with pytest.raises(CalojaxError, match=r"multiple of twice --prior.heads, got 16 and 3"):
-        PriorConfig(kind="transformer", width=16, heads=3)
+        PriorConfig(kind="flow", width=16, heads=3)
     for name in ("layers", "heads", "passes"):
         with pytest.raises(CalojaxError, match=f"--prior.{name} must be at least 1, got 0"):
             PriorConfig(**{name: 0})

@@ -11,7 +11,6 @@ from calojax import rng
 from calojax.errors import CalojaxError
 from calojax.nn.priors import categorical, flow
 from calojax.nn.priors.flow import Flow, Trunk
-from calojax.nn.priors.positions import Cylinder, Line
 from calojax.nn.priors.prior import Settings
 
 pytestmark = pytest.mark.usefixtures("strict_ranks")
@@ -162,11 +161,11 @@ def test_sampling_times_go_from_noise_to_codes():
 
 def test_patches_fit_or_are_refused():
     settings = Settings(width=16, heads=2, layers=1)
-    assert flow.build(settings, 4, Cylinder(3, 4, 4), 2).network.patches == (3, 2, 1)
+    assert flow.build(settings, 4, (3, 4, 4), 2).network.patches == (3, 2, 1)
     # Smaller grids have smaller patches.
-    assert flow.build(settings, 4, Cylinder(3, 4, 2), 2).network.patches == (3, 2, 1)
-    assert flow.build(settings, 4, Line(6), 2).network.patches == (6, 1, 1)
+    assert flow.build(settings, 4, (3, 4, 2), 2).network.patches == (3, 2, 1)
+    assert flow.build(settings, 4, (6, 1, 1), 2).network.patches == (6, 1, 1)
     with pytest.raises(CalojaxError, match=r"\(1, 2, 4\) codes .* grid of \(3, 5, 4\)"):
-        flow.build(settings, 4, Cylinder(3, 5, 4), 2)
+        flow.build(settings, 4, (3, 5, 4), 2)
     with pytest.raises(CalojaxError, match=r"multiple of --prior.heads, got 16 and 3"):
-        flow.build(Settings(width=16, heads=3), 4, Line(6), 2)
+        flow.build(Settings(width=16, heads=3), 4, (6, 1, 1), 2)

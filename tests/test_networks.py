@@ -12,7 +12,6 @@ from calojax.errors import CalojaxError
 from calojax.geometry import DETECTORS
 from calojax.models.calovq.energies import LayerEnergies
 from calojax.models.calovq.networks import Condition, CylinderDecoder, CylinderEncoder, Grid
-from calojax.nn.priors import positions
 
 GRID = Grid((7, 8, 5), (3, 4, 3), (2, 2, 2))
 
@@ -86,13 +85,12 @@ def test_codes_and_conditions_reach_the_voxels_that_they_should():
     assert not np.any(to_share[1])
 
 
-def test_positions_of_codes_follow_the_network(model, tiny):
-    dense = model.networks.positions
-    assert dense == positions.Line(4)
+def test_grid_of_codes_follows_the_network(model):
+    assert model.networks.code_grid == (4, 1, 1)
     grid = with_autoencoder(
         model, network="cylinder", kernel=(4, 2, 2), strides=(3, 2, 1), filters=4
     )
-    assert grid.networks.positions == positions.Cylinder(3, 2, 2)
+    assert grid.networks.code_grid == (3, 2, 2)
 
 
 def test_detectors_and_patches_that_do_not_fit_are_refused(model):

@@ -17,10 +17,7 @@ from calojax.nn.priors import categorical
 from calojax.nn.priors.autoregressive import Autoregressive
 from calojax.nn.priors.flow import Flow, Trunk
 from calojax.nn.priors.gpt import GPT
-from calojax.nn.priors.gru import GRU
-from calojax.nn.priors.masked import Masked
-from calojax.nn.priors.positions import Cylinder, Line
-from calojax.nn.priors.transformer import Transformer
+from calojax.nn.priors.gru import GRU, neighbours
 
 pytestmark = pytest.mark.usefixtures("strict_ranks")
 
@@ -28,12 +25,9 @@ pytestmark = pytest.mark.usefixtures("strict_ranks")
 CELLS = {
     "gru": GRU(size=5, length=6, width=8, embedding=4),
     "gru with neighbours": GRU(size=5, length=6, width=8, embedding=4, lags=(1, 2, 4)),
-    "transformer": Transformer(5, Cylinder(1, 3, 2), layers=2, heads=2, width=16, causal=True),
-    "gpt": GPT(5, Line(6), layers=2, heads=2, width=16, causal=True, conditions=2),
+    "gpt": GPT(size=5, length=6, layers=2, heads=2, width=16, conditions=2),
 }
-FILLING = Transformer(5, Line(6), layers=1, heads=2, width=16, causal=False)
 PRIORS = {name: Autoregressive(cell) for name, cell in CELLS.items()} | {
-    "masked": Masked(FILLING, passes=6),
     "flow": Flow(Trunk(5, (1, 3, 2), (1, 1, 2), 3, layers=1, heads=2, width=16), 3, spacing=0.4),
 }
 CODEBOOK = {"vectors": np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)}
@@ -166,7 +160,7 @@ def test_draws_at_low_temperature_are_the_most_probable(name):
             log_p = table(name)[*cold[0, :t]].reshape(5, -1, 6)[:, 0, t]
             assert code == log_p.argmax()
     else:
-        # The order of filling, or the noise, is still random.
+        # The noise is still random.
         hot = np.asarray(draw(temperature=1e6))
         assert len(np.unique(cold, axis=0)) < len(np.unique(hot, axis=0)) == 16
 
@@ -186,12 +180,9 @@ def test_loss_has_gradients_everywhere(name):
     assert not reached["codebook"]["vectors"]
 
 
-@pytest.mark.parametrize("name", [*CELLS, "masked"])
+@cells
 def test_a_new_prior_is_nearly_uniform(name):
-    if name in CELLS:
-        loss = -np.asarray(program(name, "log_probs")(start(name), EVERY, CONTEXT))
-    else:
-        loss = program(name, "loss")(start(name), KEYS[:16], EVERY[-16:], CONTEXT[:16])
+    loss = -np.asarray(program(name, "log_probs")(start(name), EVERY, CONTEXT))
     assert loss.mean() == pytest.approx(np.log(5), rel=0.3)
 
 
@@ -218,7 +209,7 @@ def test_codes_of_many_are_at_their_quantiles(size):
     np.testing.assert_array_equal(drawn[clear], np.searchsorted(ends, u, side="right")[clear])
 
 
-@pytest.mark.parametrize("cell", [GRU(4, 1, 8, 4), Transformer(4, Line(1), 1, 2, 8, True)])
+@pytest.mark.parametrize("cell", [GRU(4, 1, 8, 4), GPT(4, 1, 1, 2, 8, 2)])
 def test_a_sequence_may_be_one_code(cell):
     def codes(key, keys):
         prior, context = Autoregressive(cell), jnp.zeros((3, 2))
@@ -251,6 +242,5 @@ def test_every_position_may_have_its_own_context(name):
 
 
 def test_neighbours_of_a_grid_are_behind():
-    assert Cylinder(3, 4, 2).neighbours == (1, 2, 8)
-    assert Cylinder(3, 1, 1).neighbours == (1,)
-    assert Line(7).neighbours == (1,)
+    assert neighbours((3, 4, 2)) == (1, 2, 8)
+    assert neighbours((3, 1, 1)) == (1,)

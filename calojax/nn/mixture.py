@@ -1,5 +1,7 @@
 """Mixtures of normals over one number, with parameters from a network."""
 
+from typing import Any
+
 import distrax
 import flax.linen as nn
 import jax
@@ -25,8 +27,8 @@ class Mixture(distrax.MixtureSameFamily):
 
     def at(self, uniform: Float[Array, "*shape"], normal: Float[Array, "*shape"]) -> jax.Array:
         """Draws from numbers: the component at a quantile, and a standard normal."""
-        probs = self.mixture_distribution.probs
+        probs = jnp.asarray(self.mixture_distribution.probs)
         below = jnp.cumsum(probs, -1)[..., :-1] <= uniform[..., None]
         chosen = jax.nn.one_hot(below.sum(-1), probs.shape[-1])
-        components = self.components_distribution
+        components: Any = self.components_distribution
         return ((components.loc + components.scale * normal[..., None]) * chosen).sum(-1)

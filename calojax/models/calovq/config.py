@@ -9,7 +9,7 @@ from calojax.models.calovq.energy_vae import EnergyVAE
 from calojax.models.calovq.likelihoods import LikelihoodName
 from calojax.models.calovq.voxel_transforms import VoxelTransformName
 from calojax.nn import priors
-from calojax.nn.priors.positions import Line, Positions
+from calojax.nn.priors.prior import Grid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +92,8 @@ class PriorConfig(priors.Settings):
     """The prior over codes.
 
     Attributes:
-      kind: network: recurrent ("gru"), causal ("transformer"), a transformer that fills in codes in
-        parallel ("masked"), or one that turns noise into codes in a few passes ("flow").
+      kind: network: recurrent, code after code ("gru"), or a transformer that turns noise into all
+        codes in a few passes ("flow").
       context: size of the embedded condition.
       schedule: optimiser schedule.
     """
@@ -105,11 +105,11 @@ class PriorConfig(priors.Settings):
     def __post_init__(self):
         super().__post_init__()
         # Settings that never fit are refused here; `CaloVQ.fit` checks them against the codes.
-        self.build(1, Line(1), 1)
+        self.build(1, (1, 1, 1), 1)
 
-    def build(self, size: int, positions: Positions, width: int) -> priors.Prior:
-        """The prior over ``size`` codes at the given positions, with vectors of ``width``."""
-        return priors.PRIORS[self.kind](self, size, positions, width)
+    def build(self, size: int, grid: Grid, width: int) -> priors.Prior:
+        """The prior over a grid of ``size`` different codes with vectors of ``width``."""
+        return priors.PRIORS[self.kind](self, size, grid, width)
 
 
 @dataclasses.dataclass(frozen=True)

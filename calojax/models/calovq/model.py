@@ -118,7 +118,7 @@ class CaloVQ:
     @functools.cached_property
     def _prior(self) -> priors.Prior:
         q = self._quantizer
-        return self.config.prior.build(q.size, self.networks.positions, q.width)
+        return self.config.prior.build(q.size, self.networks.code_grid, q.width)
 
     @property
     def likelihood(self) -> Likelihood:
@@ -283,7 +283,7 @@ class CaloVQ:
         chosen = jax.random.randint(view, (number,), 0, views)
         codes = codes[jnp.arange(number), chosen].astype(jnp.int32)
         turns = jax.random.randint(turn, (number,), 0, self._code_turns)
-        grid = codes.reshape(number, *self.networks.positions.grid)
+        grid = codes.reshape(number, *self.networks.code_grid)
         return jax.vmap(lambda one, by: jnp.roll(one, by, 1))(grid, turns).reshape(number, length)
 
     def summarise(self, metrics: Mapping[str, np.ndarray]) -> dict[str, float]:

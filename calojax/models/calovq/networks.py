@@ -20,7 +20,6 @@ from calojax.models.calovq.config import AutoencoderConfig
 from calojax.models.calovq.energies import LayerEnergies
 from calojax.nn import cylinder
 from calojax.nn.mlp import MLP
-from calojax.nn.priors import positions
 
 
 class Condition(NamedTuple):
@@ -79,8 +78,9 @@ class Dense(NamedTuple):
         return DenseContext(width)
 
     @property
-    def positions(self) -> positions.Positions:
-        return positions.Line(self.length)
+    def code_grid(self) -> tuple[int, int, int]:
+        """Codes along a line."""
+        return self.length, 1, 1
 
 
 class DenseEncoder(nn.Module):
@@ -186,8 +186,9 @@ class Cylinder(NamedTuple):
         return CylinderContext(self.grid, width)
 
     @property
-    def positions(self) -> positions.Positions:
-        return positions.Cylinder(*self.grid.codes)
+    def code_grid(self) -> tuple[int, int, int]:
+        """Codes in (z, alpha, r)."""
+        return self.grid.codes
 
 
 def networks_of(config: AutoencoderConfig, detector: Detector) -> "Networks":

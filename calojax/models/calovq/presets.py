@@ -20,13 +20,15 @@ def _trained(block: _Block, steps: int, batch_size: int = 256) -> _Block:
     return dataclasses.replace(block, schedule=schedule)
 
 
-def _cylinder(kernel: tuple[int, int, int], strides: tuple[int, int, int]) -> CaloVQConfig:
+def _cylinder(
+    kernel: tuple[int, int, int], strides: tuple[int, int, int], codebook_size: int, code_width: int
+) -> CaloVQConfig:
     autoencoder = AutoencoderConfig(
         network="cylinder",
         kernel=kernel,
         strides=strides,
-        codebook_size=128,
-        code_width=8,
+        codebook_size=codebook_size,
+        code_width=code_width,
         rotate=True,
     )
     return CaloVQConfig(
@@ -36,12 +38,14 @@ def _cylinder(kernel: tuple[int, int, int], strides: tuple[int, int, int]) -> Ca
     )
 
 
-_DS2 = _cylinder(kernel=(9, 4, 3), strides=(3, 2, 2))
+# Of four rates this one has the best generated showers (docs/results.md).
+_DS2 = _cylinder(kernel=(9, 8, 5), strides=(3, 4, 4), codebook_size=512, code_width=16)
 _FLOW = PriorConfig(
     kind="flow",
     width=128,
     layers=6,
     passes=8,
+    patch=(1, 1, 2),
     context=128,
     schedule=Schedule(50_000, 64, 1.5e-3, weight_decay=0.01, betas=(0.9, 0.99), average=0.998),
 )
@@ -85,7 +89,7 @@ PRESETS = {
         "Calo-VQ, fully connected, dataset 3 (40,500 voxels): a slow baseline", "ds3", _DENSE
     ),
     "calovq-ds2": Preset(
-        "Calo-VQ, convolutions on the cylinder, dataset 2: 416 codes (13 x 8 x 4)",
+        "Calo-VQ, convolutions on the cylinder, dataset 2: 104 codes (13 x 4 x 2)",
         "ds2",
         _DS2,
     ),
@@ -97,7 +101,7 @@ PRESETS = {
     "calovq-ds3": Preset(
         "Calo-VQ, convolutions on the cylinder, dataset 3: 650 codes (13 x 10 x 5)",
         "ds3",
-        _cylinder(kernel=(9, 7, 6), strides=(3, 5, 3)),
+        _cylinder(kernel=(9, 7, 6), strides=(3, 5, 3), codebook_size=128, code_width=8),
     ),
     "calovq-demo": Preset(
         "Calo-VQ, fully connected, dataset 2, small: two minutes on two CPU cores",

@@ -37,7 +37,6 @@ from calojax.models.calovq_released.networks import Networks
 from calojax.models.calovq_released.tokens import EnergyTokens
 from calojax.models.voxels import mirror_table, random_rotations, rotation_table
 from calojax.nn import quantizer
-from calojax.nn.priors import positions
 from calojax.nn.priors.autoregressive import Autoregressive
 from calojax.nn.priors.gpt import GPT
 
@@ -92,11 +91,9 @@ class ReleasedCaloVQ:
     @functools.cached_property
     def _prior(self) -> Autoregressive:
         c, size = self.config.prior, self._quantizer.size
-        line = positions.Line(self.energy_tokens.number + self.networks.codes)
-        conditions = self.networks.conditions
-        return Autoregressive(
-            GPT(size, line, c.layers, c.heads, c.width, causal=True, conditions=conditions)
-        )
+        length, conditions = self.networks.codes, self.networks.conditions
+        length += self.energy_tokens.number
+        return Autoregressive(GPT(size, length, c.layers, c.heads, c.width, conditions))
 
     # --- start ------------------------------------------------------------------------------------
 

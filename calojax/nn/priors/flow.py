@@ -26,8 +26,7 @@ from calojax import rng
 from calojax.errors import CalojaxError
 from calojax.nn.mlp import MLP
 from calojax.nn.priors import categorical
-from calojax.nn.priors.positions import Positions
-from calojax.nn.priors.prior import Noise, Settings, Variables
+from calojax.nn.priors.prior import Grid, Noise, Settings, Variables
 
 # Radians per unit of t of the fastest feature of t, and the number of frequencies.
 _FASTEST, _FREQUENCIES = 20.0, 16
@@ -35,7 +34,7 @@ _FASTEST, _FREQUENCIES = 20.0, 16
 _MEAN_LOGIT = 0.3
 
 
-def build(settings: Settings, size: int, positions: Positions, width: int) -> "Flow":
+def build(settings: Settings, size: int, grid: Grid, width: int) -> "Flow":
     """The flow prior.
 
     Raises:
@@ -46,15 +45,15 @@ def build(settings: Settings, size: int, positions: Positions, width: int) -> "F
         raise CalojaxError(
             f"--prior.width must be a multiple of --prior.heads, got {s.width} and {s.heads}."
         )
-    z, alpha, r = map(min, s.patch, positions.grid)
+    z, alpha, r = map(min, s.patch, grid)
     patch = z, alpha, r
-    if any(n % p for n, p in zip(positions.grid, patch, strict=True)):
+    if any(n % p for n, p in zip(grid, patch, strict=True)):
         raise CalojaxError(
-            f"Patches of {patch} codes (z, alpha, r) do not divide the grid of {positions.grid} "
+            f"Patches of {patch} codes (z, alpha, r) do not divide the grid of {grid} "
             "codes; change --prior.patch."
         )
     dtype = jnp.dtype(s.dtype)
-    network = Trunk(size, positions.grid, patch, width, s.layers, s.heads, s.width, dtype)
+    network = Trunk(size, grid, patch, width, s.layers, s.heads, s.width, dtype)
     return Flow(network, s.passes, s.spacing)
 
 

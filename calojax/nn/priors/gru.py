@@ -5,6 +5,7 @@ share of the input layer is a row of a table, and the three gates are one matrix
 to 19 % of the time of a prior on a CPU (docs/speed.md).
 """
 
+import math
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -12,14 +13,19 @@ import jax
 import jax.numpy as jnp
 
 from calojax.nn.priors.autoregressive import Autoregressive
-from calojax.nn.priors.positions import Positions
-from calojax.nn.priors.prior import Settings
+from calojax.nn.priors.prior import Grid, Settings
 
 
-def build(settings: Settings, size: int, positions: Positions, width: int) -> Autoregressive:
-    """The recurrent prior."""
-    lags = positions.neighbours
-    return Autoregressive(GRU(size, positions.length, settings.width, settings.embedding, lags))
+def build(settings: Settings, size: int, grid: Grid, width: int) -> Autoregressive:
+    """The recurrent prior, which sees the code before on each axis."""
+    length, lags = math.prod(grid), neighbours(grid)
+    return Autoregressive(GRU(size, length, settings.width, settings.embedding, lags))
+
+
+def neighbours(grid: Grid) -> tuple[int, ...]:
+    """Distances back in the sequence to the code before on each axis; equal ones count once."""
+    _, alpha, r = grid
+    return tuple(sorted({1, r, r * alpha}))
 
 
 class Tables(NamedTuple):

@@ -10,6 +10,9 @@ from calojax.errors import CalojaxError
 
 Variables = Any
 
+Grid = tuple[int, int, int]
+"""Numbers of codes (z, alpha, r) of a sequence, r fastest; a line of n codes is (n, 1, 1)."""
+
 Noise = Mapping[str, jax.Array]
 """Random numbers of sequences, [b, ...], by distribution (see `calojax.models.base.Noise`)."""
 
@@ -19,15 +22,14 @@ class Settings:
     """Settings of priors; each kind reads those that it needs.
 
     Attributes:
-      width: size of the recurrent state, or of the transformer's residual stream.
+      width: size of the GRU's state, or of the flow's residual stream.
       embedding: size of the GRU's code and position embeddings.
-      layers: number of blocks of a transformer or of the flow.
-      heads: number of attention heads; the width is a multiple of that number, in a transformer of
-        twice that number.
-      passes: number of network evaluations per sequence of the "masked" or "flow" prior.
+      layers: number of blocks of the flow.
+      heads: number of attention heads of the flow, a divisor of the width.
+      passes: number of network evaluations per sequence of the flow.
       patch: codes (z, alpha, r) of a token of the flow; in a line the first number counts.
       spacing: spacing of the flow's passes: below 1 more of them are near the end.
-      dtype: type of the transformer's or the flow's computation; bfloat16 is for accelerators.
+      dtype: type of the flow's computation; bfloat16 is for accelerators.
     """
 
     width: int = 256
