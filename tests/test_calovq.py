@@ -150,7 +150,7 @@ def test_codes_computed_once_are_those_of_turned_and_mirrored_showers(network, t
 
 
 def test_prior_settings_that_do_not_fit_are_refused():
-    with pytest.raises(CalojaxError, match=r"multiple of twice --prior.heads, got 16 and 3"):
+    with pytest.raises(CalojaxError, match=r"multiple of --prior.heads, got 16 and 3"):
         PriorConfig(kind="flow", width=16, heads=3)
     for name in ("layers", "heads", "passes"):
         with pytest.raises(CalojaxError, match=f"--prior.{name} must be at least 1, got 0"):

@@ -110,7 +110,8 @@ class GPT(nn.Module):
         return self.output(self.norm(x))
 
     def start(self, context: jax.Array) -> tuple[Cache, ...]:
-        nothing = jnp.zeros((context.shape[0], 0, self.heads, self.width // self.heads))
+        shape = context.shape[0], 0, self.heads, self.width // self.heads
+        nothing = jnp.zeros(shape, jnp.float32)
         return (Cache(nothing, nothing),) * self.layers
 
     def grow(self, caches: tuple[Cache, ...], length: int) -> tuple[Cache, ...]:
