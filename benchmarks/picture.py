@@ -96,8 +96,8 @@ def published(axes, geometry: str, kind: str) -> None:
     if dataset is None:
         return
     for entry in scoreboard.rows(dataset):
-        times = [(batch, getattr(entry, f"{kind}_ms_{batch}")) for batch in BATCHES]
-        times = [(batch, time) for batch, time in times if time is not None]
+        keys = {batch: f"{kind}_ms_{batch}" for batch in BATCHES}
+        times = [(batch, entry.values[key]) for batch, key in keys.items() if key in entry.values]
         named = entry.model in NAMED
         shade = {"color": "0.45", "linewidth": 1.0} if named else {"color": "0.85"}
         if times:

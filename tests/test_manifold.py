@@ -27,7 +27,7 @@ def brute_force(reference, generated, k) -> Prdc:
 
 def test_values_are_the_official_ones():
     points = [
-        manifold.VoxelPoints(official.showers(f"ds1_photons_{side}"))
+        manifold.log_voxels(official.showers(f"ds1_photons_{side}"))
         for side in ("reference", "generated")
     ]
     found, expected = manifold.prdc(*points), official.numbers()["prdc"]
@@ -66,26 +66,17 @@ def test_a_dense_clump_has_precision_without_recall():
     assert found.coverage < 0.1
 
 
-def test_radii_of_a_line_of_points():
-    line = np.arange(10.0)[:, None]
-    np.testing.assert_allclose(manifold.squared_radii(line, k=1, block=4), 1.0)
-    third = np.array([9, 4, 4, 4, 4, 4, 4, 4, 4, 9.0])
-    np.testing.assert_allclose(manifold.squared_radii(line, k=3, block=4), third)
+@pytest.mark.parametrize(("k", "expected"), [(1, [1.0] * 10), (3, [9, *[4] * 8, 9])])
+def test_radii_of_a_line_of_points(k, expected):
+    blocks = manifold._blocks(np.arange(10.0)[:, None], 4)
+    np.testing.assert_allclose(np.ravel(manifold.squared_radii(blocks, k))[:10], expected)
 
 
 def test_log_voxels_are_official_logarithms_but_for_a_constant(tiny):
     showers = np.zeros((1, tiny.n_voxels), np.float32)
     showers[0, :3] = [tiny.evaluation_threshold / 2, 0.1, 10.0]
-    found = manifold.log_voxels(showers, tiny)
+    found = manifold.log_voxels(ShowerArrays(tiny, np.ones(1), showers))
     np.testing.assert_allclose(found[0, :4], [0, 0, 2, 0], atol=1e-6)
-
-
-def test_points_are_read_in_slices(tiny, showers):
-    points = manifold.VoxelPoints(ShowerArrays(tiny, showers.energies[:50], showers.showers[:50]))
-    assert len(points) == 50
-    assert points[40:60].shape == (10, tiny.n_voxels)
-    expected = manifold.log_voxels(showers.showers[40:50], tiny)
-    np.testing.assert_array_equal(points[40:60], expected)
 
 
 @pytest.mark.parametrize("block", [7, None])

@@ -13,6 +13,7 @@ import tyro
 
 import calojax
 from calojax import checkpoint, files, report
+from calojax.cli.allocator import keep_freed_memory
 from calojax.cli.arguments import optional, required
 from calojax.cli.showers import Output, digest_of, warn_outside, write
 from calojax.errors import CalojaxError, printable, warn
@@ -119,6 +120,7 @@ class Evaluate:
 def main(arguments: Sequence[str]) -> None:
     """Runs the command."""
     asked = tyro.cli(Evaluate, prog="calojax evaluate", args=list(arguments))
+    keep_freed_memory()
     if asked.run and asked.reconstruction:
         raise CalojaxError("Give either --run or --reconstruction.")
     options = _options(asked)
@@ -347,7 +349,7 @@ def _multiclass(
 
 
 def _times(path: pathlib.Path | None) -> dict[str, float]:
-    """Published column -> ms per shower, from a file of JSON lines."""
+    """Key of `scoreboard.TIMES` -> ms per shower, from a file of JSON lines."""
     if path is None:
         return {}
     try:
@@ -356,7 +358,7 @@ def _times(path: pathlib.Path | None) -> dict[str, float]:
         if len({row.get("subject") for row in whole}) > 1:
             raise ValueError("it has several models; keep the lines of one")
         return {
-            f"time {'CPU' if row['platform'] == 'cpu' else 'GPU'} {row['batch']}": float(
+            f"{'cpu' if row['platform'] == 'cpu' else 'gpu'}_ms_{row['batch']}": float(
                 row["ms_per_shower"]
             )
             for row in whole
@@ -374,8 +376,4 @@ def _published(against: str | None, geometry: Detector) -> tuple[scoreboard.Row,
     dataset = scoreboard.dataset_of(geometry)
     if dataset is None:
         raise CalojaxError(f"There are no published results for geometry {geometry.name!r}.")
-    return (
-        scoreboard.rows(dataset)
-        if against == "published"
-        else scoreboard.read(pathlib.Path(against), dataset)
-    )
+    return scoreboard.rows(dataset, None if against == "published" else against)

@@ -9,6 +9,7 @@ import tyro
 
 import calojax
 from calojax import checkpoint, distributed, models
+from calojax.cli.allocator import keep_freed_memory
 from calojax.cli.arguments import optional
 from calojax.cli.showers import Output, digest_of, warn_outside, write
 from calojax.errors import CalojaxError, printable
@@ -63,6 +64,7 @@ def sample(
       group: processes that share the parts. Without --coordinator they do not wait for each other,
         as suits the tasks of an array job.
     """
+    keep_freed_memory()
     with distributed.sharing(group) as (index, count):
         if count > 1 and part_size is None:
             raise CalojaxError(

@@ -5,17 +5,18 @@ arXiv:2002.09797 (density, coverage). Nearest neighbours are found block by bloc
 which never holds more than one block of the n x n matrix of distances.
 """
 
-import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from calojax import distributed
 from calojax.errors import CalojaxError
 from calojax.evaluation.features import apply_threshold
+from calojax.evaluation.memory import device_memory, tabulate
 from calojax.evaluation.metric import Found, Options, Score, SliceMetric
 from calojax.evaluation.samples import Samples, spread
 from calojax.geometry import Detector
@@ -30,14 +31,6 @@ _QUICK_SHOWERS = 1000
 # Numbers in a block of points, 256 MiB of float32, and the most points in one.
 _BLOCK_NUMBERS = 2**26
 _BLOCK_POINTS = 4096
-
-
-class Points(Protocol):
-    """Points that can be read in slices: an array [n, f], a memory map, or `VoxelPoints`."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, rows: slice, /) -> np.ndarray: ...
 
 
 class Prdc(NamedTuple):
@@ -77,57 +70,44 @@ class PrecisionRecall(SliceMetric):
         _check(showers, NEIGHBOURS)
 
     def settings(self, samples: Samples, options: Options) -> dict[str, Any]:
-        points = _points(samples, options)
-        return {"k": NEIGHBOURS, "showers": [len(sample) for sample in points]}
+        return {"k": NEIGHBOURS, "showers": [len(one) for one in _sources(samples, options)]}
 
     def compute(self, samples: Samples, options: Options) -> Found:
-        return Found(prdc(*_points(samples, options))._asdict())
+        return Found(prdc(*map(log_voxels, _sources(samples, options)))._asdict())
 
 
-def _points(samples: Samples, options: Options) -> list["VoxelPoints"]:
+def _sources(samples: Samples, options: Options) -> list[ShowerSource]:
     """The showers of the reference and of the generated sample that are compared."""
-    sources = samples.reference.source, samples.generated.source
-    if options.quick:
-        sources = [spread(source, _QUICK_SHOWERS) for source in sources]
-    return [VoxelPoints(source) for source in sources]
+    sources = [samples.reference.source, samples.generated.source]
+    return [spread(source, _QUICK_SHOWERS) for source in sources] if options.quick else sources
 
 
-def log_voxels(showers: np.ndarray, detector: Detector) -> np.ndarray:
-    """log10 of voxel energies over 0.1 MeV after the threshold, [b, v]; zero where empty.
+def log_voxels(source: ShowerSource) -> np.ndarray:
+    """log10 of voxel energies over 0.1 MeV after the threshold, [n, v]; zero where empty.
 
     The CaloChallenge takes log10 of energies in MeV with empty voxels set to 0.1 MeV. The constant
     between the two does not change distances; without it empty voxels are exact zeros, and float32
     is enough for |x|^2 + |y|^2 - 2 x.y.
     """
-    showers = apply_threshold(showers, detector)
-    return np.log10(np.where(showers > 0, showers, EMPTY_VOXEL) / EMPTY_VOXEL)
 
+    def rows(_: np.ndarray, showers: np.ndarray) -> np.ndarray:
+        showers = apply_threshold(showers, source.detector)
+        return np.log10(np.where(showers > 0, showers, EMPTY_VOXEL) / EMPTY_VOXEL)
 
-@dataclasses.dataclass(frozen=True)
-class VoxelPoints:
-    """The `log_voxels` of a source as points, read when they are needed.
-
-    Attributes:
-      source: the showers.
-    """
-
-    source: ShowerSource
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, rows: slice, /) -> np.ndarray:
-        start, stop, _ = rows.indices(len(self))
-        return log_voxels(self.source.read(start, stop), self.source.detector)
+    return tabulate([source], source.detector.n_voxels, rows)
 
 
 def prdc(
-    reference: Points, generated: Points, *, k: int = NEIGHBOURS, block: int | None = None
+    reference: np.ndarray,
+    generated: np.ndarray,
+    *,
+    k: int = NEIGHBOURS,
+    block: int | None = None,
 ) -> Prdc:
     """Precision, recall, density and coverage of a generated sample.
 
     Args:
-      reference: points of the reference, [n, f]; for showers, `VoxelPoints`.
+      reference: points of the reference, [n, f]; for showers, `log_voxels`.
       generated: points of the generated sample, [m, f].
       k: number of the neighbour that a ball reaches, the point itself not counted.
       block: points in a block; by default as many as fill 256 MiB, but at most 4096.
@@ -137,30 +117,29 @@ def prdc(
     """
     _check(min(len(reference), len(generated)), k)
     if block is None:
-        block = max(1, min(_BLOCK_POINTS, _BLOCK_NUMBERS // reference[0:1].shape[1]))
+        block = max(1, min(_BLOCK_POINTS, _BLOCK_NUMBERS // reference.shape[1]))
     block = min(block, max(len(reference), len(generated)))
-    reference_radii = squared_radii(reference, k=k, block=block)
-    generated_radii = squared_radii(generated, k=k, block=block)
+    mesh = distributed.make_mesh(jax.local_devices()[:1])
+    needed = 8 * (reference.size + generated.size)  # twice both, in float32
+    resident = jax.default_backend() != "cpu" and needed < device_memory(mesh)
+    xs, ys = (_blocks(points, block, resident=resident) for points in (reference, generated))
+    x_radii, y_radii = squared_radii(xs, k), squared_radii(ys, k)
 
-    balls, coincident = np.zeros((2, len(generated)), np.int64)
-    recalled, covered = np.zeros((2, len(reference)), bool)
-    for rows, x, exists in _blocks(reference, block):
-        x_radii = _padded(reference_radii[rows], block)
-        for columns, y, valid in _blocks(generated, block):
-            y_radii = _padded(generated_radii[columns], block)
-            found = _membership(x, y, x_radii, y_radii, exists, valid)
-            held, alone, inside, hit = map(np.asarray, found)
-            height, width = rows.stop - rows.start, columns.stop - columns.start
-            balls[columns] += held[:width]
-            coincident[columns] += alone[:width]
-            recalled[rows] |= inside[:height]
-            covered[rows] |= hit[:height]
-    balls += np.minimum(coincident, k)
+    balls, coincident = (jnp.zeros((len(ys), block), jnp.int32) for _ in range(2))
+    recalled, covered = [], []
+    for x, x_radius in zip(xs, x_radii, strict=True):
+        found = [_membership(x, y, x_radius, radius) for y, radius in zip(ys, y_radii, strict=True)]
+        held, alone, inside, hit = map(jnp.stack, zip(*found, strict=True))
+        balls, coincident = balls + held, coincident + alone
+        # On the host, so that no more than a row of blocks is under way.
+        recalled.append(np.asarray(inside.any(axis=0)))
+        covered.append(np.asarray(hit.any(axis=0)))
+    counts = np.ravel(balls + jnp.minimum(coincident, k))[: len(generated)]
     return Prdc(
-        precision=float(np.mean(balls > 0)),
-        recall=float(recalled.mean()),
-        density=float(balls.mean() / k),
-        coverage=float(covered.mean()),
+        precision=float(np.mean(counts > 0)),
+        recall=float(np.concatenate(recalled)[: len(reference)].mean()),
+        density=float(counts.mean() / k),
+        coverage=float(np.concatenate(covered)[: len(reference)].mean()),
     )
 
 
@@ -172,39 +151,45 @@ def _check(showers: int, k: int) -> None:
         )
 
 
-def squared_radii(points: Points, *, k: int, block: int) -> np.ndarray:
-    """Squared distance of every point from its k-th nearest other point, [n] float32."""
-    radii = np.zeros(len(points), np.float32)
-    for rows, x, _ in _blocks(points, block):
-        nearest = jnp.full((block, k + 1), jnp.inf, jnp.float32)
-        for _, y, valid in _blocks(points, block):
-            nearest = _merge_nearest(nearest, x, y, valid)
+class _Block(NamedTuple):
+    """Points [b, f], and which of them exist [b]: the last block is padded with zeros."""
+
+    points: jax.Array | np.ndarray
+    exists: np.ndarray
+
+
+def _blocks(points: np.ndarray, size: int, *, resident: bool = False) -> list[_Block]:
+    """Blocks of points [n, f]: on the device if they are to stay there, else on the host."""
+    blocks = []
+    for start in range(0, len(points), size):
+        values = points[start : start + size].astype(np.float32, copy=False)
+        exists = np.arange(size) < len(values)
+        if len(values) < size:
+            values = np.pad(values, ((0, size - len(values)), (0, 0)))
+        blocks.append(_Block(jnp.asarray(values) if resident else values, exists))
+    return blocks
+
+
+def squared_radii(blocks: list[_Block], k: int) -> list[jax.Array]:
+    """Squared distance of every point from its k-th nearest other point, [b] for each block."""
+    radii = []
+    for x in blocks:
+        nearest = jnp.full((len(x.exists), k + 1), jnp.inf, jnp.float32)
+        for y in blocks:
+            nearest = _merge_nearest(nearest, x, y)
         # The nearest of all is the point itself.
-        radii[rows] = np.asarray(nearest)[: rows.stop - rows.start, k]
+        radii.append(jax.block_until_ready(nearest[:, k]))
     return radii
 
 
-def _blocks(points: Points, size: int) -> Iterator[tuple[slice, jax.Array, jax.Array]]:
-    """(rows, points [size, f], which of them exist [size]): the last block is padded."""
-    for start in range(0, len(points), size):
-        rows = slice(start, min(start + size, len(points)))
-        values = np.asarray(points[rows], np.float32)
-        yield rows, _padded(values, size), jnp.arange(size) < len(values)
-
-
-def _padded(values: np.ndarray, size: int) -> jax.Array:
-    missing = [(0, size - len(values))] + [(0, 0)] * (values.ndim - 1)
-    return jnp.asarray(np.pad(values, missing), jnp.float32)
-
-
-def _squared_distances(x: jax.Array, y: jax.Array) -> jax.Array:
+def _squared_distances(x: Any, y: Any) -> jax.Array:
     # Accelerators would otherwise multiply float32 in 10 or 16 bits of mantissa.
     product = jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
     squares = jnp.sum(x * x, axis=1)[:, None] + jnp.sum(y * y, axis=1) - 2 * product
     return jnp.where(_coincide(x, y), 0.0, squares)
 
 
-def _coincide(x: jax.Array, y: jax.Array) -> jax.Array:
+def _coincide(x: Any, y: Any) -> jax.Array:
     """Which points [b, f] and [c, f] are equal to the last bit, by hashes of 64 bits, [b, c]."""
     weights = np.random.default_rng(0).integers(2**32, size=(2, x.shape[1]), dtype=np.uint32) | 1
 
@@ -217,9 +202,9 @@ def _coincide(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _merge_nearest(nearest: jax.Array, x: jax.Array, y: jax.Array, valid: jax.Array) -> jax.Array:
+def _merge_nearest(nearest: jax.Array, x: _Block, y: _Block) -> jax.Array:
     """The smallest squared distances [b, k + 1] so far and to a block y, in ascending order."""
-    squares = jnp.where(valid, _squared_distances(x, y), jnp.inf)
+    squares = jnp.where(y.exists, _squared_distances(x.points, y.points), jnp.inf)
     count = nearest.shape[1]
     candidates = -jax.lax.top_k(-squares, min(count, squares.shape[1]))[0]
     return jnp.sort(jnp.concatenate([nearest, candidates], axis=1), axis=1)[:, :count]
@@ -227,23 +212,17 @@ def _merge_nearest(nearest: jax.Array, x: jax.Array, y: jax.Array, valid: jax.Ar
 
 @jax.jit
 def _membership(
-    x: jax.Array,
-    y: jax.Array,
-    x_radii: jax.Array,
-    y_radii: jax.Array,
-    exists: jax.Array,
-    valid: jax.Array,
+    x: _Block, y: _Block, x_radii: jax.Array, y_radii: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Points within balls, for a block of reference points x [b, f] and generated points y [c, f].
-
-    Padding of x does not ``exist``, padding of y is not ``valid``.
+    """Points within balls, for blocks of b reference points and of c generated points.
 
     Returns:
       Number of x's balls of some size that hold each y, [c]; number of x's balls without size at
       each y, [c]; whether each x is in some y's ball, [b]; whether some y is in each x's ball, [b].
     """
-    squares, real = _squared_distances(x, y), exists[:, None] & valid
-    same = _coincide(x, y) & real
+    squares = _squared_distances(x.points, y.points)
+    real = jnp.asarray(x.exists)[:, None] & y.exists
+    same = _coincide(x.points, y.points) & real
     held = (squares < x_radii[:, None]) & real
     holding = ((squares < y_radii) & real) | same
     alone = same & ~held

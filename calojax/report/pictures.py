@@ -7,10 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from calojax import plot
-from calojax.evaluation import averages, quantity, resolution, scoreboard
+from calojax.evaluation import averages, quantity, resolution
 from calojax.evaluation.averages import Averages
 from calojax.evaluation.correlations import SHOWER_QUANTITIES
 from calojax.evaluation.histograms import Histogram
+from calojax.evaluation.suite import SCORES
 from calojax.report.results import Report
 from calojax.report.tables import PUBLISHED, board
 
@@ -87,14 +88,14 @@ class _Gallery:
         """Each quality that our rows have, against time."""
         rows = board(self._report)
         for quality in _QUALITIES:
-            if any(getattr(row, quality) is not None for row in rows if not row.published):
+            if any(quality in row.values for row in rows if not row.published):
                 yield Drawing(
                     f"pareto_{quality}",
                     functools.partial(plot.pareto, rows, quality, **self._name),
-                    f"{scoreboard.COLUMNS[quality]} against generation time: published models "
-                    "grey, the line through those that none beats in both; ours as stars, or as "
-                    "dashed lines where no time was measured (--timing). Scores of different data "
-                    "sets are not comparable: see the note above the table.",
+                    f"{SCORES[quality].name} against generation time: published models "
+                    "grey, with a line and names for those that none beats in both; ours as stars, "
+                    "or as dashed lines where no time was measured (--timing). Scores of different "
+                    "data sets are not comparable: see the note above the table.",
                 )  # fmt: skip
 
     def response(self) -> Iterator[Drawing]:

@@ -43,7 +43,7 @@ class Model:
       showers: its showers, for pictures of showers; those are left out without them.
       inputs: files, runs and digests that were evaluated, by what they are.
       options: options of the evaluation: metrics, seeds, seed.
-      times: ms per shower by published column, such as ``time GPU 100``.
+      times: ms per shower by the keys of `scoreboard.TIMES`, such as ``gpu_ms_100``.
     """
 
     name: str
@@ -78,6 +78,11 @@ class Report:
         names = [model.name for model in self.models]
         both = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
         return f"{both} against {self.reference_name}"
+
+    @property
+    def floor(self) -> Mapping[str, float]:
+        """Scores of one half of the reference against the other; empty if not asked for."""
+        return next((m.evaluation.floor for m in self.models if m.evaluation.floor), {})
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 from calojax.errors import printable
 from calojax.evaluation import quantity, scoreboard
 from calojax.evaluation.classifiers import MulticlassScore
+from calojax.evaluation.scoreboard import Row
 from calojax.evaluation.suite import SCORES
 from calojax.report.results import Model, Report, versions
 
@@ -98,28 +99,23 @@ def provenance(report: Report) -> list[Table]:
 
 def board(report: Report) -> list[scoreboard.Row]:
     """The published rows and ours."""
-    scores = {
-        model.name: {
-            **{
-                metric.name: model.evaluation.scores[key] * metric.scale
-                for key, metric in SCORES.items()
-                if key in model.evaluation.scores
-            },
-            **model.times,
-        }
-        for model in report.models
-    }
-    evaluation = report.models[0].evaluation
+    evaluation, key = report.models[0].evaluation, _order(report)
     quick = bool(evaluation.settings.get("quick"))
-    ranked = scoreboard.is_full_size(len(evaluation.reference.energy), quick)
-    return scoreboard.against(scores, report.published, sort=_order(report), ranked=ranked)
+    return scoreboard.ranking(
+        [Row(model.name, {**model.evaluation.scores, **model.times}) for model in report.models],
+        report.published,
+        key,
+        higher_is_better=SCORES[key].higher_is_better,
+        ranked=scoreboard.is_full_size(len(evaluation.reference.energy), quick=quick),
+    )
 
 
 def cell(scores: Mapping[str, float], key: str) -> str:
     """A score and its error as they are published, or a dash."""
     if key not in scores:
         return "–"
-    scale, error = SCORES[key].scale, scores.get(f"{key}_error")
+    scale = SCORES[key].scale if key in SCORES else 1.0
+    error = scores.get(f"{key}_error")
     return quantity.rounded(scores[key] * scale, None if error is None else error * scale)
 
 
@@ -133,7 +129,6 @@ def chance(samples: Sequence[Mapping[str, float]], key: str) -> str:
 
 def _scores(report: Report) -> Table:
     samples = [model.evaluation.scores for model in report.models]
-    floor = next((m.evaluation.floor for m in report.models if m.evaluation.floor), None)
     keys = [key for key in SCORES if any(key in scores for scores in samples)]
     columns = {
         model.name: [cell(model.evaluation.scores, key) for key in keys] for model in report.models
@@ -146,8 +141,8 @@ def _scores(report: Report) -> Table:
     if any(chances):
         columns["by chance"] = chances
         caption += " By chance: the mean score of samples of these sizes that do not differ."
-    if floor is not None:
-        columns[f"{report.reference_name} floor"] = [cell(floor, key) for key in keys]
+    if report.floor:
+        columns[f"{report.reference_name} floor"] = [cell(report.floor, key) for key in keys]
         caption += (
             " The floor is one half of the reference against the other: with half as many showers, "
             "chance adds about twice as much to it as to the scores."
@@ -188,14 +183,14 @@ def _order(report: Report) -> str:
 
 def _board(report: Report) -> Table:
     rows = board(report)
-    columns = [c for c in _BOARD if any(getattr(row, c) is not None for row in rows)]
+    columns = [key for key in _BOARD if any(key in row.values for row in rows)]
     names = ", ".join(model.name for model in report.models)
     return Table(
         f"{names} (marked) among the CaloChallenge's models, sorted by "
         f"'{SCORES[_order(report)].name}', best first; times in ms per shower. "
         f"{scoreboard.CAVEAT}",
-        ("Model", *(scoreboard.COLUMNS[column] for column in columns)),
-        tuple((row.model, *(_number(getattr(row, column)) for column in columns)) for row in rows),
+        ("Model", *(scoreboard.TIMES.get(key) or SCORES[key].name for key in columns)),
+        tuple((row.model, *(cell(row.values, key) for key in columns)) for row in rows),
         frozenset(index for index, row in enumerate(rows) if not row.published),
     )
 
@@ -221,10 +216,6 @@ def _multiclass(score: MulticlassScore, report: Report) -> Table:
         tuple(rows),
         frozenset(index for index, row in enumerate(rows) if row[0] in ours),
     )
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else quantity.rounded(value)
 
 
 def _text(value: Any) -> str:

@@ -177,9 +177,8 @@ def _tiles(report: Report) -> list[dict[str, Any]]:
             continue
         by_chance = chance(samples, key)
         notes = [f"by chance {by_chance}"] if by_chance else []
-        floor = next((m.evaluation.floor for m in report.models if m.evaluation.floor), None)
-        if floor and key in floor:
-            notes.append(f"floor {cell(floor, key).partition(' ± ')[0]}")
+        if key in report.floor:
+            notes.append(f"floor {cell(report.floor, key).partition(' ± ')[0]}")
         found.append({"name": SCORES[key].name, "values": values, "note": ", ".join(notes)})
     return found
 
