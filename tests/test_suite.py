@@ -83,7 +83,8 @@ def test_the_chance_level_is_what_equal_samples_have_on_average(evaluation):
 
 def test_known_scores_are_not_computed_again(samples, monkeypatch):
     options = Options(metrics=("histograms", "kpd", "prdc"), slices=(1e3, 1e4, 1.1e5), floor=True)
-    steps = list(suite.scoring(*samples, options))
+    measured = tuple(map(measure, samples))
+    steps = list(suite.scoring(*measured, options))
     assert [set(step.scores) & {"separation_voxel", "kpd", "recall"} for step in steps[:3]] == [
         {"separation_voxel"},
         {"separation_voxel", "kpd"},
@@ -103,9 +104,9 @@ def test_known_scores_are_not_computed_again(samples, monkeypatch):
         slices = {(part.low, part.high): part.scores for part in step.slices}
         return suite.Known(step.scores, slices, step.floor or {})
 
-    assert list(suite.scoring(*samples, options, known(complete)))[-1].scores == complete.scores
+    assert list(suite.scoring(*measured, options, known(complete)))[-1].scores == complete.scores
     assert computed == []
-    *_, again = suite.scoring(*samples, options, known(first))
+    *_, again = suite.scoring(*measured, options, known(first))
     assert computed == ["prdc"] * 3 + ["kpd", "prdc"]  # all, two slices; and both of the floor
     assert again.scores == complete.scores
     assert again.slices == complete.slices

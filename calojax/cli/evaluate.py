@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
@@ -162,9 +162,6 @@ def main(arguments: Sequence[str]) -> None:
         pairs = [suite.comparable(sample, reference, options) for sample in opened]
         reference = pairs[0][1]
         samples = {name: sample for name, (sample, _) in zip(names, pairs, strict=True)}
-        for sample in samples.values():
-            # Refuses what is hopeless.
-            suite.energy_warnings(sample.energies, reference.energies)
         common: dict = {"reference": ", ".join(map(printable, references))}
         if rivals:
             common["rivals"] = {printable(p): _digest(sample) for p, sample in rivals.items()}
@@ -227,63 +224,52 @@ def _scored(
     asked: Evaluate,
 ) -> report.Report:
     """The outline with all models in it; metrics.json is written after each score."""
-    earlier, replaced = report.earlier(asked.out, inputs, force=asked.force)
+    digests = [one["digest"] for one in inputs]
+    earlier, replaced = report.earlier(asked.out, digests, force=asked.force)
     for name in replaced:
         warn(f"{asked.out}: the evaluation of {name} in it is replaced.")
     contents = [one.content for one in earlier]
-    everything = samples | rivals
-    # Only if no sample has changed, neither its showers nor its name.
-    same = all(one.content.get("name") == name for one, name in zip(earlier, samples, strict=True))
-    known_multiclass = earlier[0].multiclass if rivals and same else ()
-    outline = dataclasses.replace(
-        outline,
-        multiclass=[s for s in known_multiclass if set(s.log_posterior) == set(everything)],
-    )
-    floor: dict[str, float] = {}
-    models: list[report.Model] = []
+    if rivals and all(
+        content.get("name") == name and content.get("inputs") == own
+        for content, name, own in zip(contents, samples, inputs, strict=True)
+    ):
+        outline = dataclasses.replace(outline, multiclass=earlier[0].multiclass)
+    judge, models = suite.measure(reference), []
     for index, (name, sample) in enumerate(samples.items()):
-        known = earlier[index].known
-        # The floor is that of the reference, the same for all.
-        known = known._replace(floor={**known.floor, **floor})
-        done = suite.finished(known.scores)
-        chosen = dataclasses.replace(
-            options, metrics=tuple(dict.fromkeys((*options.metrics, *done)))
-        )
-        for evaluation in suite.scoring(sample, reference, chosen, known):
+        known, chosen = earlier[index].known, options
+        if models:
+            # The floor is that of the reference, the same for all.
+            known = known._replace(floor=models[0].evaluation.floor or {})
+            chosen = dataclasses.replace(options, floor=False)
+        for evaluation in suite.scoring(suite.measure(sample), judge, chosen, known):
             model = report.Model(
                 name=name,
-                evaluation=_with_known(evaluation, known),
+                evaluation=evaluation,
                 showers=sample,
                 inputs=inputs[index],
-                options=dataclasses.asdict(chosen),
+                options=dataclasses.asdict(options),
                 times=times if index == 0 else {},
             )
             contents[index] = report.metrics(dataclasses.replace(outline, models=[model]))[0]
             report.write_metrics([content for content in contents if content], asked.out)
         models.append(model)
-        floor = dict(model.evaluation.floor or {})
     found = dataclasses.replace(outline, models=models)
-    if rivals:
-        possible, _ = suite.possible(options, reference.detector, len(reference))
-        for score in _multiclass(everything, reference, possible, found.multiclass):
-            found = dataclasses.replace(found, multiclass=(*found.multiclass, score))
-            report.write_metrics(report.metrics(found), asked.out)
+    possible, _ = suite.possible(options, reference.detector, len(reference))
+    kinds = [kind for kind in suite.CLASSIFIERS if kind in possible.metrics] or ["high"]
+    for kind in kinds if rivals else ():
+        if kind in {score.kind for score in found.multiclass}:
+            continue
+        score = classifiers.multiclass(
+            samples | rivals,
+            reference,
+            kind=kind,
+            seeds=options.seeds,
+            quick=options.quick,
+            seed=options.seed,
+        )
+        found = dataclasses.replace(found, multiclass=(*found.multiclass, score))
+        report.write_metrics(report.metrics(found), asked.out)
     return found
-
-
-def _with_known(evaluation: suite.Evaluation, known: suite.Known) -> suite.Evaluation:
-    """The evaluation with the scores that are known already; those of its own come first."""
-    return dataclasses.replace(
-        evaluation,
-        scores={**known.scores, **evaluation.scores},
-        slices=tuple(
-            dataclasses.replace(
-                part, scores={**known.slices.get((part.low, part.high), {}), **part.scores}
-            )
-            for part in evaluation.slices
-        ),
-        floor={**known.floor, **(evaluation.floor or {})} or None,
-    )
 
 
 def _digest(source: ShowerSource) -> str:
@@ -326,26 +312,6 @@ def _showers_of_run(
     write([Output(path, len(reference), origin)], reference.detector, batches, label=label)
     # Of the model, since the last bits of showers differ between devices.
     return ShowerFile(path, reference.detector), f"{label} {digest_of(variables)}"
-
-
-def _multiclass(
-    samples: dict[str, ShowerSource],
-    reference: ShowerSource,
-    options: Options,
-    known: Sequence[classifiers.MulticlassScore],
-) -> Iterator[classifiers.MulticlassScore]:
-    """The multi-class scores that are not known yet."""
-    kinds: list[classifiers.Kind] = [k for k in suite.CLASSIFIERS if k in options.metrics]
-    for kind in kinds or ("high",):
-        if kind not in {score.kind for score in known}:
-            yield classifiers.multiclass(
-                samples,
-                reference,
-                kind=kind,
-                seeds=options.seeds,
-                quick=options.quick,
-                seed=options.seed,
-            )
 
 
 def _times(path: pathlib.Path | None) -> dict[str, float]:

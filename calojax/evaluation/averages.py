@@ -37,11 +37,10 @@ class Averages(NamedTuple):
         return f"<Averages of {self.counts.sum()} showers in {len(self.counts)} slices of energy>"
 
 
-def decades(energies: np.ndarray) -> np.ndarray:
+def decades(energies: np.ndarray) -> list[float]:
     """Powers of ten in MeV that enclose all ``energies`` [n]; at least two, increasing."""
-    low = np.floor(np.log10(np.min(energies)))
-    high = np.floor(np.log10(np.max(energies))) + 1
-    return 10.0 ** np.arange(low, high + 1)
+    low, high = np.floor(np.log10([np.min(energies), np.max(energies)]))
+    return (10.0 ** np.arange(low, high + 2)).tolist()
 
 
 def ring_weights(detector: Detector) -> tuple[np.ndarray, np.ndarray]:

@@ -11,13 +11,14 @@ separation power; otherwise it is the official one.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from calojax.evaluation import features, quantity, scoreboard
-from calojax.evaluation.features import Features, alpha_layers
+from calojax.evaluation.features import Features, alpha_layers, apply_threshold
 from calojax.evaluation.metric import Found, Metric, Options, Score, with_error
 from calojax.evaluation.samples import Samples, inside
 from calojax.geometry import Detector, Layer
@@ -34,10 +35,7 @@ _DECADES = 1e-6
 # Family of histograms: column of the published tables, and what is separated.
 _FAMILIES = {
     "e_total": ("sep E total", "E_tot / E_inc"),
-    "e_total_at_energy": (
-        "sep E total per energy",
-        "E_tot / E_inc at each incident energy, mean",
-    ),
+    "e_total_at_energy": ("sep E total per energy", "E_tot / E_inc at each incident energy, mean"),
     "e_layer": ("sep E layer", "layer energies, mean over layers"),
     "voxel": ("sep cell", "voxel energies"),
     "ec_eta": ("sep EC eta", "centres of energy in eta, mean over layers"),
@@ -78,11 +76,9 @@ class Histogram:
     Attributes:
       name: official name, such as ``EC Eta layer 12``.
       family: name that the histograms of all layers share, such as ``ec_eta``.
-      label: label of the horizontal axis, with units; mathtext.
+      label: label of the horizontal axis, with units; mathtext. All of a family have the same.
+      part: what tells it from others of its family, such as ``layer 12``.
       edges: bin edges, [k + 1]. The last bin includes its upper edge.
-      generated: density of the generated sample, [k]: integrates to one over the bins; zeros if
-        all entries are outside of them.
-      reference: density of the reference, [k].
       generated_counts: entries of the generated sample in each bin, [k].
       reference_counts: entries of the reference in each bin, [k].
       generated_outside: share of the generated sample's entries outside of the bins.
@@ -98,9 +94,8 @@ class Histogram:
     name: str
     family: str
     label: str
+    part: str
     edges: np.ndarray
-    generated: np.ndarray
-    reference: np.ndarray
     generated_counts: np.ndarray
     reference_counts: np.ndarray
     generated_outside: float
@@ -210,14 +205,6 @@ def statistics(
     return float(np.sqrt(max(first - second, second, 0.0))), float(0.5 * np.trace(curved))
 
 
-def compare(generated: Features, reference: Features, detector: Detector) -> list[Histogram]:
-    """Every histogram of features: all but that of the voxels (`compare_voxels`)."""
-    return [
-        _histogram(name, family, label, edges, _entries(x, edges), _entries(y, edges))
-        for name, family, label, edges, x, y in _quantities(generated, reference, detector)
-    ]
-
-
 class Entries(NamedTuple):
     """Entries of a sample below the bins, in each of k bins, and above them.
 
@@ -254,9 +241,9 @@ def voxel_entries(
     columns = [len(bins) + 1 for bins in edges]
     found = [Entries(np.zeros(k, np.int64), np.zeros((k, k))) for k in columns]
     for _, showers in source.batches(batch or features.batch_size(detector)):
-        size, flat = len(showers), np.ascontiguousarray(showers).reshape(-1)
+        size, flat = len(showers), apply_threshold(showers, detector).reshape(-1)
         # Few voxels are hit: it is much faster to bin those alone.
-        hit = np.flatnonzero((flat >= detector.evaluation_threshold) & (flat > 0))
+        hit = np.flatnonzero(flat)
         every, energies = hit // detector.n_voxels, flat[hit].astype(np.float64)
         for bins, k, mask, (counts, products) in zip(upper, columns, chosen, found, strict=True):
             keep = slice(None) if mask is None else mask[start : start + size][every]
@@ -270,8 +257,8 @@ def voxel_entries(
 
 def compare_voxels(edges: np.ndarray, generated: Entries, reference: Entries) -> Histogram:
     """The histogram of voxel energies, from `voxel_entries` in the same bins."""
-    name = "voxel distribution"
-    return _histogram(name, "voxel", "voxel energy [MeV]", edges, generated, reference)
+    label = "voxel energy [MeV]"
+    return _histogram("voxel distribution", "voxel", label, "", edges, generated, reference)
 
 
 def means(histograms: Iterable[Histogram]) -> dict[str, tuple[float, float, float]]:
@@ -283,23 +270,16 @@ def means(histograms: Iterable[Histogram]) -> dict[str, tuple[float, float, floa
     families: dict[str, list[tuple[float, float, float]]] = {}
     for item in histograms:
         families.setdefault(item.family, []).append((item.separation, item.error, item.floor))
-    found = {}
-    for family, members in families.items():
-        value, error, floor = (float(np.mean(column)) for column in zip(*members, strict=True))
-        found[family] = value, error, floor
-    return found
+    return {family: tuple(np.mean(rows, axis=0).tolist()) for family, rows in families.items()}
 
 
 def outside_warnings(histograms: Sequence[Histogram]) -> tuple[str, ...]:
     """A sentence on histograms whose entries outside of the range count, if there are any."""
-    counted: dict[str, list[Histogram]] = {}
-    for histogram in histograms:
-        if histogram.outside_counts:
-            counted.setdefault(histogram.family, []).append(histogram)
-    if not counted:
-        return ()
     texts = []
-    for members in counted.values():
+    for _, members in itertools.groupby(
+        (one for one in histograms if one.outside_counts), key=lambda one: one.family
+    ):
+        members = list(members)
         worst = max(members, key=lambda one: abs(one.generated_outside - one.reference_outside))
         more = f" and {len(members) - 1} like it" if len(members) > 1 else ""
         texts.append(
@@ -309,7 +289,7 @@ def outside_warnings(histograms: Sequence[Histogram]) -> tuple[str, ...]:
     return (
         "Entries outside of a histogram's range differ by more than chance and count in the "
         f"separation power, which the CaloChallenge's ignores: {'; '.join(texts)}.",
-    )
+    )[: len(texts)]
 
 
 def has_published_ranges(detector: Detector) -> bool:
@@ -338,38 +318,37 @@ def _ratio_range(
     return max(low - margin, 0.0), high + margin
 
 
-_Quantity = tuple[str, str, str, np.ndarray, np.ndarray, np.ndarray]
+def compare(generated: Features, reference: Features, detector: Detector) -> list[Histogram]:
+    """Every histogram of features: all but that of the voxels (`compare_voxels`)."""
+    found: list[Histogram] = []
 
+    def add(name: str, family: str, label: str, edges: np.ndarray, x, y, part: str = "") -> None:
+        both = _entries(x, edges), _entries(y, edges)
+        found.append(_histogram(name, family, label, part, edges, *both))
 
-def _quantities(
-    generated: Features, reference: Features, detector: Detector
-) -> Iterator[_Quantity]:
-    """(name, family, label, edges, generated values, reference values) of every histogram."""
-    ratios = generated.total / generated.energy, reference.total / reference.energy
-    label = r"$E_\mathrm{tot}\,/\,E_\mathrm{inc}$"
-    edges = np.linspace(*_ratio_range(detector, 0.5, 1.5, ratios[1]), 101)
-    yield "Etot / Einc", "e_total", label, edges, *ratios
-
-    for position, layer in enumerate(detector.layers):
-        x, y = generated.layer_energy[:, position], reference.layer_energy[:, position]
-        edges = _log_edges(detector, y.max(initial=0.0), 40)
-        yield f"E layer {layer.id}", "e_layer", f"$E$ in layer {layer.id} [MeV]", edges, x, y
-
-    def lengths(table, layers: Sequence[Layer]) -> Iterator[_Quantity]:
+    def lengths(table: Sequence[tuple], layers: Sequence[Layer]) -> None:
         for title, family, attribute, text, column in table:
             for position, layer in enumerate(layers):
                 x, y = (getattr(s, attribute)[:, position] for s in (generated, reference))
                 end = _length_end(detector, layer, column, y)
                 edges = np.linspace(-end if column == 1 else 0.0, end, 101)
-                label = f"{text}, layer {layer.id} [mm]"
-                yield f"{title} layer {layer.id}", family, label, edges, x, y
+                part = f"layer {layer.id}"
+                add(f"{title} {part}", family, f"{text} [mm]", edges, x, y, part)
 
-    yield from lengths(_ALPHA_LENGTHS, alpha_layers(detector))
+    ratios = generated.total / generated.energy, reference.total / reference.energy
+    ratio_label = r"$E_\mathrm{tot}\,/\,E_\mathrm{inc}$"
+    edges = np.linspace(*_ratio_range(detector, 0.5, 1.5, ratios[1]), 101)
+    add("Etot / Einc", "e_total", ratio_label, edges, *ratios)
     for position, layer in enumerate(detector.layers):
-        label = f"fraction of empty voxels, layer {layer.id}"
+        x, y = generated.layer_energy[:, position], reference.layer_energy[:, position]
+        edges, part = _log_edges(detector, y.max(initial=0.0), 40), f"layer {layer.id}"
+        add(f"E {part}", "e_layer", "layer energy [MeV]", edges, x, y, part)
+    lengths(_ALPHA_LENGTHS, alpha_layers(detector))
+    for position, layer in enumerate(detector.layers):
         x, y = generated.sparsity[:, position], reference.sparsity[:, position]
-        yield f"Sparsity layer {layer.id}", "sparsity", label, np.linspace(0.0, 1.0, 21), x, y
-    yield from lengths(_RADIAL_LENGTHS, detector.layers)
+        edges, part = np.linspace(0.0, 1.0, 21), f"layer {layer.id}"
+        add(f"Sparsity {part}", "sparsity", "fraction of empty voxels", edges, x, y, part)
+    lengths(_RADIAL_LENGTHS, detector.layers)
 
     # E_tot / E_inc at each discrete incident energy that the reference has (dataset 1).
     ends = (*detector.energies[1:], *(2 * energy for energy in detector.energies[-1:]))
@@ -381,9 +360,10 @@ def _quantities(
         if y.size:
             narrow = detector.particle == "photon" and index > 3
             low, high = _ratio_range(detector, *((0.9, 1.1) if narrow else (0.4, 1.4)), y)
+            edges, part = np.linspace(low, high, 21), quantity.energy(energy)
             name = f"Etot / Einc at E = {float(energy)}"
-            label = rf"$E_\mathrm{{tot}}\,/\,E_\mathrm{{inc}}$ at {quantity.energy(energy)}"
-            yield name, "e_total_at_energy", label, np.linspace(low, high, 21), x, y
+            add(name, "e_total_at_energy", ratio_label, edges, x, y, part)
+    return found
 
 
 def _log_edges(detector: Detector, maximum: float, number: int) -> np.ndarray:
@@ -406,6 +386,7 @@ def _histogram(
     name: str,
     family: str,
     label: str,
+    part: str,
     edges: np.ndarray,
     generated: Entries,
     reference: Entries,
@@ -413,7 +394,6 @@ def _histogram(
     both = generated, reference
     inner = [Entries(one.counts[1:-1], one.products[1:-1, 1:-1]) for one in both]
     p, q = (one.counts / max(one.counts.sum(), 1) for one in inner)
-    densities = p / np.diff(edges), q / np.diff(edges)
     separation, covariances = separation_power(p, q), [covariance(*one) for one in inner]
 
     # A sample without entries has all of them outside.
@@ -436,9 +416,8 @@ def _histogram(
         name=name,
         family=family,
         label=label,
+        part=part,
         edges=edges,
-        generated=densities[0],
-        reference=densities[1],
         generated_counts=inner[0].counts,
         reference_counts=inner[1].counts,
         generated_outside=outside[0],

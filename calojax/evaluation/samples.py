@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +10,7 @@ import scipy.stats
 
 from calojax.errors import CalojaxError
 from calojax.evaluation import features
+from calojax.evaluation.averages import decades
 from calojax.evaluation.features import Features
 from calojax.geometry import Detector
 from calojax.io import ShowerSource, findings
@@ -87,15 +88,18 @@ class Sample:
     def __len__(self) -> int:
         return len(self.source)
 
+    def take(self, rows: np.ndarray) -> "Sample":
+        """The showers of increasing indices [m]."""
+        return Sample(
+            Selection(self.source, rows),
+            self.features.take(rows),
+            self.maxima[rows],
+            self.marks[rows],
+        )
+
     def within(self, low: float, high: float) -> "Sample":
         """The showers with incident energies in [low, high) MeV."""
-        mask = inside(self.source, low, high)
-        return Sample(
-            Selection(self.source, np.flatnonzero(mask)),
-            self.features.take(mask),
-            self.maxima[mask],
-            self.marks[mask],
-        )
+        return self.take(np.flatnonzero(inside(self.source, low, high)))
 
 
 class Samples(NamedTuple):
@@ -147,15 +151,12 @@ def default_slices(
     Incident energies [n], [m] are in MeV.
     """
     low, high = float(reference.min()), float(np.nextafter(reference.max(), np.inf))
-    candidates = []
+    candidates: list[Sequence[float]] = [decades(reference), [low, math.sqrt(low * high), high]]
     if detector.energies:
         groups = np.array_split(np.asarray(detector.energies), 3)
-        candidates.append([group[0] for group in groups] + [2 * groups[-1][-1]])
-    else:
-        decades = 10.0 ** np.arange(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        if len(decades) > 2:
-            candidates.append(decades.tolist())
-        candidates.append([low, math.sqrt(low * high), high])
+        candidates = [[group[0] for group in groups] + [2 * groups[-1][-1]]]
+    elif len(candidates[0]) == 2:
+        del candidates[0]
     for edges in candidates:
         counts = [np.histogram(energies, edges)[0] for energies in (generated, reference)]
         if np.min(counts) >= _SLICE_SHOWERS:
@@ -184,19 +185,14 @@ def energy_warnings(generated: np.ndarray, reference: np.ndarray) -> tuple[str, 
     )
 
 
-def unit_warnings(generated: ShowerSource, reference: ShowerSource) -> tuple[str, ...]:
-    """Sentences on samples whose energies do not look like MeV."""
-    return tuple(
-        f"The units of the {name} showers look wrong: {sentence}"
-        for name, source in (("generated", generated), ("reference", reference))
-        for sentence in findings.unit_warnings(source)
-    )
-
-
 def sample_warnings(samples: Samples) -> tuple[str, ...]:
-    """Sentences on samples that are small, empty, repeated, equal or known to the model."""
-    sentences = []
+    """Sentences on units, and on samples that are small, empty, repeated or known to the model."""
     named = samples._asdict()
+    sentences = [
+        f"The units of the {name} showers look wrong: {sentence}"
+        for name, sample in named.items()
+        for sentence in findings.unit_warnings(sample.source)
+    ]
     if samples.size < _FEW_SHOWERS:
         sentences.append(
             f"There are only {samples.size} showers in a sample: scores are mostly chance."

@@ -18,8 +18,9 @@ from calojax.evaluation.distances import Fpd, Kpd
 from calojax.evaluation.features import Features
 from calojax.evaluation.histograms import Histogram, Histograms
 from calojax.evaluation.manifold import PrecisionRecall
-from calojax.evaluation.metric import Found, Metric, Options, Score, base
+from calojax.evaluation.metric import Found, Metric, Options, Score
 from calojax.evaluation.samples import (
+    Sample,
     Samples,
     Selection,
     default_slices,
@@ -28,7 +29,6 @@ from calojax.evaluation.samples import (
     measure,
     sample_warnings,
     spread,
-    unit_warnings,
 )
 from calojax.geometry import Detector
 from calojax.io import ShowerSource
@@ -140,11 +140,6 @@ class Known(NamedTuple):
     floor: Mapping[str, float] = {}
 
 
-def finished(scores: Mapping[str, float]) -> tuple[str, ...]:
-    """Names of the metrics whose scores are there."""
-    return tuple(n for n, metric in METRICS.items() if scores.keys() & metric.scores.keys())
-
-
 def evaluate(
     generated: ShowerSource, reference: ShowerSource, options: Options | None = None
 ) -> Evaluation:
@@ -160,51 +155,50 @@ def evaluate(
         be read.
     """
     options = options or Options()
-    *_, complete = scoring(*comparable(generated, reference, options), options)
+    *_, complete = scoring(*map(measure, comparable(generated, reference, options)), options)
     return complete
 
 
 def scoring(
-    generated: ShowerSource, reference: ShowerSource, options: Options, known: Known | None = None
+    generated: Sample, reference: Sample, options: Options, known: Known | None = None
 ) -> Iterator[Evaluation]:
-    """Scores samples that `comparable` gave; yields the evaluation after each metric.
+    """Scores samples whose sources `comparable` gave; yields the evaluation after each metric.
 
-    The last evaluation is complete. Scores in ``known`` are not computed again, unless pictures
-    need more than scores.
+    The last evaluation is complete. It has the scores in ``known`` too, which are not computed
+    again, unless pictures need more than scores.
     """
-    known = known or Known()
-    options, warnings = possible(options, reference.detector, min(len(generated), len(reference)))
-    warnings += energy_warnings(generated.energies, reference.energies)
-    warnings += unit_warnings(generated, reference)
-    edges = options.slices
-    if edges is None:
-        edges = default_slices(generated.energies, reference.energies, reference.detector)
-    slices = list(itertools.pairwise(edges))
-    samples = Samples(measure(generated), measure(reference))
+    known, samples = known or Known(), Samples(generated, reference)
+    known_metrics = [n for n, m in METRICS.items() if known.scores.keys() & m.scores.keys()]
+    options = dataclasses.replace(options, metrics=(*options.metrics, *known_metrics))
+    options, warnings = possible(options, samples.detector, samples.size)
+    energies = generated.source.energies, reference.source.energies
+    slices = options.slices
+    if slices is None:
+        slices = default_slices(*energies, samples.detector)
+    slices = list(itertools.pairwise(slices))
     metrics = {name: METRICS[name] for name in options.metrics}
-    warnings += sample_warnings(samples)
+    warnings += energy_warnings(*energies) + sample_warnings(samples)
     warnings += tuple(text for metric in metrics.values() for text in metric.warnings(samples))
     evaluation = Evaluation(
         detector=samples.detector,
-        generated=samples.generated.features,
-        reference=samples.reference.features,
+        generated=generated.features,
+        reference=reference.features,
+        scores=known.scores,
         slices=tuple(
             Slice(
-                low,
-                high,
-                generated=int(inside(generated, low, high).sum()),
-                reference=int(inside(reference, low, high).sum()),
+                *ends,
+                *(int(inside(sample.source, *ends).sum()) for sample in samples),
+                known.slices.get(ends, {}),
             )
-            for low, high in slices
+            for ends in slices
         ),
+        floor=known.floor or None,
         warnings=tuple(dict.fromkeys(warnings)),
         settings={"quick": True} if options.quick else {},
     )
-    tables = [known.scores, *(known.slices.get(ends, {}) for ends in slices)]
     for name, metric in metrics.items():
-        if metric.reusable and known.scores.keys() >= metric.scores.keys():
-            found = [Found(_of_metric(metric, table)) for table in tables]
-        else:
+        found = [Found()] * (1 + len(slices))
+        if not metric.reusable or not known.scores.keys() >= metric.scores.keys():
             found = metric.compute_all(samples, slices, options)
         whole, *parts = found
         settings = metric.settings(samples, options)
@@ -225,29 +219,17 @@ def scoring(
             yield dataclasses.replace(evaluation, floor=floor)
 
 
-def _of_metric(metric: Metric, table: Mapping[str, float]) -> dict[str, float]:
-    """The scores of a metric in a table, with their errors and chance levels."""
-    return {key: value for key, value in table.items() if base(key) in metric.scores}
-
-
-def _floors(
-    reference: ShowerSource, options: Options, known: Known
-) -> Iterator[Mapping[str, float]]:
+def _floors(reference: Sample, options: Options, known: Known) -> Iterator[Mapping[str, float]]:
     """Scores of one half of the reference against the other, more after each metric."""
-    rows = np.arange(len(reference))
-    halves = Selection(reference, rows[::2]), Selection(reference, rows[1::2])
+    size = len(reference) // 2
+    rows = np.arange(2 * size)
     every = dataclasses.replace(options, metrics=("all",))
-    enough, _ = possible(every, reference.detector, len(rows) // 2)
-    inner = dataclasses.replace(
-        options,
-        metrics=tuple(name for name in options.metrics if name in enough.metrics),
-        floor=False,
-        slices=(),
-        energy_range=None,
-        truncate=True,
-    )
-    if inner.metrics:
-        for half in scoring(*comparable(*halves, inner), inner, Known(known.floor)):
+    enough = possible(every, reference.source.detector, size)[0].metrics
+    metrics = tuple(name for name in options.metrics if name in enough)
+    inner = dataclasses.replace(options, metrics=metrics, floor=False, slices=())
+    if metrics:
+        halves = reference.take(rows[::2]), reference.take(rows[1::2])
+        for half in scoring(*halves, inner, Known(known.floor)):
             yield half.scores
 
 
@@ -279,8 +261,8 @@ def comparable(
     """Both samples, cut to the showers that are compared.
 
     Raises:
-      CalojaxError: if they differ in geometry or number, nothing is left of one, an option makes
-        no sense, or a metric cannot be computed.
+      CalojaxError: if they differ in geometry, number or incident energies, nothing is left of
+        one, an option makes no sense, or a metric cannot be computed.
     """
     _check_options(options)
     ours, theirs = generated.detector, reference.detector
@@ -306,7 +288,8 @@ def comparable(
         if not len(sample):
             window = " in this energy range" if options.energy_range else ""
             raise CalojaxError(f"There are no {name} showers{window}; check file and options.")
-    possible(options, reference.detector, min(len(generated), len(reference)))
+    possible(options, reference.detector, len(reference))
+    energy_warnings(generated.energies, reference.energies)
     return generated, reference
 
 

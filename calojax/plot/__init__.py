@@ -10,13 +10,12 @@ from calojax.plot import backend  # noqa: F401 (first: it imports matplotlib saf
 from calojax.plot.curves import loss_curves, pareto
 from calojax.plot.histograms import histogram, histogram_sheet
 from calojax.plot.profiles import correlations, longitudinal, radial, response
-from calojax.plot.showers import depth_maps, layer_maps, space
+from calojax.plot.showers import layer_maps, space
 from calojax.plot.style import Figure, png, save
 
 __all__ = [
     "Figure",
     "correlations",
-    "depth_maps",
     "histogram",
     "histogram_sheet",
     "layer_maps",

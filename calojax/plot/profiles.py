@@ -53,14 +53,12 @@ def longitudinal(
 
 @styled
 def radial(
-    detector: Detector,
     reference: Averages,
     generated: Mapping[str, Averages],
     *,
     reference_name: str = REFERENCE_NAME,
 ) -> Figure:
     """Mean energy per area over E_inc against radius and its spread; a column a slice."""
-    del detector  # The rings are in the averages; all profiles are called alike.
     return _profiles(
         reference,
         generated,
@@ -79,48 +77,34 @@ def response(
     *,
     reference_name: str = REFERENCE_NAME,
 ) -> Figure:
-    """Linearity (mean of E_tot/E_inc) and resolution against incident energy, with ratios.
+    """Linearity (mean of E_tot/E_inc) and resolution against incident energy.
 
     The curve through the resolution is a/sqrt(E) and c added in quadrature, fitted to the points.
     """
-    picture = figure(WIDTH, 4.6)
-    grid = picture.subplots(2, 2, sharex=True, height_ratios=(3, 1))
+    picture = figure(WIDTH, 3.9)
+    left, right = picture.subplots(1, 2)
     samples = [
         (plain(reference_name), reference, REFERENCE, "s"),
         *((label, item, colour, "o") for label, item, colour in series(generated)),
     ]
-    for (axes, below), what, label in zip(
-        grid.T,
-        ("linearity", "resolution"),
-        (r"$\langle E_{\mathrm{tot}}/E_{\mathrm{inc}}\rangle$",
-         r"$\sigma_E\,/\,\langle E_{\mathrm{tot}}\rangle$"),
-        strict=True,
-    ):  # fmt: skip
-        for name, points, colour, mark in samples:
-            x, y = points.energy / 1e3, getattr(points, what)
-            error = getattr(points, f"{what}_error")
-            if what == "resolution" and np.count_nonzero(y > 0) > 1:
-                a, c = resolution.terms(points)
-                line = np.geomspace(x.min(), x.max(), 100)
-                axes.plot(line, np.hypot(a / np.sqrt(line), c), color=colour, lw=1, alpha=0.6)
-                name += _terms(a, c)
-            axes.errorbar(
-                x, y, error, fmt=mark, color=colour, ms=4.5, lw=1.2, capsize=2, label=name
-            )
-        axes.set_ylabel(label)
+    for name, points, colour, mark in samples:
+        x, style = points.energy / 1e3, {"color": colour, "fmt": mark, "ms": 4.5, "capsize": 2}
+        left.errorbar(x, points.linearity, points.linearity_error, label=name, **style)
+        if np.count_nonzero(points.resolution > 0) > 1:
+            a, c = resolution.terms(points)
+            line = np.geomspace(x.min(), x.max(), 100)
+            right.plot(line, np.hypot(a / np.sqrt(line), c), color=colour, lw=1, alpha=0.6)
+            name += _terms(a, c)
+        right.errorbar(x, points.resolution, points.resolution_error, label=name, **style)
+    left.set_ylabel(r"$\langle E_{\mathrm{tot}}/E_{\mathrm{inc}}\rangle$")
+    right.set_ylabel(r"$\sigma_E\,/\,\langle E_{\mathrm{tot}}\rangle$")
+    for axes in (left, right):
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=1, borderaxespad=0.2)
-
-        x = reference.energy / 1e3
-        known = getattr(reference, what), getattr(reference, f"{what}_error")
-        matched = {name: _matched(reference, item, what) for name, item in generated.items()}
-        distances = [
-            np.abs(values / known[0] - 1) + errors / known[0]
-            for values, errors in matched.values()
-        ]  # fmt: skip
-        reach = min(1.15 * np.nanmax(np.append(np.ravel(distances), 0.02), initial=0.02), 1.0)
-        ratio(below, x, known, matched, limits=(1 - reach, 1 + reach))
-        below.set_ylabel(f"Ratio to\n{plain(reference_name)}", loc="center", fontsize="small")
-        _energy_axis(below)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel(r"$E_{\mathrm{inc}}$ [GeV]")
     return picture
 
 
@@ -133,7 +117,7 @@ def correlations(
     axis: str = "Layer",
     reference_name: str = REFERENCE_NAME,
 ) -> Figure:
-    """Correlation matrices of all samples, and below each its difference to the reference.
+    """Correlation matrices of all samples, then the differences to the reference.
 
     Args:
       reference: Pearson coefficients of the reference, [k, k].
@@ -143,42 +127,34 @@ def correlations(
       reference_name: title of the reference.
     """
     labels = labels or [str(index) for index in range(len(reference))]
+    matrices = {reference_name: reference, **generated}
     differences = {name: matrix - reference for name, matrix in generated.items()}
     reach = max(0.05, *(float(np.abs(one).max(initial=0.0)) for one in differences.values()))
-    lowest = min(0.0, *(float(m.min()) for m in (reference, *generated.values())))
-    colours = (-1.0, 1.0, DIFFERENCE_MAP) if lowest < -0.1 else (0.0, 1.0, ENERGY_MAP)
-    span = (*colours, "Pearson coefficient")
-    change = (-reach, reach, DIFFERENCE_MAP, "Difference")
-    cells = [(plain(reference_name), reference, span)]
-    cells += [(plain(name), matrix, span) for name, matrix in generated.items()]
-    last = [
-        (rf"{plain(name) if len(generated) > 1 else 'Difference'}, "
-         rf"mean $|\Delta|$ = {np.abs(one).mean():.3g}", one, change)
+    negative = min(float(matrix.min()) for matrix in matrices.values()) < -0.1
+    look = (-1.0, 1.0, DIFFERENCE_MAP) if negative else (0.0, 1.0, ENERGY_MAP)
+    cells = [(plain(name), matrix, *look, "Pearson") for name, matrix in matrices.items()]
+    cells += [
+        (rf"{plain(name)}, mean $|\Delta|$ = {np.abs(one).mean():.3g}", one, -reach, reach,
+         DIFFERENCE_MAP, "Difference")
         for name, one in differences.items()
     ]  # fmt: skip
-    columns = 3 if len(generated) == 1 else len(cells)
-    rows = 1 if len(generated) == 1 else 2
-    picture = figure(max(WIDTH, 3.6 * columns), 3.6 * rows)
-    grid = picture.subplots(rows, columns, squeeze=False)
-    if rows == 2:
-        grid[1, 0].set_axis_off()
-    places = [*grid[0][: len(cells)], *grid.reshape(-1)[-len(last) :]]
+    picture = figure(max(WIDTH, 3.6 * len(cells)), 3.6)
     # Long names are written along the vertical axis only, and stand upright below.
     upright = {"rotation": 90} if max(map(len, labels), default=0) > 3 else {}
     step = max(1, -(-len(labels) // 10))
-    for panel, (title, matrix, look) in zip(places, cells + last, strict=True):
-        low, high, colours, label = look
+    panels = picture.subplots(1, len(cells))
+    for panel, (title, matrix, low, high, colours, label) in zip(panels, cells, strict=True):
         image = panel.imshow(
             matrix, vmin=low, vmax=high, cmap=colours, origin="lower", interpolation="nearest"
         )
-        panel.set_title(title, fontsize="small" if len(title) > 40 else "medium")
+        panel.set_title(title, fontsize="small")
         panel.set_xticks(range(0, len(labels), step), labels[::step], **upright)
         panel.set_yticks(range(0, len(labels), step), labels[::step])
         panel.minorticks_off()
         panel.tick_params(top=False, right=False, direction="out", length=2.5)
         panel.set_xlabel(axis)
         picture.colorbar(image, ax=panel, shrink=0.75, aspect=22, pad=0.02, label=label)
-    grid[0, 0].set_ylabel(axis)
+    panels[0].set_ylabel(axis)
     return picture
 
 
@@ -187,34 +163,6 @@ def _terms(a: float, c: float) -> str:
     terms = [rf"{100 * a:.1f}% (GeV/$E)^{{\mathrm{{1/2}}}}$"] if a >= _TERM else []
     terms += [f"{100 * c:.2f}%"] if c >= _TERM else []
     return ": " + r" $\oplus$ ".join(terms) if terms else ""
-
-
-def _matched(
-    reference: Resolution, generated: Resolution, what: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Values and errors in the reference's bins, NaN where no bin has the same mean energy."""
-    found = np.full((2, len(reference.energy)), np.nan)
-    if len(generated.energy):
-        distance = np.abs(np.log(reference.energy[:, None] / generated.energy))
-        nearest, close = distance.argmin(axis=1), distance.min(axis=1) < 0.1
-        both = np.stack([getattr(generated, what), getattr(generated, f"{what}_error")])
-        found[:, close] = both[:, nearest[close]]
-    return found[0], found[1]
-
-
-def _energy_axis(axes) -> None:
-    """Makes x a logarithmic axis of incident energy in GeV with plain numbers, 1, 2, 5, 10."""
-    axes.set_xscale("log")
-    low, high = axes.dataLim.intervalx
-    if not 0 < low <= high < np.inf:
-        low, high = 1.0, 10.0
-    low, high = low / 1.15, high * 1.15
-    axes.set_xlim(low, high)
-    subs = (1.0,) if high > 300 * low else (1.0, 2.0, 5.0)
-    axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel(r"$E_{\mathrm{inc}}$ [GeV]")
 
 
 def _profiles(

@@ -1,4 +1,4 @@
-"""Pictures of showers: mean energy maps, and single showers in space and layer by layer."""
+"""Pictures of showers: voxels layer by layer, and single showers in space."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,16 +7,14 @@ import matplotlib
 import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
-from matplotlib.colors import LogNorm, Normalize
+from matplotlib.colors import LogNorm
 from matplotlib.ticker import NullLocator
 
 from calojax.evaluation import quantity
-from calojax.evaluation.averages import Averages, Shower
+from calojax.evaluation.averages import Shower
 from calojax.geometry import Detector
 from calojax.plot.style import (
-    DIFFERENCE_MAP,
     ENERGY_MAP,
-    REFERENCE_NAME,
     WIDTH,
     Figure,
     columns_for,
@@ -28,67 +26,6 @@ from calojax.plot.style import (
 
 # Chords per full circle when an arc is drawn as a polygon.
 _CHORDS = 64
-
-
-@styled
-def depth_maps(
-    detector: Detector,
-    reference: Averages,
-    generated: Mapping[str, Averages],
-    *,
-    reference_name: str = REFERENCE_NAME,
-) -> Figure:
-    """Mean energy density over depth and radius: a row a slice; all samples, then the ratios.
-
-    Args:
-      detector: geometry of all.
-      reference: means of the reference.
-      generated: means of each model in the same slices, by its name.
-      reference_name: title of the reference.
-    """
-    samples = [reference, *generated.values()]
-    names = [plain(name) for name in (reference_name, *generated)]
-    rows = np.flatnonzero(np.all([one.counts > 0 for one in samples], axis=0)).tolist()
-    if not rows:
-        return empty("no slice of incident energy has showers of every sample")
-    columns, models = 2 * len(samples) - 1, len(generated)
-    picture = figure(max(WIDTH, 3.2 * columns), 0.9 + 2.3 * len(rows))
-    grid = picture.subplots(len(rows), columns, squeeze=False, sharex=True, sharey=True)
-    change = Normalize(0.5, 1.5)
-    for axes, row in zip(grid, rows, strict=True):
-        densities = [_ring_density(detector, one.voxels[row]) for one in samples]
-        high = max(float(d.max()) for d in densities) or 1.0
-        norm = LogNorm(high * 1e-6, high)
-        for panel, density in zip(axes, densities, strict=False):
-            _depth_map(panel, detector, density, norm, ENERGY_MAP)
-        for panel, density in zip(axes[-models:], densities[1:], strict=True):
-            both = (densities[0] > norm.vmin) & (density > norm.vmin)
-            ratio = np.full_like(high * density, np.nan)
-            np.divide(density, densities[0], out=ratio, where=both)
-            _depth_map(panel, detector, ratio, change, DIFFERENCE_MAP)
-        for panels, scale, colours, extend in (
-            (axes[: models + 1], norm, ENERGY_MAP, "min"),
-            (axes[-models:], change, DIFFERENCE_MAP, "both"),
-        ):
-            bar = picture.colorbar(
-                ScalarMappable(scale, colours), ax=list(panels), pad=0.01, aspect=16, extend=extend
-            )
-            # Beside the bar a label would read as the next panel's: it stands above.
-            unit = r"MeV/mm$^3$" if colours == ENERGY_MAP else "ratio"
-            bar.ax.set_title(unit, fontsize=8, pad=8)
-        axes[0].set_ylabel("$r$ [mm]")
-        axes[0].text(
-            0.97, 0.93, quantity.energies(*reference.edges[row : row + 2]), ha="right", va="top",
-            transform=axes[0].transAxes, fontsize="small",
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 2},
-        )  # fmt: skip
-    titles = [f"{name}: mean density" for name in names]
-    titles += [f"{name} / {names[0]}" for name in names[1:]]
-    for panel, title in zip(grid[0], titles, strict=True):
-        panel.set_title(title)
-    for panel in grid[-1]:
-        panel.set_xlabel("$z$ [mm]")
-    return picture
 
 
 @styled
@@ -118,6 +55,8 @@ def layer_maps(detector: Detector, showers: Mapping[str, np.ndarray], *, title: 
     axes.set(xlim=x_limits, ylim=y_limits)
     axes.axis("off")
     norm = _energy_norm(*showers.values())
+    angle = np.linspace(-math.pi, math.pi, _CHORDS + 1)
+    circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     polygons, values, edges = [], [], []
     for position, where in enumerate(detector.layer_slices):
         x = (position % columns) * step_x
@@ -126,7 +65,7 @@ def layer_maps(detector: Detector, showers: Mapping[str, np.ndarray], *, title: 
         for number, shower in enumerate(showers.values()):
             polygons.extend(np.add(shapes, (x + pitch * number, y)))
             values.append(shower[where])
-            edges.append(np.add(_circle(), (x + pitch * number, y)))
+            edges.append(np.add(circle, (x + pitch * number, y)))
         label = f"Layer {detector.layers[position].id}"
         if detector.grid is None:
             label += f", $r$ < {detector.layers[position].r_edges[-1]:g} mm"
@@ -143,11 +82,7 @@ def layer_maps(detector: Detector, showers: Mapping[str, np.ndarray], *, title: 
     picture.text(
         0.5, 1 - 0.12 / height, f"{title}; {order}" if title else order, ha="center", va="top"
     )
-    bar = picture.add_axes((0.25, 0.55 / height, 0.5, 0.13 / height))
-    picture.colorbar(
-        ScalarMappable(norm, ENERGY_MAP), cax=bar, orientation="horizontal",
-        label="Voxel energy [MeV]",
-    )  # fmt: skip
+    _energy_bar(picture, norm)
     return picture
 
 
@@ -188,60 +123,24 @@ def space(detector: Detector, rows: Sequence[Mapping[str, Shower]]) -> Figure:
                 f"{hits} hits, {beyond} at $r$ > {radius:.3g} mm",
                 ha="center", va="top", fontsize="small",
             )  # fmt: skip
-    bar = picture.add_axes((0.3, 0.42 / height, 0.4, 0.012))
+    _energy_bar(picture, norm)
+    return picture
+
+
+def _energy_bar(picture: Figure, norm: LogNorm) -> None:
+    """A colour bar of voxel energies at the bottom."""
+    height = picture.get_figheight()
+    bar = picture.add_axes((0.25, 0.5 / height, 0.5, 0.13 / height))
     picture.colorbar(
         ScalarMappable(norm, ENERGY_MAP), cax=bar, orientation="horizontal",
         label="Voxel energy [MeV]",
     )  # fmt: skip
-    return picture
 
 
 def _energy_norm(*energies: np.ndarray, low: float = 1e-2) -> LogNorm:
     """A logarithmic colour scale from ``low`` to the largest of the energies, in their unit."""
     high = max((float(np.max(e, initial=0.0)) for e in energies), default=0.0)
     return LogNorm(low, max(high, 10 * low))
-
-
-def _ring_density(detector: Detector, voxels: np.ndarray) -> np.ndarray:
-    """Energy per volume of each ring in MeV/mm^3 at each of its voxels, [v] -> [v]."""
-    density = np.empty_like(voxels, float)
-    for layer, where in zip(detector.layers, detector.layer_slices, strict=True):
-        rings = voxels[where].reshape(layer.n_alpha, layer.n_r).sum(axis=0)
-        volume = np.pi * np.diff(np.square(layer.r_edges)) * layer.thickness
-        density[where] = np.tile(rings / volume, layer.n_alpha)
-    return density
-
-
-def _depth_map(axes, detector: Detector, density: np.ndarray, norm: Normalize, colours: str):
-    """Fills ``axes`` with z against r; ``density`` [v] is constant along alpha."""
-    innermost = min(layer.r_edges[1] for layer in detector.layers)
-    outermost = max(layer.r_edges[-1] for layer in detector.layers)
-    # Dataset 1 reaches from 2 to 2000 mm: only a logarithmic radius shows the core.
-    logarithmic = outermost > 100 * innermost
-    low = innermost / 2 if logarithmic else 0.0
-    palette = matplotlib.colormaps[colours].with_extremes(under="white", bad="white")
-    for position, (layer, where) in enumerate(
-        zip(detector.layers, detector.layer_slices, strict=True)
-    ):
-        axes.pcolormesh(
-            detector.z_edges[position : position + 2],
-            np.maximum(layer.r_edges, low),
-            density[where][: layer.n_r, None],
-            norm=norm,
-            cmap=palette,
-            rasterized=True,
-        )
-    axes.set_xlim(0, detector.z_edges[-1])
-    if logarithmic:
-        axes.set_yscale("log")
-    axes.set_ylim(low, outermost)
-    axes.set_facecolor("0.94")
-    axes.set_axisbelow(False)
-
-
-def _circle() -> np.ndarray:
-    angle = np.linspace(-math.pi, math.pi, _CHORDS + 1)
-    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
 def _disc(detector: Detector, position: int) -> np.ndarray:
@@ -260,9 +159,7 @@ def _disc(detector: Detector, position: int) -> np.ndarray:
     angle = np.linspace(0, 2 * math.pi / layer.n_alpha, chords + 1)
     start = -math.pi + 2 * math.pi / layer.n_alpha * np.arange(layer.n_alpha)
     angle = start[:, None, None] + np.concatenate([angle, angle[::-1]])
-    low = np.repeat(edges[:-1, None], chords + 1, axis=1)
-    high = np.repeat(edges[1:, None], chords + 1, axis=1)
-    radius = np.concatenate([low, high], axis=1)
+    radius = np.repeat(np.stack([edges[:-1], edges[1:]], axis=1), chords + 1, axis=1)
     points = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
     return points.reshape(layer.n_voxels, 2 * (chords + 1), 2)
 

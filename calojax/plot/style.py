@@ -122,7 +122,7 @@ def columns_for(count: int) -> int:
 
 def ratio(
     axes,
-    x: np.ndarray,
+    edges: np.ndarray,
     reference: tuple[np.ndarray, np.ndarray],
     models: Mapping[str, tuple[np.ndarray, np.ndarray]],
     *,
@@ -133,7 +133,7 @@ def ratio(
 
     Args:
       axes: panel.
-      x: edges of bins [k + 1], drawn as steps with bands; or positions [k], drawn as points.
+      edges: edges of bins, [k + 1].
       reference: values [k] and their errors [k], drawn as a grey band. Bins where the value is
         not positive are left out.
       models: values [k] and errors [k] of each model, by its name.
@@ -142,34 +142,24 @@ def ratio(
     """
     seen = reference[0] > 0
     safe = np.where(seen, reference[0], 1.0)
-    low, high = (
-        1 - np.where(seen, reference[1] / safe, 0),
-        1 + np.where(seen, reference[1] / safe, 0),
-    )
-    steps = len(x) > len(safe)
-    centre = (x[1:] + x[:-1]) / 2 if steps else x
-    if steps:
-        axes.stairs(high, x, baseline=low, fill=True, color=REFERENCE, alpha=0.25, lw=0)
-    else:
-        axes.fill_between(x, low, high, color=REFERENCE, alpha=0.2, lw=0)
+    band = np.where(seen, reference[1] / safe, 0)
+    axes.stairs(1 + band, edges, baseline=1 - band, fill=True, color=REFERENCE, alpha=0.25, lw=0)
     axes.axhline(1, color=REFERENCE, lw=0.6)
     for _, (values, errors), colour in series(models):
         value, error = (np.where(seen, array / safe, np.nan) for array in (values, errors))
-        if steps:
-            axes.stairs(value, x, color=colour, baseline=None, lw=width)
-            axes.stairs(
-                value + error, x, baseline=value - error, fill=True, color=colour, alpha=0.25, lw=0
-            )
-        else:
-            axes.errorbar(x, value, error, fmt="o", color=colour, ms=4, lw=width, capsize=2)
+        axes.stairs(value, edges, color=colour, baseline=None, lw=width)
+        axes.stairs(
+            value + error, edges, baseline=value - error, fill=True, color=colour, alpha=0.25, lw=0
+        )
         # A bin without entries, of ratio 0, is seen without a mark.
         for mark, limit, beyond in (
             ("^", limits[1], value > limits[1]),
             ("v", limits[0], (value < limits[0]) & (value > 0)),
         ):
             if beyond.any():
-                at = np.full(int(beyond.sum()), limit)
-                axes.plot(centre[beyond], at, mark, color=colour, ms=2.5 * width, clip_on=False)
+                at = ((edges[1:] + edges[:-1]) / 2)[beyond]
+                y = np.full_like(at, limit)
+                axes.plot(at, y, mark, color=colour, ms=2.5 * width, clip_on=False)
     axes.set_ylim(*limits)
 
 

@@ -117,13 +117,14 @@ class _Gallery:
 
     def profiles(self) -> Iterator[Drawing]:
         """Mean energy over depth and over radius."""
+        along = functools.partial(plot.longitudinal, self._detector)
         for kind, draw, what in (
-            ("longitudinal", plot.longitudinal, "Energy of each layer over depth"),
+            ("longitudinal", along, "Energy of each layer over depth"),
             ("radial", plot.radial, "Energy per transverse area over radius"),
         ):
             yield Drawing(
                 f"profile_{kind}",
-                functools.partial(draw, self._detector, *self._means, **self._name),
+                functools.partial(draw, *self._means, **self._name),
                 f"{what}, mean over showers as a fraction of the incident energy, in slices of "
                 f"incident energy. Hatched: standard deviation between showers of "
                 f"{self._reference}. Below: ratios of means and of standard deviations to "
@@ -131,14 +132,8 @@ class _Gallery:
             )  # fmt: skip
 
     def mean_showers(self) -> Iterator[Drawing]:
-        """Mean showers as maps of depth and radius, and layer by layer."""
+        """Mean showers layer by layer."""
         reference, models = self._means
-        yield Drawing(
-            "mean_depth",
-            functools.partial(plot.depth_maps, self._detector, reference, models, **self._name),
-            "Mean energy density over depth and radius in slices of incident energy, and ratios; "
-            "white: below a millionth of the maximum. Grey: no voxels.",
-        )  # fmt: skip
         counts = np.array([one.counts for one in (reference, *models.values())])
         for index in np.flatnonzero((counts > 0).all(axis=0)).tolist():
             low, high = reference.edges[index : index + 2]
@@ -188,8 +183,8 @@ class _Gallery:
         note = (
             f"Grey: {self._reference}; lines: models; bands: statistical errors; S: separation "
             "power with its error, and the chance level, the mean of equal distributions. Bins are "
-            "merged where showers are few; triangles are beyond the frame, and ↑ gives the shares "
-            "in a bin at zero that is. 'Outside': shares of the model's and of "
+            "merged where showers are few, and the frame leaves out a thousandth of the entries at "
+            "either end; triangles: ratios beyond it. 'Outside': shares of the model's and of "
             f"{self._reference}'s entries outside of the bins, where they count."
         )
         for family, items in families.items():

@@ -185,13 +185,30 @@ def _finite(value: Any) -> Any:
     return value if value is None or isinstance(value, str | bool | int | float) else str(value)
 
 
+class _Slice(msgspec.Struct):
+    low_mev: float
+    high_mev: float
+    scores: dict[str, float | None]
+
+
+class _Stored(msgspec.Struct):
+    """What is read of a model's content in metrics.json."""
+
+    name: str
+    inputs: dict[str, Any]
+    scores: dict[str, float | None]
+    slices: list[_Slice]
+    floor: dict[str, float | None] | None
+    multiclass: tuple[MulticlassScore, ...] = ()
+
+
 class Earlier(NamedTuple):
     """What an earlier evaluation of the same showers left.
 
     Attributes:
       content: its content of metrics.json; empty if there was none.
       known: its scores.
-      multiclass: its multi-class scores, if they were of the same rivals.
+      multiclass: its multi-class scores.
     """
 
     content: Mapping[str, Any] = {}
@@ -206,7 +223,7 @@ def check(folder: pathlib.Path) -> None:
       CalojaxError: naming the first of them.
     """
     foreign = [n for n in ("metrics.json", "report.html", "figures") if (folder / n).exists()]
-    if foreign and _read(folder) is None:
+    if foreign and not _read(folder):
         raise CalojaxError(
             f"{folder / foreign[0]}: was not written by calojax evaluate; choose another --out, or "
             "replace it: --force."
@@ -214,73 +231,55 @@ def check(folder: pathlib.Path) -> None:
 
 
 def earlier(
-    folder: pathlib.Path, inputs: Sequence[Mapping[str, Any]], *, force: bool = False
+    folder: pathlib.Path, digests: Sequence[str], *, force: bool = False
 ) -> tuple[list[Earlier], list[str]]:
     """Reads the results of the same evaluations, and removes a report of others.
 
     Args:
       folder: an existing folder that passed `check`, or is to be overwritten.
-      inputs: inputs of each model, as in `Model`; ``digest`` is that of all that scores depend
-        on, and ``rivals`` has those of the rivals.
+      digests: digest of all that the scores of each model depend on, as in `Model.inputs`.
       force: whether to use no earlier score.
 
     Returns:
       What is known of each model, and the names of evaluations that will be replaced.
     """
-    contents = _read(folder) or []
-    by_digest = {content["inputs"].get("digest"): content for content in contents}
-    found = []
-    for wanted in inputs:
-        content = by_digest.get(wanted["digest"])
-        if force or content is None:
-            found.append(Earlier())
-            continue
-        same_rivals = content["inputs"].get("rivals") == wanted.get("rivals")
-        found.append(Earlier(content, _known(content), _multiclass(content) if same_rivals else ()))
-    digests = {wanted["digest"] for wanted in inputs}
-    others = [c for c in contents if force or c["inputs"].get("digest") not in digests]
-    if others:
-        for path in (folder / "report.html", *(folder / "figures").glob("*")):
-            if path.name == "report.html" or _PICTURE.fullmatch(path.name):
-                with contextlib.suppress(OSError):
-                    path.unlink()
-    return found, [str(content["name"]) for content in others]
+    stored = _read(folder)
+    known = {} if force else {one.content["inputs"].get("digest"): one for one in stored}
+    others = [one for one in stored if force or one.content["inputs"].get("digest") not in digests]
+    for path in (folder / "report.html", *(folder / "figures").glob("*")) if others else ():
+        if path.name == "report.html" or _PICTURE.fullmatch(path.name):
+            with contextlib.suppress(OSError):
+                path.unlink()
+    found = [known.get(digest, Earlier()) for digest in digests]
+    return found, [one.content["name"] for one in others]
 
 
-def _read(folder: pathlib.Path) -> list[dict[str, Any]] | None:
-    """The contents of the folder's metrics.json, one for each model, if calojax wrote it."""
+def _read(folder: pathlib.Path) -> list[Earlier]:
+    """The evaluations in the folder's metrics.json; none if calojax did not write it."""
     try:
         content = json.loads((folder / "metrics.json").read_bytes())
         contents = content.get("models", [content])
-        for one in contents:
-            _ = one["name"], one["inputs"].get("digest"), _known(one)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
-    return contents or None
-
-
-def _known(content: Mapping[str, Any]) -> Known:
-    return Known(
-        scores=_numbers(content["scores"]),
-        slices={
-            (float(part["low_mev"]), float(part["high_mev"])): _numbers(part["scores"])
-            for part in content["slices"]
-        },
-        floor=_numbers(content["floor"] or {}),
-    )
+        stored = [msgspec.convert(one, _Stored) for one in contents]
+    except (OSError, ValueError, AttributeError, RecursionError, msgspec.ValidationError):
+        return []
+    return [
+        Earlier(
+            content,
+            Known(
+                _numbers(one.scores),
+                {(part.low_mev, part.high_mev): _numbers(part.scores) for part in one.slices},
+                _numbers(one.floor or {}),
+            ),
+            one.multiclass,
+        )
+        for content, one in zip(contents, stored, strict=True)
+    ]
 
 
 def _numbers(scores: Mapping[str, float | None]) -> dict[str, float]:
     """Scores by key; JSON has null where they are not finite."""
     return {
-        key: float("nan") if value is None else float(value)
+        key: math.nan if value is None else value
         for key, value in scores.items()
         if base(key) in SCORES
     }
-
-
-def _multiclass(content: Mapping[str, Any]) -> tuple[MulticlassScore, ...]:
-    try:
-        return msgspec.convert(content["multiclass"], tuple[MulticlassScore, ...])
-    except (KeyError, msgspec.ValidationError):
-        return ()
