@@ -115,7 +115,8 @@ def test_intercept_error_is_that_of_least_squares():
 )
 def test_settings_are_official_where_showers_suffice(size, expected):
     samples = types.SimpleNamespace(size=size)
-    settings = distances.Fpd().settings(samples, None) | distances.Kpd().settings(samples, None)
+    fpd, kpd = (distances.PhysicsDistance(kind).settings(samples, None) for kind in ("fpd", "kpd"))
+    settings = fpd | kpd
     assert tuple(settings.values()) == expected
 
 

@@ -255,8 +255,8 @@ def _scored(
         models.append(model)
     found = dataclasses.replace(outline, models=models)
     possible, _ = suite.possible(options, reference.detector, len(reference))
-    kinds = [kind for kind in suite.CLASSIFIERS if kind in possible.metrics] or ["high"]
-    for kind in kinds if rivals else ():
+    kinds: list[classifiers.Kind] = [k for k in suite.CLASSIFIERS if k in possible.metrics]
+    for kind in (kinds or ["high"]) if rivals else ():
         if kind in {score.kind for score in found.multiclass}:
             continue
         score = classifiers.multiclass(

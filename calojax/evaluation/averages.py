@@ -37,10 +37,10 @@ class Averages(NamedTuple):
         return f"<Averages of {self.counts.sum()} showers in {len(self.counts)} slices of energy>"
 
 
-def decades(energies: np.ndarray) -> list[float]:
+def decades(energies: np.ndarray) -> np.ndarray:
     """Powers of ten in MeV that enclose all ``energies`` [n]; at least two, increasing."""
     low, high = np.floor(np.log10([np.min(energies), np.max(energies)]))
-    return (10.0 ** np.arange(low, high + 2)).tolist()
+    return 10.0 ** np.arange(low, high + 2)
 
 
 def ring_weights(detector: Detector) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ fit there stay on the host, and each batch is sent while the one before is train
 
 import dataclasses
 import functools
-import os
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from calojax import distributed, rng
+from calojax.evaluation.memory import device_memory
 
 # Share of a device's memory that the rows may fill. 100,000 + 100,000 showers of dataset 3, 32 GB,
 # then stay on an 80 GB device, of which JAX takes 60 GB.
@@ -89,20 +90,6 @@ def log_posteriors(logits: jax.Array | np.ndarray) -> jax.Array:
     if logits.shape[-1] == 1:
         logits = jnp.concatenate([jnp.zeros_like(logits), logits], axis=-1)
     return jax.nn.log_softmax(logits)
-
-
-def host_memory() -> int:
-    """Bytes of the machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def device_memory(mesh: Mesh) -> int:
-    """Bytes of memory of one device; on CPU its share of half of the machine's memory.
-
-    The other half is for the rows.
-    """
-    statistics = mesh.devices.flat[0].memory_stats() or {}
-    return statistics.get("bytes_limit", host_memory() // 2 // mesh.size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,13 +164,9 @@ class Trainer:
         example = jnp.zeros((2, width), jnp.float32)
         keys = rng.streams(key, "start")
         variables = jax.vmap(lambda key: self.network.init(key, example, train=False))(keys)
-        optimizer = jax.vmap(self._adam.init)(variables["params"])
+        optimizer = jax.vmap(optax.adam(self.learning_rate).init)(variables["params"])
         accuracy = jnp.full(key.shape, -1, jnp.float32)
         return State(variables, optimizer, jax.tree.map(jnp.copy, variables), accuracy)
-
-    @property
-    def _adam(self) -> optax.GradientTransformation:
-        return optax.adam(self.learning_rate)
 
     @functools.partial(jax.jit, static_argnums=0)
     def _order(self, train: jax.Array, key: jax.Array, epoch: jax.Array | int) -> jax.Array:
@@ -207,14 +190,13 @@ class Trainer:
                 yield rows, which
             return
         sharding = NamedSharding(self.mesh, PartitionSpec(None, distributed.AXIS))
-        waiting = None
-        for which in np.asarray(order):
-            batch = jax.device_put(Rows(rows.inputs[which], rows.labels[which]), sharding)
-            if waiting is not None:
-                yield waiting, None
-            waiting = batch
-        if waiting is not None:
-            yield waiting, None
+        sent = (
+            jax.device_put(Rows(rows.inputs[which], rows.labels[which]), sharding)
+            for which in np.asarray(order)
+        )
+        for batch, _ in itertools.pairwise(itertools.chain(sent, [None])):
+            if batch is not None:
+                yield batch, None
 
     def _taken(self, array: jax.Array, which: jax.Array | None) -> jax.Array:
         """The rows ``which`` [s, b] of an array, divided over the devices; or the array itself."""
@@ -237,7 +219,7 @@ class Trainer:
 
             params = variables["params"]
             gradient, updated = jax.grad(loss, has_aux=True)(params)
-            change, optimizer = self._adam.update(gradient, optimizer)
+            change, optimizer = optax.adam(self.learning_rate).update(gradient, optimizer)
             return {"params": optax.apply_updates(params, change), **updated}, optimizer
 
         inputs, labels = (self._taken(jnp.asarray(array), which) for array in rows)

@@ -5,9 +5,9 @@ AUC of 0.5 means that the network found no difference, 1 that it recognises ever
 """
 
 import dataclasses
+import functools
 import math
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -19,14 +19,13 @@ from calojax import distributed, rng
 from calojax.errors import CalojaxError
 from calojax.evaluation import calibration, features
 from calojax.evaluation.classifier_training import (
-    Rows,
     Split,
     Trainer,
-    host_memory,
     log_posteriors,
     place,
     split_rows,
 )
+from calojax.evaluation.memory import tabulate
 from calojax.evaluation.metric import Found, Metric, Options, Score, with_error
 from calojax.evaluation.samples import Samples, spread
 from calojax.geometry import Detector
@@ -42,7 +41,6 @@ GENERATED, REFERENCE = 0, 1
 
 # Fewest validation showers of each sample for an AUC in a slice.
 _AUC_SHOWERS = 20
-_READ = 1000  # showers read at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,12 +126,11 @@ class MulticlassScore:
     settings: ClassifierSettings
 
 
-# What a score is, by kind: (AUC of the ..., Jensen-Shannon divergence by the ...).
-_DESCRIPTIONS: Mapping[Kind, tuple[str, str]] = {
-    "low": ("classifier on voxels", "voxel classifier"),
-    "low-normed": ("classifier on voxels over layer energies", "layer-normed classifier"),
-    "high": ("classifier on features", "classifier on features"),
-    "cnn": ("3-D ResNet-18 on voxels", "ResNet"),
+_DESCRIPTIONS: Mapping[Kind, str] = {
+    "low": "classifier on voxels",
+    "low-normed": "classifier on voxels over layer energies",
+    "high": "classifier on features",
+    "cnn": "3-D ResNet-18 on voxels",
 }
 
 
@@ -147,10 +144,10 @@ class Classifier(Metric):
         """The metric of one kind of classifier."""
         self.kind: Kind = kind
         self._auc, self._jsd = (f"{score}_{kind.replace('-', '_')}" for score in ("auc", "jsd"))
-        network, again = _DESCRIPTIONS[kind]
+        network = _DESCRIPTIONS[kind]
         self.scores = {
             self._auc: Score(f"binary cls {kind}", f"AUC of the {network}"),
-            self._jsd: Score(f"JSD {kind}", f"Jensen-Shannon divergence by the {again}"),
+            self._jsd: Score(f"JSD {kind}", f"Jensen-Shannon divergence by the {network}"),
         }
 
     def check(self, detector: Detector, showers: int, options: Options) -> None:
@@ -226,11 +223,11 @@ def predict(
     energies = np.concatenate([generated.energies, reference.energies])
     labels = np.repeat([GENERATED, REFERENCE], n)
     predictions = []
-    for members in _train(kind, (generated, reference), (), settings, seeds, seed):
-        _, test, validation = members.split
+    for split, logits in _train(kind, (generated, reference), (), settings, seeds, seed):
+        _, test, validation = split
         # In float64, where different logits below 36 stay different.
         fitted, outputs = (
-            scipy.special.expit(members.logits(rows)[..., 0].astype(np.float64))
+            scipy.special.expit(np.asarray(logits(rows))[..., 0].astype(np.float64))
             for rows in (test, validation)
         )
         for member, rows in enumerate(validation):
@@ -282,13 +279,12 @@ def multiclass(
     *samples, reference = _equal_in_number(*generated.values(), reference)
     n = len(reference)
     of_reference, of_samples = [], []
-    for members in _train(kind, samples, (reference,), settings, seeds, seed):
-        size = len(members.split.test)
+    for split, logits in _train(kind, samples, (reference,), settings, seeds, seed):
+        size = len(split.test)
         rows = np.broadcast_to(len(samples) * n + np.arange(n, dtype=np.int32), (size, n))
-        posteriors = log_posteriors(members.logits(rows))
-        of_reference.append(np.asarray(posteriors.mean(axis=1)))
+        of_reference.append(np.asarray(log_posteriors(logits(rows)).mean(axis=1)))
         # The parts hold the same number of rows of every class, class after class.
-        posteriors = log_posteriors(members.logits(members.split.validation))
+        posteriors = log_posteriors(logits(split.validation))
         posteriors = posteriors.reshape(size, len(samples), -1, len(samples))
         of_samples.append(np.asarray(posteriors.mean(axis=2)))
     columns = zip(generated, np.concatenate(of_reference).T, strict=True)
@@ -307,59 +303,36 @@ def inputs(kind: Kind, sources: Sequence[ShowerSource]) -> np.ndarray:
     """Inputs [n, d] float32 of a classifier for all n showers of the sources, in order.
 
     Energies are in MeV and logarithms decimal; there is no further normalisation, as in the
-    official evaluation. An array larger than half of the machine's memory is mapped to a temporary
-    file, which vanishes with it.
+    official evaluation.
     """
     if kind == "high":
         rows = [features.vector(features.stream(source)) for source in sources]
         return np.concatenate(rows).astype(np.float32)
-
     detector = sources[0].detector
-    width = 1 + detector.n_voxels + (detector.n_layers if kind == "low-normed" else 0)
-    rows = _allocate((sum(map(len, sources)), width))
-    block_of = _layer_normed if kind == "low-normed" else _incident_normed
-    start = 0
-    for source in sources:
-        for energies, showers in source.batches(_READ):
-            block = block_of(np.asarray(energies), np.asarray(showers), detector)
-            rows[start : start + len(block)] = block
-            start += len(block)
-    return rows
-
-
-def _incident_normed(energies: np.ndarray, showers: np.ndarray, detector: Detector) -> np.ndarray:
-    """log10 E_inc and voxels over E_inc: energies [b], showers [b, v] -> [b, 1 + v]."""
-    energies = energies[:, None]
-    voxels = np.where(showers < detector.evaluation_threshold, 0, showers)
-    return np.concatenate([np.log10(energies), voxels / energies], axis=1)
-
-
-def _layer_normed(energies: np.ndarray, showers: np.ndarray, detector: Detector) -> np.ndarray:
-    """log10 E_inc, voxels over layer energies, log10 of these: [b], [b, v] -> [b, 1 + v + layers].
-
-    As in the official evaluation the layer energies are sums over voxels above the threshold, but
-    the voxels themselves are not cut: one below it, in a layer without others, becomes huge.
-    """
-    voxels = np.where(showers < detector.evaluation_threshold, 0, showers)
     starts = [layer.start for layer in detector.layer_slices]
-    layers = np.add.reduceat(voxels, starts, axis=1, dtype=np.float64)
-    divisor = layers[:, detector.voxels.layer] + 1e-16
-    return np.concatenate(
-        [np.log10(energies[:, None]), showers / divisor, np.log10(layers + 1e-8)], axis=1
-    )
 
+    def incident_normed(energies: np.ndarray, showers: np.ndarray) -> np.ndarray:
+        """log10 E_inc and voxels over E_inc, [b, 1 + v]."""
+        voxels = features.apply_threshold(showers, detector)
+        return np.concatenate([np.log10(energies[:, None]), voxels / energies[:, None]], axis=1)
 
-class _Members(NamedTuple):
-    """Some trained seeds: the trainer, its rows, and the splits [s, m] on the host."""
+    def layer_normed(energies: np.ndarray, showers: np.ndarray) -> np.ndarray:
+        """log10 E_inc, voxels over layer energies, log10 of these, [b, 1 + v + layers].
 
-    trainer: Trainer
-    rows: Rows
-    split: Split
-    variables: Any
+        As in the official evaluation the layer energies are sums over voxels above the threshold,
+        but the voxels themselves are not cut: one below it, in a layer without others, becomes
+        huge.
+        """
+        voxels = features.apply_threshold(showers, detector)
+        layers = np.add.reduceat(voxels, starts, axis=1, dtype=np.float64)
+        divisor = layers[:, detector.voxels.layer] + 1e-16
+        return np.concatenate(
+            [np.log10(energies[:, None]), showers / divisor, np.log10(layers + 1e-8)], axis=1
+        )
 
-    def logits(self, which: np.ndarray) -> np.ndarray:
-        """Logits [s, m, outputs] of the rows ``which`` [s, m]."""
-        return np.asarray(self.trainer.logits(self.variables, self.rows, which))
+    if kind == "low-normed":
+        return tabulate(sources, 1 + detector.n_voxels + detector.n_layers, layer_normed)
+    return tabulate(sources, 1 + detector.n_voxels, incident_normed)
 
 
 def _train(
@@ -369,10 +342,11 @@ def _train(
     settings: ClassifierSettings,
     seeds: int,
     seed: int,
-) -> Iterator[_Members]:
+) -> Iterator[tuple[Split, Callable[[np.ndarray], jax.Array]]]:
     """Trains a classifier between ``samples``; the rows of ``others`` follow, without a class.
 
-    Yields as many seeds at a time as fit on the device.
+    Yields as many seeds at a time as fit on the device: their splits [s, m] on the host, and the
+    function from rows [s, m] to logits [s, m, outputs].
     """
     sources = (*samples, *others)
     detector, n = sources[0].detector, len(sources[0])
@@ -401,7 +375,7 @@ def _train(
         for group in groups:
             split = split_rows(keys[group], n, len(samples), split_as)
             variables = trainer.fit(rows, split, keys[group], report)
-            yield _Members(trainer, rows, jax.device_get(split), variables)
+            yield jax.device_get(split), functools.partial(trainer.logits, variables, rows)
 
 
 def _check(
@@ -425,14 +399,6 @@ def _check(
 def _equal_in_number(*sources: ShowerSource) -> list[ShowerSource]:
     """As many showers of each source: a window of energy may hold more of one of them."""
     return [spread(source, min(map(len, sources))) for source in sources]
-
-
-def _allocate(shape: tuple[int, int]) -> np.ndarray:
-    """Space for float32 rows: in memory, or in a temporary file if it would take half of that."""
-    if 4 * math.prod(shape) <= host_memory() / 2:
-        return np.empty(shape, np.float32)
-    with tempfile.TemporaryFile() as file:
-        return np.memmap(file, np.float32, mode="w+", shape=shape)
 
 
 def _mean_and_spread(values: Sequence[float] | np.ndarray) -> tuple[float, float]:

@@ -5,8 +5,7 @@ are those of JetNet 0.2.5, which the CaloChallenge used: values and errors agree
 Both work in float64, because they are small differences of large sums.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,8 +36,15 @@ class Distance(NamedTuple):
     error: float
 
 
-class _PhysicsDistance(SliceMetric):
-    """What FPD and KPD share: the feature vectors of all showers."""
+class PhysicsDistance(SliceMetric):
+    """FPD or KPD, with the official sizes where there are enough showers."""
+
+    def __init__(self, kind: Literal["fpd", "kpd"]):
+        """The metric of one kind."""
+        self.kind: Literal["fpd", "kpd"] = kind
+        name = {"fpd": "Frechet", "kpd": "kernel"}[kind]
+        what = f"{name} physics distance of the features"
+        self.scores = {kind: Score(f"{kind.upper()} * 1e3", what, scale=1e3)}
 
     def check(self, detector: Detector, showers: int, options: Options) -> None:
         _check(showers)
@@ -62,39 +68,18 @@ class _PhysicsDistance(SliceMetric):
                 )
         return tuple(sentences)
 
-
-class Fpd(_PhysicsDistance):
-    """Frechet physics distance."""
-
-    scores: Mapping[str, Score] = {
-        "fpd": Score("FPD * 1e3", "Frechet physics distance of the features", scale=1e3)
-    }
-
     def settings(self, samples: Samples, options: Options) -> dict[str, Any]:
-        """The official sizes where there are enough showers; else all of them, and a third."""
-        n = samples.size
-        return {
-            "min_samples": min(_MIN_SAMPLES, max(n // 3, 2)),
-            "max_samples": min(_MAX_SAMPLES, max(n, 3)),
-        }
+        """The official sizes, or all showers and a third of them."""
+        third = max(samples.size // 3, 2)
+        if self.kind == "kpd":
+            return {"batch_size": min(_KERNEL_SAMPLES, third)}
+        most = min(_MAX_SAMPLES, max(samples.size, 3))
+        return {"min_samples": min(_MIN_SAMPLES, third), "max_samples": most}
 
     def compute(self, samples: Samples, options: Options) -> Found:
-        return Found(with_error("fpd", *fpd(*_vectors(samples), **self.settings(samples, options))))
-
-
-class Kpd(_PhysicsDistance):
-    """Kernel physics distance."""
-
-    scores: Mapping[str, Score] = {
-        "kpd": Score("KPD * 1e3", "kernel physics distance of the features", scale=1e3)
-    }
-
-    def settings(self, samples: Samples, options: Options) -> dict[str, Any]:
-        """The official size where there are enough showers; else a third of them."""
-        return {"batch_size": min(_KERNEL_SAMPLES, max(samples.size // 3, 2))}
-
-    def compute(self, samples: Samples, options: Options) -> Found:
-        return Found(with_error("kpd", *kpd(*_vectors(samples), **self.settings(samples, options))))
+        function = fpd if self.kind == "fpd" else kpd
+        distance = function(*_vectors(samples), **self.settings(samples, options))
+        return Found(with_error(self.kind, *distance))
 
 
 def _vectors(samples: Samples) -> tuple[np.ndarray, np.ndarray]:

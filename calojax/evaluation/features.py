@@ -181,6 +181,22 @@ def batch_size(detector: Detector) -> int:
     return max(1, _BATCH_VOXELS // detector.n_voxels)
 
 
+# Columns of the feature vector, in order: title, attribute of `Features`, and offset of the
+# logarithm, or None for lengths and fractions.
+_VECTOR = (
+    ("log10 Einc", "energy", 0.0),
+    ("log10 E", "layer_energy", _LOG_OFFSET),
+    ("EC Eta / 100", "center_eta", None),
+    ("EC Phi / 100", "center_phi", None),
+    ("Width Eta / 100", "width_eta", None),
+    ("Width Phi / 100", "width_phi", None),
+    ("log10 Etot", "total", _LOG_OFFSET),
+    ("Sparsity", "sparsity", None),
+    ("EC r / 100", "center_r", None),
+    ("Width r / 100", "width_r", None),
+)
+
+
 def vector(features: Features[Array]) -> Array:
     """The feature vector of classifiers, FPD and KPD, [n, f], with the columns of `names`.
 
@@ -188,43 +204,24 @@ def vector(features: Features[Array]) -> Array:
     out; JAX in, JAX out.
     """
     xp = features.total.__array_namespace__()
-    return xp.concat(
-        [
-            xp.log10(features.energy[:, None]),
-            xp.log10(features.layer_energy + _LOG_OFFSET),
-            features.center_eta / _LENGTH,
-            features.center_phi / _LENGTH,
-            features.width_eta / _LENGTH,
-            features.width_phi / _LENGTH,
-            xp.log10(features.total[:, None] + _LOG_OFFSET),
-            features.sparsity,
-            features.center_r / _LENGTH,
-            features.width_r / _LENGTH,
-        ],
-        axis=1,
-    )
+    columns = []
+    for title, attribute, offset in _VECTOR:
+        values = getattr(features, attribute).reshape(len(features.total), -1)
+        if offset is not None:
+            values = xp.log10(values + offset)
+        columns.append(values / _LENGTH if title.endswith("/ 100") else values)
+    return xp.concat(columns, axis=1)
 
 
 def names(detector: Detector) -> list[str]:
     """Columns of `vector`, such as ``log10 E layer 12``, with the experiment's layer numbers."""
-    every = [layer.id for layer in detector.layers]
-    divided = [layer.id for layer in alpha_layers(detector)]
-
-    def layers(title: str, ids: list[int]) -> list[str]:
-        return [f"{title} layer {layer}" for layer in ids]
-
-    return [
-        "log10 Einc",
-        *layers("log10 E", every),
-        *layers("EC Eta / 100", divided),
-        *layers("EC Phi / 100", divided),
-        *layers("Width Eta / 100", divided),
-        *layers("Width Phi / 100", divided),
-        "log10 Etot",
-        *layers("Sparsity", every),
-        *layers("EC r / 100", every),
-        *layers("Width r / 100", every),
-    ]
+    found = []
+    for title, attribute, _ in _VECTOR:
+        alpha = attribute.endswith(("eta", "phi"))
+        layers = alpha_layers(detector) if alpha else detector.layers
+        of_layers = attribute not in ("energy", "total")
+        found += [f"{title} layer {layer.id}" for layer in layers] if of_layers else [title]
+    return found
 
 
 def _alike(layers: tuple[Layer, ...]) -> Iterator[tuple[Layer, int]]:

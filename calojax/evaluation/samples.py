@@ -151,7 +151,10 @@ def default_slices(
     Incident energies [n], [m] are in MeV.
     """
     low, high = float(reference.min()), float(np.nextafter(reference.max(), np.inf))
-    candidates: list[Sequence[float]] = [decades(reference), [low, math.sqrt(low * high), high]]
+    candidates: list[Sequence[float]] = [
+        decades(reference).tolist(),
+        [low, math.sqrt(low * high), high],
+    ]
     if detector.energies:
         groups = np.array_split(np.asarray(detector.energies), 3)
         candidates = [[group[0] for group in groups] + [2 * groups[-1][-1]]]

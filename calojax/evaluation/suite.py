@@ -14,7 +14,7 @@ import numpy as np
 from calojax.errors import CalojaxError
 from calojax.evaluation.classifiers import Classifier, Kind
 from calojax.evaluation.correlations import Correlations, LinearCorrelations
-from calojax.evaluation.distances import Fpd, Kpd
+from calojax.evaluation.distances import PhysicsDistance
 from calojax.evaluation.features import Features
 from calojax.evaluation.histograms import Histogram, Histograms
 from calojax.evaluation.manifold import PrecisionRecall
@@ -37,8 +37,8 @@ from calojax.rng import checked_seed
 CLASSIFIERS: tuple[Kind, ...] = get_args(Kind)
 METRICS: dict[str, Metric] = {
     "histograms": Histograms(),
-    "fpd": Fpd(),
-    "kpd": Kpd(),
+    "fpd": PhysicsDistance("fpd"),
+    "kpd": PhysicsDistance("kpd"),
     "prdc": PrecisionRecall(),
     "correlations": LinearCorrelations(),
     **{kind: Classifier(kind) for kind in CLASSIFIERS},
@@ -155,7 +155,8 @@ def evaluate(
         be read.
     """
     options = options or Options()
-    *_, complete = scoring(*map(measure, comparable(generated, reference, options)), options)
+    generated, reference = comparable(generated, reference, options)
+    *_, complete = scoring(measure(generated), measure(reference), options)
     return complete
 
 
@@ -186,9 +187,11 @@ def scoring(
         scores=known.scores,
         slices=tuple(
             Slice(
-                *ends,
-                *(int(inside(sample.source, *ends).sum()) for sample in samples),
-                known.slices.get(ends, {}),
+                low=ends[0],
+                high=ends[1],
+                generated=int(inside(generated.source, *ends).sum()),
+                reference=int(inside(reference.source, *ends).sum()),
+                scores=known.slices.get(ends, {}),
             )
             for ends in slices
         ),

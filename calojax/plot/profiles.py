@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from calojax.evaluation import quantity, resolution
 from calojax.evaluation.averages import Averages
@@ -25,8 +25,6 @@ from calojax.plot.style import (
     styled,
 )
 
-# Widest range of the ratios of profiles.
-_RATIOS = 0.2, 3.0
 # Smallest term of a resolution that a fit shows, as a fraction.
 _TERM = 5e-4
 
@@ -39,7 +37,7 @@ def longitudinal(
     *,
     reference_name: str = REFERENCE_NAME,
 ) -> Figure:
-    """Mean energy of each layer over E_inc and its spread between showers; a column a slice."""
+    """Mean energy of each layer over E_inc, with ratios; a column for each slice of energy."""
     return _profiles(
         reference,
         generated,
@@ -58,7 +56,7 @@ def radial(
     *,
     reference_name: str = REFERENCE_NAME,
 ) -> Figure:
-    """Mean energy per area over E_inc against radius and its spread; a column a slice."""
+    """Mean energy per area over E_inc against radius, with ratios; a column for each slice."""
     return _profiles(
         reference,
         generated,
@@ -179,69 +177,37 @@ def _profiles(
     slices = np.flatnonzero(np.all([one.counts > 1 for one in samples], axis=0)).tolist()
     if not slices:
         return empty("no slice of incident energy has two showers of each sample")
-    picture = figure(min(WIDTH, 1.2 + 4.2 * len(slices)), 4.9)
+    picture = figure(min(WIDTH, 1.2 + 4.2 * len(slices)), 4.2)
     grid = picture.subplots(
-        3, len(slices), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 1, 1)
+        2, len(slices), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 1)
     )
     # Rings between 1 and 2000 mm need a logarithmic axis, whose first edge cannot be zero.
     log_x = logarithmic and edges[-1] > 100 * edges[1]
     steps = np.maximum(edges, edges[1] / 2) if log_x else edges
-    lows, highs, ratios = [], [], []
-    for (axes, *below), row in zip(grid.T, slices, strict=True):
-        mean, spread = (item[row] for item in values(reference))
-        models = {n: [item[row] for item in values(a)] for n, a in generated.items()}
-        floor = mean[mean > 0].min(initial=np.inf)
-        axes.stairs(mean, steps, fill=True, color=REFERENCE, alpha=0.2, lw=0)
-        axes.stairs(
-            mean, steps, color=REFERENCE, lw=1.2, baseline=None, label=plain(reference_name)
+    for (axes, below), row in zip(grid.T, slices, strict=True):
+        # Means with their standard errors.
+        known, *others = (
+            (mean[row], spread[row] / math.sqrt(one.counts[row]))
+            for one in samples
+            for mean, spread in [values(one)]
         )
+        models = dict(zip(generated, others, strict=True))
+        axes.stairs(known[0], steps, fill=True, color=REFERENCE, alpha=0.2, lw=0)
         axes.stairs(
-            mean + spread, steps, fill=True, facecolor="none", hatch="////", edgecolor="0.6", lw=0,
-            baseline=np.maximum(mean - spread, floor / 10 if logarithmic else 0),
-            label=f"{plain(reference_name)}, spread",
-        )  # fmt: skip
-        for label, (new, _), colour in series(models):
-            axes.stairs(new, steps, color=colour, baseline=None, label=label)
+            known[0], steps, color=REFERENCE, lw=1.2, baseline=None, label=plain(reference_name)
+        )
+        for label, (mean, _), colour in series(models):
+            axes.stairs(mean, steps, color=colour, baseline=None, label=label)
         axes.set_title(quantity.energies(*reference.edges[row : row + 2]), fontsize="small")
-        lows.append(floor)
-        highs += [(mean + spread).max(), *(new.max() for new, _ in models.values())]
-        # The standard errors of a mean, and of a standard deviation as if normal.
-        for which, factor in ((0, 1), (1, 2)):
-            known = np.where(spread > 0, (mean, spread)[which], 0)
-            curves = {
-                n: (pair[which], pair[1] / math.sqrt(factor * generated[n].counts[row]))
-                for n, pair in models.items()
-            }
-            error = spread / math.sqrt(factor * reference.counts[row])
-            ratios.append((below[which], known, error, curves))
-    _share(ratios, steps)
-    if logarithmic and np.isfinite(min(lows)):
+        ratio(below, steps, known, models)
+        below.set_xlabel(labels[0])
+        below.set_xlim(steps[0], steps[-1])
+        if log_x:
+            below.set_xscale("log")
+    if logarithmic and any(values(one)[0].any() for one in samples):
         grid[0, 0].set_yscale("log")
-        grid[0, 0].set_ylim(min(lows) / 4, 8 * max(highs))
-    elif max(highs) > 0:
-        grid[0, 0].set_ylim(0, 1.15 * max(highs))
     grid[0, 0].set_ylabel(labels[1])
-    grid[1, 0].set_ylabel("Ratio of\nmeans", fontsize="small", loc="center")
-    grid[2, 0].set_ylabel("Ratio of\nspreads", fontsize="small", loc="center")
+    grid[1, 0].set_ylabel("Ratio", fontsize="small", loc="center")
     handles, names = grid[0, 0].get_legend_handles_labels()
     picture.legend(handles, names, loc="outside upper center", ncols=len(names))
-    for axes in grid[2]:
-        axes.set_xlabel(labels[0])
-        if log_x:
-            axes.set_xscale("log")
-        axes.set_xlim(steps[0], steps[-1])
     return picture
-
-
-def _share(ratios: list, steps: np.ndarray) -> None:
-    """Draws the ratios of all slices within limits that hold them, as far as `_RATIOS` allows."""
-    values = [
-        new[known > 0] / known[known > 0]
-        for _, known, _, curves in ratios
-        for new, _ in curves.values()
-    ]
-    every = np.append(np.concatenate(values), (0.65, 1.35))
-    limits = max(every.min() - 0.1, _RATIOS[0]), min(every.max() + 0.1, _RATIOS[1])
-    for axes, known, error, curves in ratios:
-        ratio(axes, steps, (known, error), curves, limits=limits)
-        axes.yaxis.set_major_locator(MaxNLocator(4, steps=(1, 2, 5, 10)))

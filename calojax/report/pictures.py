@@ -126,9 +126,8 @@ class _Gallery:
                 f"profile_{kind}",
                 functools.partial(draw, *self._means, **self._name),
                 f"{what}, mean over showers as a fraction of the incident energy, in slices of "
-                f"incident energy. Hatched: standard deviation between showers of "
-                f"{self._reference}. Below: ratios of means and of standard deviations to "
-                f"{self._reference}, with statistical errors; triangles are beyond the frame.",
+                f"incident energy. Below: ratios to {self._reference}, with statistical errors; "
+                "triangles are beyond the frame.",
             )  # fmt: skip
 
     def mean_showers(self) -> Iterator[Drawing]:
@@ -150,7 +149,7 @@ class _Gallery:
             )  # fmt: skip
 
     def single_showers(self) -> Iterator[Drawing]:
-        """Single showers in space, and each group layer by layer."""
+        """Single showers in space."""
         rows = [
             {name or self._reference: shower for name, shower in row.items()}
             for row in averages.alike(self._samples())
@@ -162,17 +161,6 @@ class _Gallery:
             "within the radius that holds 98 % of the energy; grey dots on its edge stand for "
             "hits beyond. The dashed line is the particle's direction.",
         )  # fmt: skip
-        for number, row in enumerate(rows, 1):
-            energies = ", ".join(quantity.energy(shower.energy) for shower in row.values())
-            voxels = {name: shower.voxels for name, shower in row.items()}
-            yield Drawing(
-                f"single_layers_{number}",
-                functools.partial(
-                    plot.layer_maps, self._detector, voxels, title=f"Single showers of {energies}"
-                ),
-                f"Showers {number} of {len(rows)} layer by layer, chosen by energy "
-                f"alone.{self._white}",
-            )  # fmt: skip
 
     def histograms(self, *, sheets: bool) -> Iterator[Drawing]:
         """Histograms without siblings alone, or those of each family in a sheet."""

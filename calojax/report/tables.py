@@ -2,7 +2,6 @@
 
 import dataclasses
 import textwrap
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,15 +47,15 @@ class Table:
         """The table in aligned plain text, without control characters; a star marks rows."""
         signs = ["  ", *("* " if index in self.marked else "  " for index in range(len(self.rows)))]
         lines = [tuple(map(printable, line)) for line in (self.header, *self.rows)]
-        widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         shown = []
         for sign, line in zip(signs, lines, strict=True):
-            cells = []
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True)):
-                pad = " " * (width - _width(cell))
-                cells.append(cell + pad if column in {0} | self.prose else pad + cell)
+            cells = [
+                cell.ljust(width) if column in {0} | self.prose else cell.rjust(width)
+                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ]
             shown.append(((sign if self.marked else "") + "  ".join(cells)).rstrip())
-        rule = "-" * max(map(_width, shown))
+        rule = "-" * max(map(len, shown))
         caption = textwrap.fill(printable(self.caption), 100)
         return "\n".join([caption, rule, shown[0], rule, *shown[1:], rule])
 
@@ -223,11 +222,3 @@ def _text(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key}: {item}" for key, item in value.items())
     return str(value)
-
-
-def _width(text: str) -> int:
-    """Columns that a text takes on a screen: 0 for combining marks, 2 for wide characters."""
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
-        for c in text
-    )

@@ -6,7 +6,7 @@ import functools
 import os
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jinja2
 import numpy as np
@@ -16,17 +16,12 @@ import calojax
 from calojax import files
 from calojax.errors import CalojaxError, printable
 from calojax.evaluation import quantity
-from calojax.evaluation.suite import SCORES
 from calojax.progress import progress_bar
 from calojax.report.results import Report, metrics, write_metrics
-from calojax.report.tables import PUBLISHED, Table, cell, chance, provenance, tables
+from calojax.report.tables import PUBLISHED, Table, provenance, tables
 
 PictureFormat = Literal["png", "pdf", "svg"]
 """File format of a picture."""
-
-# Scores that are shown first, where they were computed.
-_TILES = ("auc_low", "auc_high", "auc_cnn", "fpd", "kpd",
-          "separation_e_total", "separation_e_layer", "separation_voxel")  # fmt: skip
 
 
 class _Picture(NamedTuple):
@@ -87,7 +82,6 @@ def write(
         title=report.title,
         subtitle=_subtitle(report),
         warnings=[*report.warnings, *lost],
-        tiles=_tiles(report),
         sections=[s for s in sections.values() if s.tables or s.pictures],
     )  # fmt: skip
     path = folder / "report.html"
@@ -159,28 +153,6 @@ def _without(what: str, lost: list[str]) -> Iterator[None]:
         lost.append(f"There are no {what}, which need {error.name}: install calojax[plots].")
     except Exception as error:
         lost.append(f"The {what} could not be drawn ({type(error).__name__}: {error}).")
-
-
-def _tiles(report: Report) -> list[dict[str, Any]]:
-    """Numbers that are shown first: values of the models, and what to compare them with."""
-    found = []
-    samples = [model.evaluation.scores for model in report.models]
-    for key in _TILES:
-        values = []
-        for model in report.models:
-            if key in model.evaluation.scores:
-                number, _, error = cell(model.evaluation.scores, key).partition(" ± ")
-                name = [model.name] if len(report.models) > 1 else []
-                note = ", ".join([*name, *([f"± {error}"] if error else [])])
-                values.append({"number": number, "note": note})
-        if not values:
-            continue
-        by_chance = chance(samples, key)
-        notes = [f"by chance {by_chance}"] if by_chance else []
-        if key in report.floor:
-            notes.append(f"floor {cell(report.floor, key).partition(' ± ')[0]}")
-        found.append({"name": SCORES[key].name, "values": values, "note": ", ".join(notes)})
-    return found
 
 
 def _subtitle(report: Report) -> str:
