@@ -208,9 +208,7 @@ def test_samples_are_ranked_by_how_much_geant4_looks_like_them(written):
     assert table.marked == {1}
 
 
-def test_every_key_of_metrics_is_a_published_name_once():
-    names = [metric.name for metric in SCORES.values()]
-    assert len(set(names)) == len(names)
+def test_tables_name_scores_that_exist():
     assert {*tables._ORDERS, *tables._CHANCES} <= set(SCORES)
     assert set(tables._BOARD) <= {*SCORES, *scoreboard.TIMES}
 
@@ -229,7 +227,7 @@ def test_page_is_self_contained_and_well_formed(folder):
     assert "url(" not in css
     anchors = {a["href"][1:] for tag, a in page.tags if tag == "a"}
     assert anchors == {a["id"] for _, a in page.tags if "id" in a}
-    assert len(anchors) == 10
+    assert len(anchors) == 9
 
 
 def test_page_shows_names_and_numbers_as_text(folder):
@@ -256,11 +254,6 @@ def test_every_picture_is_in_the_folder_and_on_the_page(folder):
     images = [attributes for tag, attributes in page.tags if tag == "img"]
     assert len(images) == len(names)
     assert all(int(image["width"]) > 100 and image["alt"] for image in images)
-
-
-def test_nothing_half_written_is_left(folder):
-    files = [path.name for path in folder.rglob("*") if path.is_file()]
-    assert all(re.search(r"\.(png|json|html)$", name) for name in files)
 
 
 def test_a_failed_write_keeps_the_older_file(tmp_path, monkeypatch):
@@ -348,8 +341,9 @@ def test_a_picture_that_fails_costs_no_other(tmp_path, evaluation, written, monk
         "histogram_e_total.svg", "correlation_layers.svg", "correlation_showers.svg",
     }  # fmt: skip
     assert [s.partition(" could")[0] for s in said] == [
-        "The picture response", "The pictures of section 'Profiles'",
-        "The pictures of section 'Mean showers'", "The pictures of section 'Single showers'",
+        "The picture response", "The picture profile_longitudinal", "The picture profile_radial",
+        "The picture mean_layers_1000_10000_MeV", "The picture mean_layers_10000_100000_MeV",
+        "The picture single_space",
     ]  # fmt: skip
     assert all(sentence in html.unescape(path.read_text()) for sentence in said)
     assert json.loads((tmp_path / "metrics.json").read_text())["scores"]["fpd"] == 0.0934

@@ -54,17 +54,6 @@ def test_every_score_has_a_meaning_and_published_names_are_unique(evaluation):
     assert np.isfinite(list(evaluation.scores.values())).all()
 
 
-def test_published_column_names():
-    # Columns of the CaloChallenge's final tables that an evaluation of two files fills.
-    columns = {
-        *("KPD * 1e3", "FPD * 1e3", "precision", "recall", "density", "coverage", "sep E layer"),
-        *("sep E total", "sep cell", "sep EC eta", "sep EC phi", "sep EC r", "sep EC eta std"),
-        *("sep EC phi std", "sep EC r std", "sep sparsity", "PCC Layer Energies"),
-        *("binary cls low", "binary cls high", "binary cls cnn"),
-    }
-    assert columns <= {metric.name for metric in SCORES.values()}
-
-
 def test_means_over_layers_are_those_of_the_histograms(evaluation, tiny):
     of_layers = [h.separation for h in evaluation.histograms if h.family == "e_layer"]
     assert len(of_layers) == tiny.n_layers

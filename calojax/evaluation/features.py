@@ -90,19 +90,6 @@ def apply_threshold(showers: Array, detector: Detector) -> Array:
     return xp.where(showers < threshold, xp.zeros_like(showers), showers)
 
 
-class _Moments(NamedTuple):
-    """First and second moments of some layers, each [layers]; centres and widths in mm."""
-
-    energy: jax.Array
-    center_eta: jax.Array
-    center_phi: jax.Array
-    center_r: jax.Array
-    width_eta: jax.Array
-    width_phi: jax.Array
-    width_r: jax.Array
-    sparsity: jax.Array
-
-
 @functools.partial(jax.jit, static_argnames="detector")
 def compute(showers: jax.Array, energies: jax.Array, detector: Detector) -> Features[jax.Array]:
     """The features of showers [b, v] of incident energies [b] in MeV, after the threshold.
@@ -115,21 +102,16 @@ def compute(showers: jax.Array, energies: jax.Array, detector: Detector) -> Feat
         # Blocks that stay in a core's cache between operations are ten times as fast as float64
         # arrays of the whole batch.
         block = max(_CACHED_SHOWERS, _CACHED_VOXELS // detector.n_voxels)
-        moments = jax.lax.map(moments, showers, batch_size=block)
+        found = jax.lax.map(moments, showers, batch_size=block)
     else:
-        moments = jax.vmap(moments)(showers)
+        found = jax.vmap(moments)(showers)
     divided = np.flatnonzero([layer.n_alpha > 1 for layer in detector.layers])
+    columns = {
+        name: values[:, divided] if name.endswith(("eta", "phi")) else values
+        for name, values in found.items()
+    }
     return Features(
-        energy=energies.astype(dtype),
-        layer_energy=moments.energy,
-        center_eta=moments.center_eta[:, divided],
-        center_phi=moments.center_phi[:, divided],
-        width_eta=moments.width_eta[:, divided],
-        width_phi=moments.width_phi[:, divided],
-        center_r=moments.center_r,
-        width_r=moments.width_r,
-        sparsity=moments.sparsity,
-        total=moments.energy.sum(axis=1),
+        energy=energies.astype(dtype), total=found["layer_energy"].sum(axis=1), **columns
     )
 
 
@@ -231,18 +213,18 @@ def _alike(layers: tuple[Layer, ...]) -> Iterator[tuple[Layer, int]]:
         yield members[0], len(members)
 
 
-def _shower_moments(shower: jax.Array, detector: Detector, dtype) -> _Moments:
-    """Moments of every layer of one shower [v] in MeV."""
+def _shower_moments(shower: jax.Array, detector: Detector, dtype) -> dict[str, jax.Array]:
+    """Moments of every layer of one shower [v] in MeV, by their names in `Features`."""
     shower = apply_threshold(shower, detector)
     parts, start = [], 0
     for layer, count in _alike(detector.layers):
         stop = start + count * layer.n_voxels
         parts.append(_moments(shower[start:stop].reshape(count, layer.n_voxels), layer, dtype))
         start = stop
-    return _Moments(*(jnp.concatenate(column) for column in zip(*parts, strict=True)))
+    return jax.tree.map(lambda *columns: jnp.concatenate(columns), *parts)
 
 
-def _moments(cells: jax.Array, layer: Layer, dtype) -> _Moments:
+def _moments(cells: jax.Array, layer: Layer, dtype) -> dict[str, jax.Array]:
     """Moments of layers that are alike; cells [layers, voxels of a layer] in MeV.
 
     Such layers share one small matrix of moments: a product with the block-diagonal matrix of all
@@ -271,7 +253,12 @@ def _moments(cells: jax.Array, layer: Layer, dtype) -> _Moments:
         )
         for x, center in zip(coordinates, centers, strict=True)
     ]
-    return _Moments(energy, *centers, *widths, sparsity=sparsity)
+    return {
+        "layer_energy": energy,
+        "sparsity": sparsity,
+        **dict(zip(("center_eta", "center_phi", "center_r"), centers, strict=True)),
+        **dict(zip(("width_eta", "width_phi", "width_r"), widths, strict=True)),
+    }
 
 
 def _coordinates(layer: Layer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -46,14 +46,12 @@ def histogram(
 def histogram_sheet(
     histograms: Sequence[Mapping[str, Histogram]],
     *,
-    title: str = "",
     reference_name: str = REFERENCE_NAME,
 ) -> Figure:
     """All histograms of one observable, a cell for each layer, each on axes of its own.
 
     Args:
       histograms: the histograms of each model by its name, layer by layer; at least one.
-      title: observable, above the cells.
       reference_name: legend of the reference.
     """
     count, columns = len(histograms), columns_for(len(histograms))
@@ -82,10 +80,6 @@ def histogram_sheet(
         lower.tick_params(labelleft=column == 0)
     first = next(iter(histograms[0].values()))
     label = first.label[:1].upper() + first.label[1:]
-    if small:
-        picture.text(
-            left / width, 1 - 0.16 / height, title or label, ha="left", va="top", fontsize=12
-        )
     picture.text(1 - right / width, 0.08 / height, label, ha="right", va="bottom")
     picture.text(
         0.1 / width, 1 - top / height, "Fraction per bin", rotation=90, ha="left", va="top"

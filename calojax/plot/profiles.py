@@ -1,7 +1,8 @@
 """Profiles of the energy along and across the shower, response to incident energy, correlations."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -38,15 +39,9 @@ def longitudinal(
     reference_name: str = REFERENCE_NAME,
 ) -> Figure:
     """Mean energy of each layer over E_inc, with ratios; a column for each slice of energy."""
-    return _profiles(
-        reference,
-        generated,
-        edges=detector.z_edges,
-        values=lambda a: (a.longitudinal, a.longitudinal_spread),
-        labels=("$z$ [mm]", r"$E_{\mathrm{layer}}/E_{\mathrm{inc}}$"),
-        logarithmic=False,
-        reference_name=reference_name,
-    )
+    labels = "$z$ [mm]", r"$E_{\mathrm{layer}}/E_{\mathrm{inc}}$"
+    samples = {reference_name: reference, **generated}
+    return _profiles("longitudinal", samples, detector.z_edges, labels)
 
 
 @styled
@@ -57,15 +52,9 @@ def radial(
     reference_name: str = REFERENCE_NAME,
 ) -> Figure:
     """Mean energy per area over E_inc against radius, with ratios; a column for each slice."""
-    return _profiles(
-        reference,
-        generated,
-        edges=reference.radii,
-        values=lambda a: (a.radial, a.radial_spread),
-        labels=("$r$ [mm]", r"$\mathrm{d}E/\mathrm{d}A\,/\,E_{\mathrm{inc}}$ [mm$^{-2}$]"),
-        logarithmic=True,
-        reference_name=reference_name,
-    )
+    labels = "$r$ [mm]", r"$\mathrm{d}E/\mathrm{d}A\,/\,E_{\mathrm{inc}}$ [mm$^{-2}$]"
+    samples = {reference_name: reference, **generated}
+    return _profiles("radial", samples, reference.radii, labels)
 
 
 @styled
@@ -164,17 +153,13 @@ def _terms(a: float, c: float) -> str:
 
 
 def _profiles(
-    reference: Averages,
-    generated: Mapping[str, Averages],
-    *,
+    kind: Literal["longitudinal", "radial"],
+    samples: Mapping[str, Averages],
     edges: np.ndarray,
-    values: Callable[[Averages], tuple[np.ndarray, np.ndarray]],
     labels: tuple[str, str],
-    logarithmic: bool,
-    reference_name: str,
 ) -> Figure:
-    samples = [reference, *generated.values()]
-    slices = np.flatnonzero(np.all([one.counts > 1 for one in samples], axis=0)).tolist()
+    """The profiles of samples by name, the reference first; radial ones on a logarithmic axis."""
+    slices = np.flatnonzero(np.all([one.counts > 1 for one in samples.values()], axis=0)).tolist()
     if not slices:
         return empty("no slice of incident energy has two showers of each sample")
     picture = figure(min(WIDTH, 1.2 + 4.2 * len(slices)), 4.2)
@@ -182,20 +167,21 @@ def _profiles(
         2, len(slices), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 1)
     )
     # Rings between 1 and 2000 mm need a logarithmic axis, whose first edge cannot be zero.
-    log_x = logarithmic and edges[-1] > 100 * edges[1]
+    log_x = kind == "radial" and edges[-1] > 100 * edges[1]
     steps = np.maximum(edges, edges[1] / 2) if log_x else edges
+    (name, reference), *_ = samples.items()
     for (axes, below), row in zip(grid.T, slices, strict=True):
         # Means with their standard errors.
-        known, *others = (
-            (mean[row], spread[row] / math.sqrt(one.counts[row]))
-            for one in samples
-            for mean, spread in [values(one)]
-        )
-        models = dict(zip(generated, others, strict=True))
+        models = {
+            label: (
+                getattr(one, kind)[row],
+                getattr(one, f"{kind}_spread")[row] / math.sqrt(one.counts[row]),
+            )
+            for label, one in samples.items()
+        }
+        known = models.pop(name)
         axes.stairs(known[0], steps, fill=True, color=REFERENCE, alpha=0.2, lw=0)
-        axes.stairs(
-            known[0], steps, color=REFERENCE, lw=1.2, baseline=None, label=plain(reference_name)
-        )
+        axes.stairs(known[0], steps, color=REFERENCE, lw=1.2, baseline=None, label=plain(name))
         for label, (mean, _), colour in series(models):
             axes.stairs(mean, steps, color=colour, baseline=None, label=label)
         axes.set_title(quantity.energies(*reference.edges[row : row + 2]), fontsize="small")
@@ -204,7 +190,7 @@ def _profiles(
         below.set_xlim(steps[0], steps[-1])
         if log_x:
             below.set_xscale("log")
-    if logarithmic and any(values(one)[0].any() for one in samples):
+    if kind == "radial" and any(one.radial.any() for one in samples.values()):
         grid[0, 0].set_yscale("log")
     grid[0, 0].set_ylabel(labels[1])
     grid[1, 0].set_ylabel("Ratio", fontsize="small", loc="center")

@@ -21,7 +21,7 @@ from calojax.errors import printable
 # The palette of Okabe and Ito, for every kind of colour vision (jfly.uni-koeln.de/color). The
 # reference is always grey.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-GENERATED, ACCENT = PALETTE[:2]
+GENERATED = PALETTE[0]
 REFERENCE = "#4D4D4D"
 ENERGY_MAP = "viridis"
 DIFFERENCE_MAP = "RdBu_r"
@@ -42,14 +42,10 @@ _RC: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.formatter.limits": (-3, 5),
     "axes.prop_cycle": cycler(color=PALETTE),
-    "xtick.labelsize": "small",
-    "ytick.labelsize": "small",
-    "xtick.major.size": 5,
-    "xtick.minor.size": 2.5,
-    "ytick.major.size": 5,
-    "ytick.minor.size": 2.5,
-    "xtick.major.width": 0.8,
-    "ytick.major.width": 0.8,
+    **{f"{axis}tick.labelsize": "small" for axis in "xy"},
+    **{f"{axis}tick.major.size": 5 for axis in "xy"},
+    **{f"{axis}tick.minor.size": 2.5 for axis in "xy"},
+    **{f"{axis}tick.major.width": 0.8 for axis in "xy"},
     "lines.linewidth": 1.6,
     "lines.markersize": 5,
     "legend.fontsize": "small",

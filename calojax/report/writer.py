@@ -6,7 +6,7 @@ import functools
 import os
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jinja2
 import numpy as np
@@ -24,20 +24,12 @@ PictureFormat = Literal["png", "pdf", "svg"]
 """File format of a picture."""
 
 
-class _Picture(NamedTuple):
-    """A picture of the page: PNG in base64, size in pixels, caption, whether two fit in a row."""
-
-    base64: str
-    width: int
-    height: int
-    caption: str
-    narrow: bool
-
-
 class _Section(NamedTuple):
+    """A section of the page; ``pictures`` are arguments of the template's macro of that name."""
+
     title: str
     tables: list[Table]
-    pictures: list[_Picture]
+    pictures: list[dict[str, Any]]
 
 
 def write(
@@ -119,27 +111,24 @@ def _draw(
     ):
         # Here and not above: tables and metrics.json need no matplotlib.
         from calojax import plot
-        from calojax.report.pictures import sections as drawings
+        from calojax.report.pictures import drawings
 
         files.make_folder(folder)
-        for title, section in drawings(report):
-            parts = sections.setdefault(title, _Section(title, [], [])).pictures
-            with _without(f"pictures of section '{title}'", lost):
-                for drawing in section():
-                    with _without(f"picture {drawing.name}", lost):
-                        figure = drawing.draw()
-                        png = plot.png(figure, dpi=dpi)
-                        path = folder / f"{drawing.name}.{kind}"
-                        if kind == "png":
-                            with files.replacing(path) as partial:
-                                partial.write_bytes(png)
-                        else:
-                            plot.save(figure, path, dpi=dpi)
-                        # Width and height are in the header (PNG specification, 11.2.2).
-                        width, height = (int.from_bytes(png[i : i + 4], "big") for i in (16, 20))
-                        data = base64.b64encode(png).decode("ascii")
-                        parts.append(_Picture(data, width, height, drawing.caption, drawing.narrow))
-                    bar.update()
+        for drawing in drawings(report):
+            with _without(f"picture {drawing.name}", lost):
+                figure = drawing.draw()
+                path = plot.save(figure, folder / f"{drawing.name}.{kind}", dpi=dpi)
+                png = path.read_bytes() if kind == "png" else plot.png(figure, dpi=dpi)
+                title = drawing.section
+                sections.setdefault(title, _Section(title, [], [])).pictures.append({
+                    "base64": base64.b64encode(png).decode("ascii"),
+                    # Width and height are in the header (PNG specification, 11.2.2).
+                    "width": int.from_bytes(png[16:20], "big"),
+                    "height": int.from_bytes(png[20:24], "big"),
+                    "caption": drawing.caption,
+                    "narrow": drawing.narrow,
+                })  # fmt: skip
+            bar.update()
 
 
 @contextlib.contextmanager
