@@ -236,28 +236,33 @@ def test_equal_samples_cannot_be_told_apart(kind, monkeypatch):
     monkeypatch.setattr(
         classifiers, "ResNetClassifier", functools.partial(ResNetClassifier, planes=(4,))
     )
-    result = _score(kind, _sample(400, 0), _sample(400, 1))
-    assert len(result.auc_per_seed) == 2
-    assert result.auc == pytest.approx(np.mean(result.auc_per_seed))
+    (auc, jsd), _ = _score(kind, _sample(400, 0), _sample(400, 1))
     # 80 against 80: a standard deviation of sqrt((2 * 80 + 1) / 12) / 80 = 0.046 each.
-    assert abs(result.auc - 0.5) < 3 * 0.046
-    assert result.jsd < 0.2
+    assert abs(auc - 0.5) < 3 * 0.046
+    assert jsd < 0.2
 
 
 def test_scaled_showers_are_told_apart_on_two_devices(two_devices):
-    result = _score("low", _sample(400, 0, scale=2.0), _sample(400, 1))
-    assert result.auc > 0.9
-    assert 0.5 < result.jsd < 1
+    (auc, jsd), _ = _score("low", _sample(400, 0, scale=2.0), _sample(400, 1))
+    assert auc > 0.9
+    assert 0.5 < jsd < 1
+
+
+def _aucs(predictions):
+    return [calibration.auc(p.probabilities, p.labels) for p in predictions]
 
 
 def test_score_does_not_depend_on_how_many_seeds_fit(monkeypatch):
     samples = _sample(400, 0, scale=1.3), _sample(400, 1)
-    together = _score("low", *samples)
+
+    def aucs(seed=0):
+        return _aucs(classifiers.predict("low", *samples, SMALL, seeds=2, seed=seed))
+
+    together = aucs()
     monkeypatch.setattr(training.Trainer, "members_at_once", lambda self, rows: 1)
-    apart = _score("low", *samples)
-    np.testing.assert_allclose(together.auc_per_seed, apart.auc_per_seed, atol=2e-3)
-    again = _score("low", *samples, seed=1)
-    assert not set(again.auc_per_seed) & set(apart.auc_per_seed)
+    apart = aucs()
+    np.testing.assert_allclose(together, apart, atol=2e-3)
+    assert not set(aucs(seed=1)) & set(apart)
 
 
 def test_quick_settings_say_so():
@@ -289,10 +294,13 @@ def test_slices_of_energy_hold_all_showers():
     parts = [whole.within(1e3, 1e4), whole.within(1e4, 1e5)]
     assert sum(len(part.labels) for part in parts) == 160
     assert parts[0].energies.max() < 1e4 <= parts[1].energies.min()
-    low = classifiers.score([p.within(1e3, 1e4) for p in predictions])
-    assert 0 < low.auc < 1
-    assert low.auc != classifiers.score(predictions).auc
-    assert math.isnan(classifiers.score(predictions[:1]).auc_error)
+    (low, _), _ = classifiers.score([p.within(1e3, 1e4) for p in predictions])
+    (auc, _), (error, _) = classifiers.score(predictions)
+    assert 0 < low < 1
+    assert low != auc
+    aucs = _aucs(predictions)
+    assert (auc, error) == pytest.approx((np.mean(aucs), np.std(aucs, ddof=1)))
+    assert np.isnan(classifiers.score(predictions[:1])[1]).all()
 
 
 def test_multiclass_prefers_the_sample_that_is_right():

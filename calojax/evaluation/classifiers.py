@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +53,7 @@ class ClassifierSettings:
       batch: largest number of showers per step.
       epochs: passes over the training part; the one of best test accuracy counts.
       learning_rate: learning rate of Adam.
-      split: proportions of training, test and validation part; None: the official ones.
+      split: proportions of training, test and validation part.
       quick: whether these are the reduced settings, whose scores are not comparable.
     """
 
@@ -62,7 +62,7 @@ class ClassifierSettings:
     batch: int = 1000
     epochs: int = 50
     learning_rate: float = 2e-4
-    split: tuple[int, int, int] | None = None
+    split: tuple[int, int, int] = (60, 20, 20)
     quick: bool = False
 
 
@@ -88,19 +88,6 @@ class Predictions:
         """The showers with incident energies in [low, high) MeV."""
         inside = (self.energies >= low) & (self.energies < high)
         return Predictions(self.energies[inside], self.labels[inside], self.probabilities[inside])
-
-
-class ClassifierScore(NamedTuple):
-    """Area under the ROC curve and Jensen-Shannon divergence in bits: means over seeds.
-
-    The errors are standard deviations over seeds (of one run, not of the mean); nan for one seed.
-    """
-
-    auc: float
-    auc_error: float
-    jsd: float
-    jsd_error: float
-    auc_per_seed: tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,19 +152,16 @@ class Classifier(Metric):
         predictions = predict(
             self.kind, generated, reference, settings, seeds=options.seeds, seed=options.seed
         )
-        found = [self._found(predictions)]
-        for ends in slices:
-            inside = [p.within(*ends) for p in predictions]
-            fewest = min(np.bincount(p.labels, minlength=2).min() for p in inside)
-            found.append(self._found(inside) if fewest >= _AUC_SHOWERS else Found())
+        found = []
+        for part in (predictions, *([p.within(*ends) for p in predictions] for ends in slices)):
+            scores = {}
+            fewest = min(np.bincount(p.labels, minlength=2).min() for p in part)
+            if part is predictions or fewest >= _AUC_SHOWERS:
+                (auc, jsd), (auc_error, jsd_error) = score(part)
+                scores = with_error(self._auc, float(auc), float(auc_error))
+                scores |= with_error(self._jsd, float(jsd), float(jsd_error))
+            found.append(Found(scores))
         return found
-
-    def _found(self, predictions: Sequence[Predictions]) -> Found:
-        result = score(predictions)
-        return Found(
-            with_error(self._auc, result.auc, result.auc_error)
-            | with_error(self._jsd, result.jsd, result.jsd_error)
-        )
 
 
 def official_split(detector: Detector) -> tuple[int, int, int]:
@@ -238,15 +222,23 @@ def predict(
     return predictions
 
 
-def score(predictions: Sequence[Predictions]) -> ClassifierScore:
-    """The score of the predictions of several seeds.
+def score(predictions: Sequence[Predictions]) -> tuple[np.ndarray, np.ndarray]:
+    """Area under the ROC curve and Jensen-Shannon divergence in bits of several seeds: [2] and [2].
+
+    These are means over seeds, and standard deviations over seeds (of one run, not of the mean);
+    nan for one seed.
 
     Raises:
       ValueError: if a seed's predictions lack one of the labels.
     """
-    aucs = [calibration.auc(p.probabilities, p.labels) for p in predictions]
-    jsds = [calibration.jensen_shannon(p.probabilities, p.labels) for p in predictions]
-    return ClassifierScore(*_mean_and_spread(aucs), *_mean_and_spread(jsds), tuple(aucs))
+    values = [
+        (
+            calibration.auc(p.probabilities, p.labels),
+            calibration.jensen_shannon(p.probabilities, p.labels),
+        )
+        for p in predictions
+    ]
+    return _mean_and_spread(values)
 
 
 def multiclass(
@@ -287,12 +279,11 @@ def multiclass(
         posteriors = log_posteriors(logits(split.validation))
         posteriors = posteriors.reshape(size, len(samples), -1, len(samples))
         of_samples.append(np.asarray(posteriors.mean(axis=2)))
-    columns = zip(generated, np.concatenate(of_reference).T, strict=True)
-    values = {name: _mean_and_spread(column) for name, column in columns}
+    means, spreads = _mean_and_spread(np.concatenate(of_reference))
     return MulticlassScore(
         kind=kind,
-        log_posterior={name: mean for name, (mean, _) in values.items()},
-        log_posterior_error={name: spread for name, (_, spread) in values.items()},
+        log_posterior=dict(zip(generated, means.tolist(), strict=True)),
+        log_posterior_error=dict(zip(generated, spreads.tolist(), strict=True)),
         uniform=-math.log(len(samples)),
         cross_check=tuple(map(tuple, np.concatenate(of_samples).mean(axis=0).tolist())),
         settings=settings,
@@ -350,7 +341,7 @@ def _train(
     """
     sources = (*samples, *others)
     detector, n = sources[0].detector, len(sources[0])
-    split_as = _check(kind, detector, n, settings)
+    _check(kind, detector, n, settings)
     labels = np.repeat([*range(len(samples)), *[0] * len(others)], n)
     mesh = distributed.make_mesh()
     rows = place(inputs(kind, sources), labels, mesh)
@@ -373,17 +364,14 @@ def _train(
             bar.update()
 
         for group in groups:
-            split = split_rows(keys[group], n, len(samples), split_as)
+            split = split_rows(keys[group], n, len(samples), settings.split)
             variables = trainer.fit(rows, split, keys[group], report)
             yield jax.device_get(split), functools.partial(trainer.logits, variables, rows)
 
 
-def _check(
-    kind: Kind, detector: Detector, n: int, settings: ClassifierSettings
-) -> tuple[int, int, int]:
-    """The split of samples of n showers each, on which a classifier must be trainable."""
-    split = settings.split or official_split(detector)
-    least = -(-sum(split) // min(split))
+def _check(kind: Kind, detector: Detector, n: int, settings: ClassifierSettings) -> None:
+    """Refuses samples of n showers each on which a classifier cannot be trained."""
+    least = -(-sum(settings.split) // min(settings.split))
     if n < least:
         raise CalojaxError(
             f"A classifier needs {least} showers or more in each sample, got {n}: generate more."
@@ -393,7 +381,6 @@ def _check(
             f"The cnn classifier needs layers that are all alike, but those of {detector.name!r} "
             f"differ: use low or high."
         )
-    return split
 
 
 def _equal_in_number(*sources: ShowerSource) -> list[ShowerSource]:
@@ -401,6 +388,8 @@ def _equal_in_number(*sources: ShowerSource) -> list[ShowerSource]:
     return [spread(source, min(map(len, sources))) for source in sources]
 
 
-def _mean_and_spread(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+def _mean_and_spread(values: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation over seeds of values [s, k]; the latter nan for one seed."""
     values = np.asarray(values, np.float64)
-    return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else math.nan
+    spread = values.std(axis=0, ddof=1) if len(values) > 1 else np.full(values.shape[1], math.nan)
+    return values.mean(axis=0), spread
