@@ -364,7 +364,7 @@ def test_odd_samples_are_drawn(tmp_path, monkeypatch, scale, count):
     made = report.Report([report.Model("odd", found, showers=odd)], reference=plain)
     report.write(made, tmp_path, dpi=20, warn=said.append)
     assert said == []
-    assert len(list((tmp_path / "figures").iterdir())) >= 6
+    assert len(list((tmp_path / "figures").iterdir())) >= 4
 
 
 def test_names_from_outside_reach_no_terminal_and_break_no_file(tmp_path, evaluation):

