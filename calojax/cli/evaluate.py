@@ -239,7 +239,7 @@ def _scored(
         known, chosen = earlier[index].known, options
         if models:
             # The floor is that of the reference, the same for all.
-            known = known._replace(floor=models[0].evaluation.floor or {})
+            known = known._replace(floor=models[0].evaluation.floor or known.floor)
             chosen = dataclasses.replace(options, floor=False)
         for evaluation in suite.scoring(suite.measure(sample), judge, chosen, known):
             model = report.Model(

@@ -270,7 +270,11 @@ def means(histograms: Iterable[Histogram]) -> dict[str, tuple[float, float, floa
     families: dict[str, list[tuple[float, float, float]]] = {}
     for item in histograms:
         families.setdefault(item.family, []).append((item.separation, item.error, item.floor))
-    return {family: tuple(np.mean(rows, axis=0).tolist()) for family, rows in families.items()}
+    found = {}
+    for family, members in families.items():
+        value, error, floor = (float(np.mean(column)) for column in zip(*members, strict=True))
+        found[family] = value, error, floor
+    return found
 
 
 def outside_warnings(histograms: Sequence[Histogram]) -> tuple[str, ...]:
