@@ -134,6 +134,12 @@ def test_sheet_of_histograms_some_of_them_empty():
     drawn(plot.histogram({"a": histogram("layer 0", np.zeros(4, int), np.zeros(4, int))}))
 
 
+def test_a_spike_of_empty_layers_leaves_the_frame():
+    counts = np.array([0, 900, 40, 50, 60, 40, 30, 20, 10, 5, 0])
+    item = histogram("layer 7", counts, counts, low=-0.1)
+    assert plot.histogram({"a": item}).axes[0].get_ylim()[1] < 0.1
+
+
 def test_ratios_beyond_the_frame_are_marked():
     from calojax.plot.style import figure, ratio
 

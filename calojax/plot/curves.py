@@ -54,6 +54,7 @@ def loss_curves(records: Iterable[Mapping[str, float | str]], *, most: int = 24)
         axes.set_title(plain(": ".join(filter(None, (stage, metric))).replace("_", " ")))
         axes.set_ylabel(plain(metric.replace("_", " ").capitalize()))
         axes.set_xlabel("Step")
+        axes.margins(x=0.03, y=0.08)
         if len(curves) > 1:
             axes.legend(loc="best")
     return picture

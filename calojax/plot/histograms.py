@@ -28,6 +28,8 @@ _FULL = 15
 _FEWEST = 10
 # Share of the entries at either end that may lie beyond the frame.
 _TAIL = 1e-3
+# A bin at zero this many times as full as all others leaves the frame.
+_SPIKE = 3.0
 
 
 def histogram(
@@ -66,7 +68,8 @@ def histogram_sheet(
     height = top + bottom + rows * cell_y - gap_y
     picture = figure(width, height, layout=None)
     cells = [_readable(item) for item in histograms]
-    log = any(_wide(counts) for _, counts in cells)
+    heights = [_heights(*cell) for cell in cells]
+    log = any(one.max(initial=0.0) > _WIDE * one.min(initial=1.0) for one in heights)
     for index, (generated, (edges, counts)) in enumerate(zip(histograms, cells, strict=True)):
         row, column = divmod(index, columns)
         x = (left + column * (cell_x + gap_x)) / width
@@ -75,7 +78,7 @@ def histogram_sheet(
         lower = picture.add_axes((x, y, cell_x / width, below / height), sharex=axes)
         _cell(axes, lower, generated, edges, counts, reference_name, small=small)
         # The highest bin stays below the texts.
-        _limits(axes, counts, log=log, headroom=0.22 + 0.08 * len(generated))
+        _limits(axes, heights[index], log=log, headroom=0.22 + 0.08 * len(generated))
         axes.tick_params(labelbottom=False)
         lower.tick_params(labelleft=column == 0)
     first = next(iter(histograms[0].values()))
@@ -198,17 +201,23 @@ def _decades(edges: np.ndarray) -> list[float]:
     return [10.0**power for power in powers[:: max(1, math.ceil(len(powers) / 4))]]
 
 
-def _wide(counts: np.ndarray) -> bool:
-    """Whether entries [samples, k] need a logarithmic axis."""
-    heights = _fractions(counts)[0]
-    return bool(heights.max() > _WIDE * np.min(heights, where=heights > 0, initial=np.inf))
+def _heights(edges: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Fractions that are filled, [any], without those of a bin at zero that leaves the frame.
+
+    Showers without energy in a layer have centre and width 0.
+    """
+    fractions = _fractions(counts)[0]
+    zero = int(np.searchsorted(edges, 0.0, side="right")) - 1
+    if 0 <= zero < counts.shape[1]:
+        others = np.delete(fractions, zero, axis=1)
+        if 0 < others.max(initial=0.0) < fractions[:, zero].max() / _SPIKE:
+            fractions = others
+    return fractions[fractions > 0]
 
 
-def _limits(axes, counts: np.ndarray, *, log: bool, headroom: float) -> None:
+def _limits(axes, heights: np.ndarray, *, log: bool, headroom: float) -> None:
     """A y axis with a share of its height free on top."""
-    heights = _fractions(counts)[0]
-    low = np.min(heights, where=heights > 0, initial=1.0)
-    high = heights.max(initial=0.0) or 1.0
+    low, high = heights.min(initial=1.0), heights.max(initial=0.0) or 1.0
     if log:
         axes.set_yscale("log")
         axes.set_ylim(low / 1.6, low / 1.6 * (1.6 * high / low) ** (1 / (1 - headroom)))

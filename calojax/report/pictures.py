@@ -177,7 +177,8 @@ def _histograms(report: Report) -> Iterator[Drawing]:
                 f"Grey: {report.reference_name}; lines: models; bands: statistical errors; S: "
                 "separation power with its error, and the chance level, the mean of equal "
                 "distributions. Bins are merged where showers are few, and the frame leaves out a "
-                "thousandth of the entries at either end; triangles: ratios beyond it. 'Outside': "
+                "thousandth of the entries at either end, and the top of a bin of empty layers at "
+                "zero; triangles: ratios beyond it. 'Outside': "
                 f"shares of the model's and of {report.reference_name}'s entries outside of the "
                 "bins, where they count.",
                 narrow=len(common) == 1,
