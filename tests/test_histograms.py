@@ -160,14 +160,6 @@ def test_scores_do_not_depend_on_the_size_of_a_geometry(showers, tiny, factor):
     assert found[0]["ec_r"] > 0.01
 
 
-def test_published_ranges_belong_to_the_layers_and_to_no_name_or_radius():
-    ds2 = detector("ds2")
-    own = dataclasses.replace(ds2, name="own")
-    assert histograms.has_published_ranges(own)
-    assert not histograms.has_published_ranges(scaled(ds2, 1.01))
-    assert not histograms.has_published_ranges(dataclasses.replace(ds2, layers=ds2.layers[:44]))
-
-
 def test_a_response_that_is_not_calibrated_has_a_range_of_its_own(showers, tiny):
     weak = ShowerArrays(tiny, showers.energies, 0.07 * showers.showers)
     weaker = ShowerArrays(tiny, showers.energies, 0.06 * showers.showers)

@@ -17,10 +17,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from calojax.evaluation import features, quantity, scoreboard
+from calojax.evaluation import features, quantity
 from calojax.evaluation.features import Features, alpha_layers, apply_threshold
 from calojax.evaluation.metric import Found, Metric, Options, Score, with_error
 from calojax.evaluation.samples import Samples, inside
+from calojax.evaluation.scoreboard import dataset_of
 from calojax.geometry import Detector, Layer
 from calojax.io import ShowerSource
 
@@ -151,7 +152,7 @@ class Histograms(Metric):
 
     def settings(self, samples: Samples, options: Options) -> dict[str, str]:
         """Where the ranges come from."""
-        published = has_published_ranges(samples.detector)
+        published = dataset_of(samples.detector) is not None
         return {"ranges": "CaloChallenge" if published else "from the reference"}
 
 
@@ -296,15 +297,10 @@ def outside_warnings(histograms: Sequence[Histogram]) -> tuple[str, ...]:
     )[: len(texts)]
 
 
-def has_published_ranges(detector: Detector) -> bool:
-    """Whether the layers are those of a geometry of the CaloChallenge, whatever its name."""
-    return scoreboard.dataset_of(detector) is not None
-
-
 def _length_end(detector: Detector, layer: Layer, column: int, reference: np.ndarray) -> float:
     """Upper end in mm of the range of a length in a layer; ``reference`` [n] are its values."""
     outer = layer.r_edges[-1]
-    if has_published_ranges(detector):
+    if dataset_of(detector):
         return next(ends[column] for ends in _PUBLISHED_RANGES if outer <= ends[0])
     positive = np.abs(reference[np.isfinite(reference) & (reference != 0)])
     return min(1.2 * float(np.quantile(positive, 0.999)), outer) if positive.size else outer
@@ -315,7 +311,7 @@ def _ratio_range(
 ) -> tuple[float, float]:
     """Ends of the range of E_tot / E_inc: the published ones, or from the reference's values."""
     reference = reference[np.isfinite(reference)]
-    if has_published_ranges(detector) or not reference.size:
+    if dataset_of(detector) or not reference.size:
         return low, high
     low, high = np.quantile(reference, [0.001, 0.999]).tolist()
     margin = max(0.2 * (high - low), 0.01 * high, 1e-6)

@@ -1,14 +1,7 @@
 """What a metric is: the base class of everything that ``calojax evaluate --metrics`` names.
 
-A new metric is a file with a subclass of `SliceMetric`, and one line in `calojax.evaluation.suite`
-(or a call of `calojax.evaluation.suite.register` from another package)::
-
-    class MeanEnergy(SliceMetric):
-        scores = {"mean_energy": Score("mean E", "|difference| of mean visible energies, MeV")}
-
-        def compute(self, samples, options):
-            means = [sample.features.total.mean() for sample in samples]
-            return Found({"mean_energy": abs(means[0] - means[1])})
+A new metric is a file with a subclass of `SliceMetric`, and one line in `calojax.evaluation.suite`,
+or a call of `calojax.evaluation.suite.register` from another package; docs/evaluation.md has one.
 """
 
 import abc
