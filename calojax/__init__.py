@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from calojax.api import TrainedModel, evaluate, generate, load, train
     from calojax.errors import CalojaxError
+    from calojax.generator import Generator, Hits
     from calojax.geometry import DETECTORS, Detector, find_detector
     from calojax.io import ShowerArrays, ShowerSource, ShowerWriter, open_showers, write_showers
     from calojax.models import Family, register
@@ -30,6 +31,8 @@ __all__ = [
     "CalojaxError",
     "Detector",
     "Family",
+    "Generator",
+    "Hits",
     "Preset",
     "ShowerArrays",
     "ShowerSource",
@@ -55,6 +58,7 @@ _MODULES = {
         "write_showers",
     ),
     "calojax.errors": ("CalojaxError",),
+    "calojax.generator": ("Generator", "Hits"),
     "calojax.geometry": ("DETECTORS", "Detector", "find_detector"),
     "calojax.models": ("Family", "register"),
     "calojax.presets": ("PRESETS", "Preset"),

@@ -12,6 +12,7 @@ Orbax gets host arrays, so a checkpoint depends on no device: what eight GPUs wr
 
 import contextlib
 import functools
+import hashlib
 import logging
 import math
 import os
@@ -297,6 +298,14 @@ def load(run: str | os.PathLike) -> Checkpoint:
             "calojax train --resume."
         )
     return checkpoint
+
+
+def digest_of(variables: Variables) -> str:
+    """Digest of all arrays of a model, which tells one training from another."""
+    digest = hashlib.blake2b(digest_size=16)
+    for leaf in jax.tree.leaves(variables):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
 
 
 def _reason(error: Exception) -> str:

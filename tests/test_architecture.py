@@ -22,6 +22,7 @@ LEVELS = (
     ("training", "sampling", "report"),
     ("presets",),
     ("api",),
+    ("export", "generator"),
     ("cli",),
     ("__main__",),
 )

@@ -6,6 +6,7 @@ import pytest
 from toys import TINY, toy
 
 from calojax.cli import main
+from calojax.geometry import DETECTORS
 from calojax.io import open_showers, write_showers
 
 
@@ -55,3 +56,38 @@ def test_what_conversion_changes_is_said(tmp_path, capsys):
     found = open_showers(out)
     np.testing.assert_array_equal(found.read(), np.maximum(showers[:3], 0))
     assert found.attributes["model"] == "theirs"
+
+
+@pytest.mark.parametrize("layout", ["par04", "lemurs"])
+def test_par04_and_lemurs_have_the_grid_turned_and_deposits(layout, tmp_path):
+    energies, showers = toy(20)
+    first, second, third = (tmp_path / f"{i}.hdf5" for i in range(3))
+    write_showers(first, TINY, energies, [showers])
+    words = ["--layout", layout, "--scale", "0.033"]
+    main(["convert", str(first), "--out", str(second), *words])
+    z, alpha, r = TINY.grid
+    with h5py.File(second) as file:
+        assert file["incident_energy"].shape == (20,)
+        np.testing.assert_array_equal(file["incident_energy"], energies)
+        cells = file["showers"][...]
+        assert ("incident_theta" in file) == (layout == "lemurs")
+    assert cells.shape == (20, r, alpha, z)
+    # Of the third layer, the bin at alpha = -pi, from the axis outward.
+    np.testing.assert_allclose(
+        cells[4, :, 0, 2], 0.033 * showers.reshape(-1, z, alpha, r)[4, 2, 0], rtol=1e-6
+    )
+    main(
+        ["convert", str(second), "--out", str(third), "--layout", "dense", "--scale", "30.3030303"]
+    )
+    back = open_showers(third)
+    np.testing.assert_allclose(back.read(), showers, rtol=1e-6)
+    np.testing.assert_array_equal(back.energies, energies)
+
+
+def test_a_detector_of_unlike_layers_has_no_grid(tmp_path):
+    detector = DETECTORS["ds1-photons"]
+    energies, showers = toy(3, geometry=detector)
+    write_showers(tmp_path / "a.hdf5", detector, energies, [showers])
+    with pytest.raises(SystemExit):
+        main(f"convert {tmp_path}/a.hdf5 --out {tmp_path}/b.hdf5 --layout par04".split())
+    assert [path.name for path in tmp_path.iterdir()] == ["a.hdf5"]

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import trained_by
+from jax.interpreters import partial_eval
 
 from calojax import models, rng
+from calojax.export import rules
 from calojax.geometry import DETECTORS
 from calojax.models.base import Model
 from calojax.models.pointflow import model as pointflow
@@ -42,6 +44,14 @@ def shapes(name: str) -> tuple[Model, dict, dict]:
     return model, jax.eval_shape(lambda b: model.init(rng.root(0), fitted, b), batch), batch
 
 
+def primitives(jaxpr) -> set[str]:
+    """The primitives of a jaxpr and of those inside it."""
+    found = {equation.primitive.name for equation in jaxpr.eqns}
+    values = [value for equation in jaxpr.eqns for value in equation.params.values()]
+    inner = [getattr(value, "jaxpr", value) for value in values]
+    return found.union(*(primitives(x) for x in inner if hasattr(x, "eqns")))
+
+
 # Presets with the same settings for another detector are traced once.
 DIFFERENT = {preset.model: name for name, preset in PRESETS.items()}
 
@@ -72,8 +82,13 @@ def test_showers_are_a_function_of_named_random_numbers_for_any_batch(name):
     }  # fmt: skip
     noise = jax.tree.map(lambda x: jax.ShapeDtypeStruct((b, *x.shape[1:]), x.dtype), noise)
     energies = jax.ShapeDtypeStruct((b,), jnp.float32)
-    showers = jax.eval_shape(model.sample_from, variables, noise, energies)
+    closed, showers = jax.make_jaxpr(model.sample_from, return_shape=True)(
+        variables, noise, energies
+    )
     assert showers.shape == (b, model.detector.n_voxels)
+    jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True])
+    # What depends on constants only needs no rule.
+    assert primitives(jaxpr) <= rules.PRIMITIVES | {"iota"}
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ BAD_DATASETS = {
     "no energies": ({"showers": GOOD_S}, "has no 'incident_energies' but 'showers'"),
     "no showers": ({"incident_energies": GOOD_E, "x": 1}, "has no 'showers' but .*, 'x'"),
     "empty file": ({}, "has no 'incident_energies' but nothing"),
-    "Par04": ({"incident_energy": GOOD_E[:, 0], "showers": GOOD_S}, "Par04.*transpose"),
+    "Par04": ({"incident_energy": GOOD_E[:, 0], "showers": GOOD_S}, "Par04.*four axes"),
     "energies of rank 3": (
         {"incident_energies": GOOD_E[..., None], "showers": GOOD_S},
         r"incident energies have shape \(5, 1, 1\)",

@@ -22,6 +22,7 @@ COMMANDS = {
     "sample": "write showers of a trained model",
     "evaluate": "compare showers with a full simulation",
     "simulate": "write showers of a parametric generator, as training data",
+    "export": "write a trained model as a program for other software",
     "convert": "write shower files in another layout",
     "check": "print what a shower file holds and what is wrong with it",
     "download": "download data sets of the CaloChallenge",

@@ -1,12 +1,13 @@
 """``calojax convert``: writes shower files in another layout, joined."""
 
+import math
 import pathlib
 from typing import Annotated
 
 import tyro
 
 from calojax.cli.arguments import optional, required
-from calojax.errors import printable
+from calojax.errors import CalojaxError, printable
 from calojax.files import check_output
 from calojax.geometry import chosen_detector
 from calojax.io import open_showers, sparse
@@ -23,6 +24,7 @@ def convert(
     layout: LayoutName,
     geometry: Annotated[str | None, optional("NAME|XML", "what the files say")] = None,
     particle: Annotated[str | None, optional("NAME", "the only one of the file")] = None,
+    scale: float = 1.0,
     repair: bool = False,
     force: bool = False,
 ) -> None:
@@ -31,15 +33,20 @@ def convert(
     Attributes that all files have in common are kept, if they are texts or numbers.
 
     Args:
-      files: HDF5 files of either layout, or folders of parts, in the order of the output.
+      files: HDF5 files of any layout, or folders of parts, in the order of the output.
       out: HDF5 file to write; it appears when it is complete.
-      layout: layout of the output: dense (the CaloChallenge's) or sparse (only the hits).
+      layout: layout of the output: dense (the CaloChallenge's), sparse (only the hits), par04 or
+        lemurs (a grid of r, alpha and z).
       geometry: geometry of the files: a built-in name, or a binning file ending in .xml.
       particle: name or PDG number of the particle, for a binning file of several particles.
+      scale: factor for the energies of voxels. Par04 and LEMURS have deposits in silicon, which
+        datasets 2 and 3 divide by 0.033: 30.303 or 0.033 converts them.
       repair: set negative voxels to 0, leave out showers with other bad values, and print how many.
       force: replace --out if it exists.
     """
     check_output(out, force=force, inputs=[*files, geometry or ""])
+    if not 0 < scale < math.inf:
+        raise CalojaxError(f"--scale must be positive and finite, got {scale}.")
     source = open_showers(files, chosen_detector(geometry, particle), repair=repair)
     attributes = {
         name: value
@@ -52,7 +59,7 @@ def convert(
         progress_bar("convert", len(source)) as bar,
     ):
         for energies, showers in source.batches(size):
-            writer.append(energies, showers)
+            writer.append(energies, showers if scale == 1 else scale * showers)
             bar.update(len(showers))
     if repair:
         print(f"repaired: {source.clipped:,} voxels set to 0, {source.dropped:,} showers left out")

@@ -15,7 +15,7 @@ import calojax
 from calojax import checkpoint, files, report
 from calojax.cli.allocator import keep_freed_memory
 from calojax.cli.arguments import optional, required
-from calojax.cli.showers import Output, digest_of, warn_outside, write
+from calojax.cli.showers import Output, warn_outside, write
 from calojax.errors import CalojaxError, printable, warn
 from calojax.evaluation import classifiers, scoreboard, suite
 from calojax.evaluation.features import batch_size
@@ -311,7 +311,7 @@ def _showers_of_run(
     origin = {TRAINED_ON: done.trained_on} if done.trained_on else {}
     write([Output(path, len(reference), origin)], reference.detector, batches, label=label)
     # Of the model, since the last bits of showers differ between devices.
-    return ShowerFile(path, reference.detector), f"{label} {digest_of(variables)}"
+    return ShowerFile(path, reference.detector), f"{label} {checkpoint.digest_of(variables)}"
 
 
 def _times(path: pathlib.Path | None) -> dict[str, float]:

@@ -11,7 +11,7 @@ import calojax
 from calojax import checkpoint, distributed, models
 from calojax.cli.allocator import keep_freed_memory
 from calojax.cli.arguments import optional
-from calojax.cli.showers import Output, digest_of, warn_outside, write
+from calojax.cli.showers import Output, warn_outside, write
 from calojax.errors import CalojaxError, printable
 from calojax.files import check_output
 from calojax.io import shards
@@ -110,7 +110,7 @@ def sample(
             settings = provenance | {
                 "calojax_version": calojax.__version__,
                 "geometry": model.detector.name,
-                "variables": digest_of(variables),
+                "variables": checkpoint.digest_of(variables),
                 "energies": printable(wanted.name),
                 "num": len(wanted),
                 "part_size": part_size,

@@ -1,17 +1,14 @@
-"""Parts that the commands which make showers have in common: writing, digests, a warning."""
+"""Parts that the commands which make showers have in common: writing, a warning."""
 
-import hashlib
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from calojax.errors import warn
 from calojax.geometry import Detector
 from calojax.io.writer import LayoutName, ShowerWriter
-from calojax.models.base import Variables
 from calojax.progress import progress_bar
 from calojax.sampling.generation import Batches
 
@@ -41,14 +38,6 @@ def write(
                     energies, showers = next(batches)
                     writer.append(energies, showers)
                     bar.update(len(showers))
-
-
-def digest_of(variables: Variables) -> str:
-    """Digest of all arrays of a model, which tells one training from another."""
-    digest = hashlib.blake2b(digest_size=16)
-    for leaf in jax.tree.leaves(variables):
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()
 
 
 def warn_outside(energies: np.ndarray, trained: tuple[float, float]) -> None:

@@ -28,9 +28,9 @@ def values(file: InputFile, key: str) -> h5py.Dataset:
     item = file.find(key)
     if item is None and key == ENERGIES and PAR04_ENERGIES in file.file:
         raise CalojaxError(
-            f"{path}: has {PAR04_ENERGIES!r} instead of {ENERGIES!r}, the layout of Geant4's "
-            "Par04 example with axes (r, alpha, z); transpose its showers to (z, alpha, r) and "
-            "flatten them."
+            f"{path}: has {PAR04_ENERGIES!r} instead of {ENERGIES!r}, as files of Geant4's Par04 "
+            f"example have, but its {SHOWERS!r} have not their four axes (n, r, alpha, z); write "
+            "them so."
         )
     if item is None:
         raise CalojaxError(

@@ -14,7 +14,7 @@ import numpy as np
 
 from calojax.errors import CalojaxError
 from calojax.geometry import Detector
-from calojax.io import dense, shards, sparse
+from calojax.io import dense, par04, shards, sparse
 from calojax.io.hdf5 import InputFile, opened
 from calojax.io.source import ShowerSource, checked_energies, checked_showers, float32
 from calojax.io.stored_geometry import resolved_detector
@@ -22,7 +22,7 @@ from calojax.io.stored_geometry import resolved_detector
 Paths = str | os.PathLike | Sequence[str | os.PathLike]
 """One path, or several."""
 
-ShowerRows = h5py.Dataset | sparse.SparseShowers
+ShowerRows = h5py.Dataset | sparse.SparseShowers | par04.GridShowers
 """Showers of an open file, sliced like an HDF5 dataset [n, v]; voxel energies are in MeV."""
 
 _BLOCK_BYTES = 2**24
@@ -90,7 +90,8 @@ class ShowerFile(ShowerSource):
         self.dropped = self.clipped = 0
         self._rows: np.ndarray | None = None
         with opened(self.path) as file:
-            energies, showers = dense.values(file, dense.ENERGIES), showers_of(file)
+            key = dense.PAR04_ENERGIES if par04.is_par04(file) else dense.ENERGIES
+            energies, showers = dense.values(file, key), showers_of(file)
             if len(energies.shape) not in (1, 2) or energies.shape[1:] not in ((), (1,)):
                 raise CalojaxError(
                     f"{path}: incident energies have shape {energies.shape}; it must be (n, 1)."
@@ -187,9 +188,11 @@ class ShowerFiles(ShowerSource):
 
 
 def showers_of(file: InputFile) -> ShowerRows:
-    """The showers of an open file of either layout."""
+    """The showers of an open file of any layout."""
     if sparse.is_sparse(file):
         return sparse.SparseShowers(file)
+    if par04.is_par04(file):
+        return par04.GridShowers(file)
     return dense.values(file, dense.SHOWERS)
 
 

@@ -15,15 +15,21 @@ import calojax
 from calojax import files
 from calojax.errors import CalojaxError, printable, warn
 from calojax.geometry import Detector
-from calojax.io import dense, sparse
+from calojax.io import dense, par04, sparse
 from calojax.io.chunks import Queue, rows_of_a_chunk
 from calojax.io.source import checked_energies, checked_shapes, checked_showers
 from calojax.io.stored_geometry import store_detector
 
-LayoutName = Literal["dense", "sparse"]
-"""``dense``: the CaloChallenge's layout; ``sparse``: hits only (`calojax.io.sparse`)."""
+LayoutName = Literal["dense", "sparse", "par04", "lemurs"]
+"""``dense``: the CaloChallenge's layout; ``sparse``: hits only (`calojax.io.sparse`); ``par04`` and
+``lemurs``: grids of Geant4's Par04 example and of LEMURS (`calojax.io.par04`)."""
 
-_WRITERS = {"dense": dense.Writer, "sparse": sparse.Writer}
+_WRITERS = {
+    "dense": dense.Writer,
+    "sparse": sparse.Writer,
+    "par04": par04.Writer,
+    "lemurs": par04.LemursWriter,
+}
 # Bytes of an attribute. HDF5 2.0 writes files that it cannot read from 65,500 on.
 _LONGEST = 65_000
 

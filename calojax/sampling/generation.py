@@ -38,6 +38,9 @@ Precision = Literal["default", "float32", "tf32", "bf16"]
 the device: tf32 on NVIDIA's GPUs, bf16 on TPUs, and no rounding on a CPU. Convolutions have no bf16
 and use the default instead."""
 
+STREAM = "generate"
+"""The stream of keys (`calojax.rng`) that showers are sampled with."""
+
 # JAX's names. Its "bfloat16" is the default of the device: on a GPU, tf32.
 _PRECISIONS = {"float32": "float32", "tf32": "tensorfloat32", "bf16": "BF16_BF16_F32"}
 
@@ -83,7 +86,7 @@ def generate(
     if not 0 < temperature < math.inf:
         raise CalojaxError(f"temperature must be positive and finite, got {temperature}.")
     source = _source(energies)
-    root = rng.stream(rng.root(seed), "generate")
+    root = rng.stream(rng.root(seed), STREAM)
     function = _Sample(model, temperature, precision)
     wanted = [range(len(source))] if parts is None else parts
     yield from _run(function, _energies_of(source), variables, root, wanted, batch_size, devices)
@@ -122,7 +125,7 @@ def reconstruct(
         showers = source.read(rows.start, rows.stop)
         return _filled(source.energies[rows], size), _filled(showers, size)
 
-    root = rng.stream(rng.root(seed), "generate")
+    root = rng.stream(rng.root(seed), STREAM)
     yield from _run(_Reconstruct(model), inputs, variables, root, [range(num)], batch_size, devices)
 
 

@@ -1,0 +1,80 @@
+"""Trained models as programs for other software: StableHLO, ONNX, Geant4's Par04, Triton.
+
+Example::
+
+  import calojax
+  from calojax import export
+
+  export.write(calojax.load("calovq-ds2"), "par04-model", "par04")
+
+Every format is a module with a function ``files`` of a trained model and `Options`.
+"""
+
+import importlib
+import os
+import pathlib
+from typing import TYPE_CHECKING, Literal
+
+from calojax import files
+from calojax.api import TrainedModel
+from calojax.errors import CalojaxError
+from calojax.export.options import NoiseName, Options
+
+__all__ = ["FORMATS", "FormatName", "NoiseName", "Options", "contents", "write"]
+
+FORMATS = ("par04", "onnx", "stablehlo", "triton")
+
+if TYPE_CHECKING:
+    FormatName = str
+else:
+    FormatName = Literal[FORMATS]
+
+
+def contents(trained: TrainedModel, kind: str, options: Options | None = None) -> dict[str, bytes]:
+    """The files of a format by path.
+
+    Raises:
+      CalojaxError: if the format is unknown, the extra is missing, or the model does not suit it.
+    """
+    if kind not in FORMATS:
+        raise CalojaxError(f"There is no format {kind!r}; choose one of {', '.join(FORMATS)}.")
+    try:
+        module = importlib.import_module(f"calojax.export.{kind}")
+    except ModuleNotFoundError as error:
+        if error.name != "onnx":
+            raise
+        raise CalojaxError(
+            f"--format {kind} needs the package onnx; install calojax[export]."
+        ) from None
+    return module.files(trained, Options() if options is None else options)
+
+
+def write(
+    trained: TrainedModel,
+    out: str | os.PathLike,
+    kind: str,
+    options: Options | None = None,
+    *,
+    force: bool = False,
+) -> list[pathlib.Path]:
+    """Writes the files of a format to a folder, each when it is complete; returns their paths.
+
+    Args:
+      trained: trained model.
+      out: folder.
+      kind: format, one of `FORMATS`.
+      options: settings.
+      force: replace files that exist.
+
+    Raises:
+      CalojaxError: see `contents`; or if a file exists or cannot be written.
+    """
+    made = contents(trained, kind, options)
+    paths = [pathlib.Path(out, name) for name in made]
+    for path in paths:
+        files.check_output(path, force=force)
+    for path, content in zip(paths, made.values(), strict=True):
+        files.make_folder(path.parent)
+        with files.replacing(path) as partial:
+            partial.write_bytes(content)
+    return paths

@@ -1,0 +1,383 @@
+"""An ONNX graph under construction, with NumPy-like operations on its values.
+
+A value is a NumPy array while it is known (constants are folded), otherwise a `Value`. Its stored
+shape may have ones where the array in JAX is broadcast: ONNX broadcasts as NumPy does, so `full`
+expands a value only where an operation needs it. Equal nodes are made once. A node belongs to the
+innermost graph of its inputs, so what does not change in a loop is computed outside.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+OPSET = 17
+# Operators that change nothing if one input is this number.
+_NEUTRAL = {"Mul": 1, "Div": 1, "Add": 0, "Max": -np.inf}
+# The oldest format with this opset.
+IR_VERSION = 8
+
+_TYPES = {
+    np.dtype(np.float32): TensorProto.FLOAT,
+    np.dtype(np.int32): TensorProto.INT32,
+    np.dtype(np.int64): TensorProto.INT64,
+    np.dtype(bool): TensorProto.BOOL,
+}
+
+
+def _stored(dtype: Any) -> np.dtype:
+    """The type of an array in the graph: few operators take unsigned numbers."""
+    dtype = np.dtype(dtype)
+    return np.dtype(np.int64) if dtype.kind == "u" else dtype
+
+
+@dataclasses.dataclass(eq=False)
+class Scope:
+    """A graph: the whole, or the body of a loop.
+
+    Attributes:
+      depth: number of graphs around it.
+      nodes: nodes in the order of computation.
+    """
+
+    depth: int = 0
+    nodes: list[onnx.NodeProto] = dataclasses.field(default_factory=list)
+    known: dict[Any, Sequence["Value"]] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Value:
+    """A tensor that is known only when the graph runs.
+
+    Attributes:
+      name: name in the graph.
+      shape: stored shape.
+      dtype: type of the elements.
+      scope: graph that computes it.
+      op: operator that computes it, "" for an input.
+      inputs: inputs of that operator.
+      attributes: attributes of that operator.
+      highest: largest value of an index, whose smallest value is 0; None if that is not known.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    scope: Scope
+    op: str = ""
+    inputs: tuple[Any, ...] = ()
+    attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    highest: int | None = None
+
+
+Tensor = Value | np.ndarray
+
+
+class Graph:
+    """Builds one ONNX model."""
+
+    def __init__(self):
+        self._scopes = [Scope()]
+        self._inputs: list[onnx.ValueInfoProto] = []
+        self._initializers: dict[Any, onnx.TensorProto] = {}
+        self._number = 0
+
+    def input(self, name: str, shape: tuple[int, ...]) -> Value:
+        """A float32 input of the model."""
+        self._inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+        return Value(name, shape, np.dtype(np.float32), self._scopes[0])
+
+    def emit(
+        self,
+        op: str,
+        inputs: Sequence[Tensor | None],
+        shapes: Sequence[tuple[int, ...]],
+        dtypes: Sequence[Any],
+        **attributes: Any,
+    ) -> Sequence[Value]:
+        """Adds a node, or finds one that is equal; returns its outputs."""
+        names = [self._name(x) for x in inputs]
+        scopes = [x.scope for x in inputs if isinstance(x, Value)]
+        scope = max(scopes, key=lambda scope: scope.depth, default=self._scopes[0])
+        if op == "Scan":  # Its body may use any value of the graph around it.
+            scope = self._scopes[-1]
+        key = op, tuple(names), tuple(sorted((k, str(v)) for k, v in attributes.items()))
+        if key not in scope.known:
+            outputs = [
+                Value(
+                    *(self.fresh(op), tuple(shape), _stored(dtype), scope),
+                    *(op, tuple(inputs), attributes),
+                )
+                for shape, dtype in zip(shapes, dtypes, strict=True)
+            ]
+            scope.nodes.append(helper.make_node(op, names, [x.name for x in outputs], **attributes))
+            scope.known[key] = outputs
+        return scope.known[key]
+
+    def fresh(self, word: str) -> str:
+        """A new name."""
+        self._number += 1
+        return f"{word.lower()}_{self._number}"
+
+    def _name(self, x: Tensor | None) -> str:
+        """The name of a value; a constant becomes an initializer of the whole graph."""
+        if x is None:
+            return ""
+        if isinstance(x, Value):
+            return x.name
+        x = np.asarray(x, _stored(x.dtype))
+        key = x.dtype.str, x.shape, x.tobytes()
+        if key not in self._initializers:
+            self._initializers[key] = numpy_helper.from_array(
+                np.ascontiguousarray(x).reshape(x.shape), self.fresh("constant")
+            )
+        return self._initializers[key].name
+
+    # --- operations -------------------------------------------------------------------------------
+
+    def op(self, name: str, *inputs: Tensor, dtype: Any = None, **attributes: Any) -> Tensor:
+        """An elementwise operator; its inputs broadcast."""
+        shape = np.broadcast_shapes(*(x.shape for x in inputs))
+        for x, other in (inputs, inputs[::-1]) if name in _NEUTRAL else ():
+            # Such as a temperature of 1.
+            if isinstance(other, np.ndarray) and x.shape == shape:
+                right = other is inputs[1] or name != "Div"
+                if right and (other == _NEUTRAL[name]).all():
+                    return x
+        dtype = inputs[0].dtype if dtype is None else dtype
+        return self.emit(name, inputs, [shape], [dtype], **attributes)[0]
+
+    def full(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        """The value, broadcast to a shape."""
+        shape = tuple(shape)
+        if x.shape == shape:
+            return x
+        if isinstance(x, np.ndarray):
+            return np.broadcast_to(x, shape)
+        return self.emit("Expand", [x, np.asarray(shape, np.int64)], [shape], [x.dtype])[0]
+
+    def reshape(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        shape = tuple(int(n) for n in shape)
+        if x.shape == shape:
+            return x
+        if isinstance(x, np.ndarray):
+            return x.reshape(shape)
+        if x.op == "Reshape":
+            return self.reshape(x.inputs[0], shape)
+        if x.op.startswith("Reduce") and x.inputs[0].shape != x.shape:
+            axes = [int(axis) for axis in x.attributes.get("axes", np.ravel(x.inputs[-1]))]
+            kept = tuple(1 if i in axes else n for i, n in enumerate(x.inputs[0].shape))
+            if shape == kept and not x.attributes["keepdims"]:
+                return self.emit(
+                    x.op, x.inputs, [shape], [x.dtype], **x.attributes | {"keepdims": 1}
+                )[0]
+        if x.op == "Slice" and (place := self._single(x)) and shape == place[2]:
+            return self.take(x.inputs[0], np.asarray(place[1]), place[0])
+        return self.emit("Reshape", [x, np.asarray(shape, np.int64)], [shape], [x.dtype])[0]
+
+    @staticmethod
+    def _single(x: Value) -> tuple[int, int, tuple[int, ...]] | None:
+        """Axis, index, and shape without the axis, of a slice that takes one element of it."""
+        starts, _, axes, _ = (np.ravel(number).tolist() for number in x.inputs[1:])
+        if len(axes) != 1 or x.shape[axes[0]] != 1:
+            return None
+        return axes[0], starts[0], x.shape[: axes[0]] + x.shape[axes[0] + 1 :]
+
+    def transpose(self, x: Tensor, order: Sequence[int]) -> Tensor:
+        order = [int(axis) for axis in order]
+        if isinstance(x, np.ndarray):
+            return x.transpose(order)
+        shape = tuple(x.shape[axis] for axis in order)
+        moved = [axis for axis in order if x.shape[axis] != 1]
+        if moved == sorted(moved):  # Only axes of length one move.
+            return self.reshape(x, shape)
+        return self.emit("Transpose", [x], [shape], [x.dtype], perm=order)[0]
+
+    def cast(self, x: Tensor, dtype: Any) -> Tensor:
+        if isinstance(x, np.ndarray):
+            return x.astype(dtype)
+        dtype = _stored(dtype)
+        if x.dtype == dtype:
+            return x
+        return self.emit("Cast", [x], [x.shape], [dtype], to=_TYPES[dtype])[0]
+
+    def slice(
+        self,
+        x: Tensor,
+        starts: Sequence[int],
+        stops: Sequence[int],
+        steps: Sequence[int] | None = None,
+    ) -> Tensor:
+        """``x[start:stop:step, ...]``; numbers as in Python, and steps may be negative."""
+        steps = [1] * x.ndim if isinstance(x, np.ndarray) and steps is None else steps
+        steps = [1] * len(x.shape) if steps is None else list(steps)
+        where = [range(n)[a:b:c] for n, a, b, c in zip(x.shape, starts, stops, steps, strict=True)]
+        shape = tuple(map(len, where))
+        if isinstance(x, np.ndarray):
+            return x[tuple(slice(a, b, c) for a, b, c in zip(starts, stops, steps, strict=True))]
+        axes = [i for i, (n, own) in enumerate(zip(x.shape, where, strict=True)) if own != range(n)]
+        if not axes:
+            return x
+        # The end before the first element is not a number but anything small enough.
+        ends = [where[i].stop if where[i].stop >= 0 else -(2**31) for i in axes]
+        numbers = [[where[i].start for i in axes], ends, axes, [where[i].step for i in axes]]
+        arrays = [np.asarray(n, np.int64) for n in numbers]
+        return self.emit("Slice", [x, *arrays], [shape], [x.dtype])[0]
+
+    def concatenate(self, parts: Sequence[Tensor], axis: int) -> Tensor:
+        known = [x for x in parts if isinstance(x, np.ndarray)]
+        if len(known) == len(parts):
+            return np.concatenate(known, axis)
+        if len(parts) == 1:
+            return parts[0]
+        shape = list(parts[0].shape)
+        shape[axis] = sum(x.shape[axis] for x in parts)
+        return self.emit("Concat", parts, [tuple(shape)], [parts[0].dtype], axis=axis)[0]
+
+    def stack(self, parts: Sequence[Tensor], axis: int) -> Tensor:
+        shape = list(parts[0].shape)
+        shape.insert(axis, 1)
+        return self.concatenate([self.reshape(x, shape) for x in parts], axis)
+
+    def take(self, x: Tensor, index: Tensor, axis: int) -> Tensor:
+        """``np.take`` of valid indices."""
+        if isinstance(x, np.ndarray) and isinstance(index, np.ndarray):
+            return np.asarray(np.take(x, index, axis))
+        shape = (*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
+        return self.emit("Gather", [x, index], [shape], [x.dtype], axis=axis)[0]
+
+    def where(self, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return self.op("Where", condition, x, y, dtype=x.dtype)
+
+    def reduce(self, op: str, x: Tensor, axes: Sequence[int]) -> Tensor:
+        """A reduction over axes."""
+        axes = sorted(int(axis) for axis in axes)
+        shape = tuple(n for axis, n in enumerate(x.shape) if axis not in axes)
+        if op == "ReduceSum":  # The only one whose axes are an input in opset 17.
+            where = np.asarray(axes, np.int64)
+            return self.emit(op, [x, where], [shape], [x.dtype], keepdims=0)[0]
+        return self.emit(op, [x], [shape], [x.dtype], axes=axes, keepdims=0)[0]
+
+    # --- loops ------------------------------------------------------------------------------------
+
+    def scan(
+        self,
+        body: Callable[[list[Tensor], list[Tensor]], tuple[list[Tensor], list[Tensor]]],
+        carry: Sequence[Tensor],
+        xs: Sequence[Tensor],
+        length: int,
+        *,
+        reverse: bool = False,
+    ) -> list[Tensor]:
+        """ONNX's Scan over the first axis of ``xs``.
+
+        Args:
+          body: function of (carry, elements of xs) that adds the nodes of a step and returns
+            (carry, elements of ys).
+          carry: first values of the carry.
+          xs: arrays to scan over.
+          length: number of steps.
+          reverse: from the last element to the first.
+
+        Returns:
+          The last carry and the stacked ys.
+        """
+        # ONNX counts the steps by the elements.
+        xs = [*xs] or [np.arange(length)]
+        inputs = [*carry, *xs]
+        scope = Scope(len(self._scopes))
+        before = [Value(self.fresh("carry"), x.shape, x.dtype, scope) for x in carry]
+        elements = [
+            Value(self.fresh("element"), x.shape[1:], x.dtype, scope, highest=_highest(x))
+            for x in xs
+        ]
+        self._scopes.append(scope)
+        after, ys = body(list(before), list(elements))
+        self._scopes.pop()
+        outputs: list[Value] = []
+        for x in (*after, *ys):
+            if not isinstance(x, Value) or x.scope is not scope or not x.op or x in outputs:
+                x = self._own(x, scope)
+            outputs.append(x)
+        graph = helper.make_graph(
+            scope.nodes,
+            self.fresh("body"),
+            [_info(x) for x in (*before, *elements)],
+            [_info(x) for x in outputs],
+        )
+        directions = {"scan_input_directions": [int(reverse)] * len(xs)}
+        if ys:
+            directions["scan_output_directions"] = [int(reverse)] * len(ys)
+        return list(
+            self.emit(
+                "Scan",
+                inputs,
+                [
+                    *(x.shape for x in outputs[: len(before)]),
+                    *((length, *x.shape) for x in outputs[len(before) :]),
+                ],
+                [x.dtype for x in outputs],
+                body=graph,
+                num_scan_inputs=len(xs),
+                **directions,
+            )
+        )
+
+    def _own(self, x: Tensor, scope: Scope) -> Value:
+        """The value under a name of its own that a graph can return."""
+        value = Value(self.fresh("output"), x.shape, x.dtype, scope)
+        scope.nodes.append(helper.make_node("Identity", [self._name(x)], [value.name]))
+        return value
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    def model(self, name: str, output: Tensor, metadata: dict[str, str]) -> onnx.ModelProto:
+        """The model with one output of that name, without nodes that it does not use."""
+        last = helper.make_node("Identity", [self._name(output)], [name])
+        nodes, used = _needed([*self._scopes[0].nodes, last], {name})
+        info = helper.make_tensor_value_info(name, _TYPES[output.dtype], output.shape)
+        initializers = [x for x in self._initializers.values() if x.name in used]
+        graph = helper.make_graph(nodes, "calojax", self._inputs, [info], initializers)
+        model = helper.make_model(
+            graph,
+            producer_name="calojax",
+            ir_version=IR_VERSION,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+        )
+        helper.set_model_props(model, metadata)
+        onnx.checker.check_model(model)
+        return model
+
+
+def _highest(x: Tensor) -> int | None:
+    """The largest element of known indices."""
+    if isinstance(x, np.ndarray) and x.dtype.kind in "iu" and x.min() >= 0:
+        return int(x.max())
+    return None
+
+
+def _info(x: Value) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(x.name, _TYPES[x.dtype], x.shape)
+
+
+def _needed(
+    nodes: Sequence[onnx.NodeProto], outputs: set[str]
+) -> tuple[list[onnx.NodeProto], set[str]]:
+    """The nodes that outputs depend on, and the names that these use."""
+    used, kept = set(outputs), []
+    for node in reversed(nodes):
+        if not used & set(node.output):
+            continue
+        kept.append(node)
+        used.update(node.input)
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                body = attribute.g
+                inner, names = _needed(body.node, {x.name for x in body.output})
+                del body.node[:]
+                body.node.extend(inner)
+                used |= names
+    return kept[::-1], used

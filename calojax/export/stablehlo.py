@@ -1,0 +1,71 @@
+"""StableHLO: one program for CPUs, NVIDIA's and AMD's GPUs and TPUs, which needs JAX alone to run.
+
+Example::
+
+  program = jax.export.deserialize(pathlib.Path("model.stablehlo").read_bytes())
+  showers = program.call(np.uint32(seed), np.uint32([0, 1]), np.float32([1e4, 2e4]))   # MeV
+
+Shower i is that of ``calojax sample --seed``: it has the same random numbers.
+"""
+
+import dataclasses
+
+import jax
+import jax.export
+import jax.numpy as jnp
+
+from calojax import models, rng
+from calojax.api import TrainedModel
+from calojax.export.metadata import as_json, facts_of
+from calojax.export.options import Options
+from calojax.export.random_numbers import is_fixed
+from calojax.models.base import Model
+from calojax.models.pointflow.config import GenerationConfig, PointFlowConfig
+from calojax.sampling.generation import STREAM
+
+PLATFORMS = ("cpu", "cuda", "tpu", "rocm")
+"""Platforms of the program."""
+
+
+def files(trained: TrainedModel, options: Options) -> dict[str, bytes]:
+    """``model.stablehlo`` and ``model.json``."""
+    content = program(trained, options.batch)
+    batch = "any" if is_fixed(trained.model) else options.batch
+    facts = facts_of(trained) | {
+        "inputs": {"seed": [], "numbers": [batch], "energies": [batch]},
+        "outputs": {"showers": [batch, trained.detector.n_voxels]},
+        "platforms": PLATFORMS,
+    }
+    return {"model.stablehlo": content, "model.json": as_json(facts)}
+
+
+def program(trained: TrainedModel, batch: int) -> bytes:
+    """The serialised program, for any number of showers if their random numbers are so many.
+
+    Args:
+      trained: trained model.
+      batch: number of showers of other models.
+    """
+    model = _of_any_device(trained.model)
+
+    def showers(seed, numbers, energies):
+        root = rng.stream(jax.random.key(seed, impl="threefry2x32"), STREAM)
+        return model.sample(trained.variables, rng.per_item(root, numbers), energies)
+
+    size = jax.export.symbolic_shape("b")[0] if is_fixed(trained.model) else batch
+    # A hint that every compiler of StableHLO may follow or not.
+    hint = jax.export.DisabledSafetyCheck.custom_call("LayoutConstraint")
+    exported = jax.export.export(jax.jit(showers), platforms=PLATFORMS, disabled_checks=(hint,))(
+        jax.ShapeDtypeStruct((), jnp.uint32),
+        jax.ShapeDtypeStruct((size,), jnp.uint32),
+        jax.ShapeDtypeStruct((size,), jnp.float32),
+    )
+    return bytes(exported.serialize())
+
+
+def _of_any_device(model: Model) -> Model:
+    """The model with buffers whose size does not depend on the devices of this machine."""
+    if not isinstance(model.config, PointFlowConfig):
+        return model
+    generation = GenerationConfig(showers=256, points=262_144)
+    return models.build(dataclasses.replace(model.config, generation=generation), model.detector)

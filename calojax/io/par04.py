@@ -1,0 +1,93 @@
+"""The files of Geant4's example Par04 and of LEMURS: deposited energy on a grid (r, alpha, z).
+
+A file holds ``incident_energy`` [n] and ``showers`` [n, r, alpha, z], both in MeV, with alpha from
+-pi. LEMURS adds ``incident_theta`` and ``incident_phi`` [n] in rad. Energies are deposits: datasets
+2 and 3 of the CaloChallenge divide them by the sampling fraction 0.033, which is not done here.
+"""
+
+import h5py
+import numpy as np
+
+from calojax.errors import CalojaxError
+from calojax.geometry import Detector
+from calojax.io.chunks import Column, Queue, rows_of_a_chunk
+from calojax.io.dense import PAR04_ENERGIES, SHOWERS, values
+from calojax.io.hdf5 import InputFile
+
+
+def is_par04(file: InputFile) -> bool:
+    """Whether an open file has Par04's energies and showers on a grid."""
+    showers = file.find(SHOWERS) if PAR04_ENERGIES in file.file else None
+    return isinstance(showers, h5py.Dataset) and len(showers.shape or ()) == 4
+
+
+class GridShowers:
+    """Showers of a file, sliced like a dataset [n, v] in the CaloChallenge's order.
+
+    Attributes:
+      shape: (n, v).
+      dtype: type of the energies.
+      chunks: number of showers that are read together, and v.
+    """
+
+    def __init__(self, file: InputFile):
+        """Finds the showers; raises `CalojaxError` if they are not numbers."""
+        self._showers = values(file, SHOWERS)
+        n, *grid = self._showers.shape
+        self.shape = (n, int(np.prod(grid)))
+        self.dtype = self._showers.dtype
+        chunks = self._showers.chunks
+        self.chunks = chunks and (chunks[0], self.shape[1])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """Showers [b, v] of a slice."""
+        showers = self._showers[rows]
+        return showers.transpose(0, 3, 2, 1).reshape(len(showers), -1)
+
+
+class Writer:
+    """Writes the two datasets."""
+
+    angles: tuple[str, ...] = ()
+
+    def __init__(self, file: h5py.File, queue: Queue, detector: Detector, count: int):
+        if detector.grid is None:
+            raise CalojaxError(
+                f"{detector.name}: its layers differ, so its showers are no grid of r, alpha and "
+                "z; take --layout dense."
+            )
+        z, alpha, r = detector.grid
+        self._grid = (z, alpha, r)
+        self._energies = Column(queue, file, PAR04_ENERGIES, np.float32, count)
+        self._showers = Column(
+            queue,
+            file,
+            SHOWERS,
+            np.float32,
+            count,
+            tail=(r, alpha, z),
+            rows=rows_of_a_chunk(detector),
+        )
+        self._angles = [Column(queue, file, name, np.float32, count) for name in self.angles]
+        self.columns = (self._energies, self._showers, *self._angles)
+
+    @staticmethod
+    def prepare(showers: np.ndarray) -> np.ndarray:
+        return showers
+
+    def extend(self, energies: np.ndarray, prepared: np.ndarray) -> None:
+        cells = prepared.reshape(-1, *self._grid).transpose(0, 3, 2, 1)
+        self._energies.extend(energies)
+        self._showers.extend(np.ascontiguousarray(cells))
+        for column in self._angles:
+            # Showers of calojax enter at right angles.
+            column.extend(np.zeros_like(energies))
+
+
+class LemursWriter(Writer):
+    """Writes the two datasets and the direction of the particle, along the axis."""
+
+    angles = ("incident_theta", "incident_phi")

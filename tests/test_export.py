@@ -1,0 +1,260 @@
+"""Exported programs: the same showers as in Python, their descriptions, and what is refused."""
+
+import dataclasses
+import functools
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import scipy.stats
+from conftest import tiny_config
+
+from calojax import checkpoint, export, models, rng
+from calojax.api import TrainedModel
+from calojax.checkpoint import Progress
+from calojax.cli import main
+from calojax.errors import CalojaxError
+from calojax.export import Options, random_numbers
+from calojax.geometry import DETECTORS, Layer
+from calojax.presets import PRESETS
+from calojax.sampling.generation import STREAM
+
+PROGRESS = Progress(1, "prior", 1, (), 0, (1e3, 1e5))
+CYLINDER = {"network": "cylinder", "filters": 4, "kernel": (3, 2, 2), "strides": (2, 2, 1)}
+# Every kind of prior, network and likelihood, and numbers of codes that are drawn in two steps.
+KINDS = {
+    "gru": {**CYLINDER, "head": "density", "scale": "quantile", "codebook_size": 70},
+    "transformer": {"scale": "arctanh"},
+    "masked": {"codebook": "fsq"},
+    "flow": CYLINDER,
+}
+EQUAL_CELLS = dataclasses.replace(
+    DETECTORS["tiny"], layers=tuple(Layer(z, (0.0, 5.0, 10.0, 15.0), 4, 13.6) for z in range(10))
+)
+ENERGIES = np.float32([2e3, 7e4, 1e3, 9e4])
+
+
+@pytest.fixture(scope="module")
+def trained(batch):
+    """Models with random weights, far from the start so that draws differ, by kind of prior."""
+
+    @functools.cache
+    def trained(kind):
+        config = tiny_config(**KINDS[kind])
+        prior = dataclasses.replace(config.prior, kind=kind, layers=1, heads=2, passes=3)
+        model = models.build(dataclasses.replace(config, prior=prior), EQUAL_CELLS)
+        transforms = model.fit([(batch["energies"], batch["showers"])])
+        generator = np.random.default_rng(0)
+        variables = jax.tree.map(
+            lambda x: jnp.asarray(generator.normal(0, 0.3, x.shape), x.dtype),
+            checkpoint.shapes(model, transforms),
+        )
+        return TrainedModel(model, variables | {"transforms": transforms}, PROGRESS)
+
+    return trained
+
+
+def run(content, **inputs):
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    (output,) = session.run(None, inputs)
+    return output
+
+
+def numbers_of(layout, number):
+    """Random numbers of showers in the order of a layout."""
+    generator = np.random.default_rng(0)
+    draws = {
+        "normal": lambda shape: generator.normal(size=shape),
+        "uniform": lambda shape: generator.uniform(size=shape),
+        "gumbel": lambda shape: generator.gumbel(size=shape),
+        "order": lambda shape: generator.permuted(np.ones(shape) * np.arange(shape[-1]), axis=-1),
+    }
+    parts = [draws[p.distribution]((number, *p.shape)).reshape(number, -1) for p in layout.parts]
+    return np.concatenate(parts, 1).astype(np.float32)
+
+
+def values(showers, voxels):
+    """Energies of the voxels of each shower, most of which must agree: a code may flip."""
+    return np.isclose(showers, voxels, rtol=1e-3, atol=1e-2).all(1).mean()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_onnx_makes_the_showers_of_jax_from_the_same_noise(kind, trained):
+    subject = trained(kind)
+    layout = random_numbers.layout_of(subject.model)
+    numbers = numbers_of(layout, 4)
+    noise = layout.unflatten(numbers)
+    np.testing.assert_array_equal(layout.flatten(noise), numbers)
+    expected = np.asarray(jax.jit(subject.model.sample_from)(subject.variables, noise, ENERGIES))
+    made = export.contents(subject, "onnx", Options(batch=4))
+    found = run(made["model.onnx"], noise=numbers, energies=ENERGIES)
+    assert values(found, expected) >= 0.75
+    assert (found > 0).sum() > 20
+    facts = json.loads(made["model.json"])
+    properties = {x.key: x.value for x in onnx.load_from_string(made["model.onnx"]).metadata_props}
+    assert properties.keys() == facts.keys()
+    assert facts["inputs"] == {"noise": [4, layout.size], "energies": [4]}
+    assert sum(np.prod(part["shape"]) for part in facts["random_numbers"]) == layout.size
+    assert facts["energy_range"] == [1e3, 1e5]
+    assert facts["grid"] == [10, 4, 3]
+
+
+def test_par04_has_its_order_and_units_and_clips_energies(trained):
+    subject = trained("gru")
+    made = export.contents(subject, "par04", Options(noise="input", sampling_fraction=0.5))
+    layout = random_numbers.layout_of(subject.model)
+    normal = np.random.default_rng(0).normal(size=(1, layout.size)).astype(np.float32)
+    noise = jax.jit(layout.from_normal)(normal)
+    energy = np.float32([4e4])
+    expected = np.asarray(jax.jit(subject.model.sample_from)(subject.variables, noise, energy))
+    condition = np.float32([[4e4 / 1.024e6, 0.7, 0.0, 1.0]])
+    found = run(made["model.onnx"], latent_and_condition=np.concatenate([normal, condition], 1))
+    z, alpha, r = subject.detector.grid
+    cells = found.reshape(r, alpha, z).transpose(2, 1, 0).reshape(1, -1)
+    np.testing.assert_allclose(cells / 0.5 * 4e4, expected, rtol=1e-3, atol=1e-2)
+    for name, value in (
+        ("setSizeLatentVector", layout.size),
+        ("mesh/setNbOfRhoCells", r),
+        ("inference/setNbOfPhiCells", alpha),
+        ("inference/setNbOfZCells", z),
+    ):
+        assert f"{name} {value}\n" in made["model.mac"].decode()
+
+
+def test_ten_numbers_determine_a_shower(trained):
+    """The same program in JAX, with 64-bit integers, gives the same numbers."""
+    subject = trained("masked")
+    made = export.contents(subject, "par04")["model.onnx"]
+    vector = np.random.default_rng(0).normal(size=(1, 14)).astype(np.float32)
+    vector[0, 10:] = 5e5 / 1.024e6, 0.0, 0.0, 1.0
+    layout = random_numbers.layout_of(subject.model)
+    with jax.enable_x64(True):
+        noise = layout.from_seed(vector[:, :10])
+    noise = jax.tree.map(np.asarray, noise)
+    # Beyond the energies of the training, so clipped.
+    expected = subject.model.sample_from(subject.variables, noise, np.float32([1e5]))
+    z, alpha, r = subject.detector.grid
+    found = run(made, latent_and_condition=vector).reshape(r, alpha, z).transpose(2, 1, 0).ravel()
+    np.testing.assert_allclose(1e5 * found, np.asarray(expected)[0], rtol=1e-3, atol=1e-2)
+    np.testing.assert_array_equal(
+        run(made, latent_and_condition=vector), run(made, latent_and_condition=vector)
+    )
+    vector[0, 3] += 2.0**-15
+    assert np.abs(run(made, latent_and_condition=vector).reshape(-1) - found).max() > 1e-6
+
+
+def test_the_counter_generator_is_exact_and_uniform():
+    normal = np.random.default_rng(0).normal(size=(3, 10)).astype(np.float32)
+    with jax.enable_x64(True):
+        bits = np.asarray(random_numbers.random_bits(normal, 20_000))
+        uniform, ordinary = (
+            np.asarray(random_numbers._OF_BITS[kind](bits)) for kind in ("uniform", "normal")
+        )
+    assert bits.dtype == np.int64
+    # The same by whole numbers without a bound.
+    weights = np.random.default_rng(20261125)
+    p, x = 2**31 - 1, 7
+    whole = [int(np.floor(np.float32(g) * np.float32(2**16))) + 2**20 for g in normal[1]]
+    for multiplier in weights.integers(1, p, 4).tolist():
+        key = sum(k * w for k, w in zip(whole, weights.integers(1, p, 10).tolist(), strict=True))
+        x = pow(x * multiplier + key, 5, p)
+    assert bits[1, 7] == x
+    assert (uniform < 1).all()
+    for numbers, cdf in ((uniform, "uniform"), (ordinary, "norm")):
+        for row in numbers:
+            assert scipy.stats.kstest(row, cdf).pvalue > 1e-3
+            assert abs(np.corrcoef(row[1:], row[:-1])[0, 1]) < 5 / 20_000**0.5
+    assert abs(np.corrcoef(uniform)[0, 1]) < 5 / 20_000**0.5
+
+
+def test_stablehlo_runs_without_calojax_for_any_number_of_showers(model, variables, tmp_path):
+    subject = TrainedModel(model, variables, PROGRESS)
+    export.write(subject, tmp_path, "stablehlo")
+    code = (
+        "import sys, pathlib, jax, jax.export, numpy as np\n"
+        "program = jax.export.deserialize(pathlib.Path('model.stablehlo').read_bytes())\n"
+        "assert program.platforms == ('cpu', 'cuda', 'tpu', 'rocm'), program.platforms\n"
+        "showers = program.call(np.uint32(7), np.uint32([3, 0]), np.float32([2e3, 7e4]))\n"
+        "assert not any(name.startswith('calojax') for name in sys.modules)\n"
+        "np.save('showers.npy', showers)"
+    )
+    child = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False)
+    assert child.returncode == 0
+    keys = rng.per_item(rng.stream(rng.root(7), STREAM), np.uint32([3, 0]))
+    expected = jax.jit(model.sample)(variables, keys, np.float32([2e3, 7e4]))
+    assert values(np.load(tmp_path / "showers.npy"), expected) == 1.0
+    facts = json.loads((tmp_path / "model.json").read_text())
+    assert facts["inputs"] == {"seed": [], "numbers": ["any"], "energies": ["any"]}
+    with pytest.raises(CalojaxError, match=r"model.stablehlo: already exists; .*--force"):
+        export.write(subject, tmp_path, "stablehlo")
+
+
+def test_triton_has_the_shapes_of_the_file(trained, tmp_path):
+    made = export.contents(trained("masked"), "triton", Options(batch=2, noise="seed"))
+    config = made["calojax/config.pbtxt"].decode()
+    assert '{ name: "seed" data_type: TYPE_FP32 dims: [2, 10] }' in config
+    assert '{ name: "showers" data_type: TYPE_FP32 dims: [2, 120] }' in config
+    showers = run(
+        made["calojax/1/model.onnx"], seed=np.zeros((2, 10), np.float32), energies=ENERGIES[:2]
+    )
+    assert showers.shape == (2, 120)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("tflite", "There is no format 'tflite'; choose one of par04, onnx, stablehlo, triton"),
+        ("par04", "ds1-photons: Par04 has a mesh of equal cells"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused(kind, message, trained):
+    subject = trained("masked")
+    other = dataclasses.replace(subject.model, detector=DETECTORS["ds1-photons"])
+    with pytest.raises(CalojaxError, match=message):
+        export.contents(dataclasses.replace(subject, model=other), kind)
+
+
+def test_a_model_of_points_has_no_array_of_noise():
+    preset = PRESETS["pointflow-tiny"]
+    model = models.build(preset.model, DETECTORS["tiny"])
+    with pytest.raises(CalojaxError, match=r"as a shower has hits.*take --format stablehlo"):
+        export.contents(TrainedModel(model, {}, PROGRESS), "onnx")
+
+
+def test_a_wrong_number_of_random_numbers_is_named(trained):
+    layout = random_numbers.layout_of(trained("masked").model)
+    with pytest.raises(CalojaxError, match=rf"must have {layout.size} numbers .* shape \(2, 5\)"):
+        layout.unflatten(np.zeros((2, 5), np.float32))
+
+
+def test_a_missing_extra_is_one_sentence(trained, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    for name in [name for name in sys.modules if name.startswith("calojax.export.")]:
+        if name.split(".")[-1] in ("graph", "onnx", "rules"):
+            monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(CalojaxError, match=r"--format onnx needs the package onnx; install calo"):
+        export.contents(trained("masked"), "onnx")
+
+
+def test_the_command_refuses_before_it_writes(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(
+            [
+                "export",
+                "calovq-ds2",
+                "--out",
+                str(tmp_path / "x"),
+                "--format",
+                "onnx",
+                "--batch",
+                "0",
+            ]
+        )
+    assert "--batch must be at least 1, got 0" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()

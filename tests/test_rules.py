@@ -1,0 +1,211 @@
+"""From JAX to ONNX, rule by rule: ONNX Runtime computes what JAX computes."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnxruntime
+import pytest
+import scipy.special
+from jax import lax
+
+from calojax.export.graph import Graph
+from calojax.export.rules import NoRule, convert
+from calojax.nn.priors import gru
+
+X = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+POSITIVE = np.abs(X) + 0.1
+CUBE = np.random.default_rng(1).normal(size=(2, 5, 6)).astype(np.float32)
+INDEX = np.array([[2.0, 0.0], [1.0, 3.0], [0.0, 1.0]], np.float32)
+SMALL = np.float32([0.0, 1e-8, -3e-6, 0.5, -0.9, 20.0])
+
+
+def ran(function, *arrays):
+    """The result of a function in ONNX Runtime, from float32 arrays."""
+    graph = Graph()
+    inputs = [graph.input(f"x{i}", x.shape) for i, x in enumerate(arrays)]
+    (output,) = convert(graph, function, *inputs)
+    model = graph.model("y", graph.cast(output, np.float32), {})
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    feeds = {f"x{i}": x for i, x in enumerate(arrays)}
+    used = {x.name for x in session.get_inputs()}
+    return session.run(None, {k: v for k, v in feeds.items() if k in used})[0], model
+
+
+def at(x):
+    return x.astype(jnp.int32)
+
+
+def loop(length, reverse=False):
+    """A loop with a carry, a constant, and what does not change."""
+
+    def run(x, w):
+        def step(carry, row):
+            carry = jnp.tanh(carry + row @ w) + jnp.exp(w).sum()
+            return carry, carry * row[0]
+
+        rows = jnp.broadcast_to(x, (length, *x.shape))[:, 0]
+        last, every = lax.scan(step, jnp.zeros(4), rows, reverse=reverse)
+        return jnp.concatenate([last[None], every])
+
+    return run
+
+
+def nested(x):
+    """A loop in a loop; the inner one uses what the outer one knows."""
+
+    def outer(total, row):
+        def inner(carry, _):
+            return carry + row, None
+
+        return lax.scan(inner, total, None, 20)[0], None
+
+    return lax.scan(outer, jnp.zeros(4), jnp.tile(x, (7, 1)))[0]
+
+
+def recurrent(state, x, kernel):
+    """A step of the recurrent prior with constant weights."""
+    width = state.shape[1]
+    generator = np.random.default_rng(0)
+    recurrent, bias, new = (
+        jnp.asarray(generator.normal(size=shape), jnp.float32)
+        for shape in ((width, 3 * width), (3 * width,), (1, width))
+    )
+    weights = jnp.asarray(generator.normal(size=(x.shape[1], 3 * width)), jnp.float32)
+    return gru.gru_step(state, x @ weights + bias, recurrent, new) + kernel
+
+
+CASES = {
+    "add, lazy broadcast": (lambda x: x + jnp.sum(x, 1, keepdims=True) * 2, X),
+    "sub": (lambda x: 1.0 - x, X),
+    "div": (lambda x: x / (x + 10), X),
+    "div of integers": (lambda x: at(10 * x) // 3 + lax.rem(at(10 * x), 3) + at(10 * x) % 3, X),
+    "max, min, clip": (lambda x: jnp.clip(jnp.maximum(x, 0.1), None, 0.5) + jnp.minimum(x, 0), X),
+    "pow": (lambda x: x**1.5 + x**3 + x**-2.0, POSITIVE),
+    "neg, abs, sign": (lambda x: jnp.sign(x) * jnp.abs(x) - (-x), X),
+    "floor, ceil, round": (lambda x: jnp.floor(x) * 10 + jnp.ceil(x) + jnp.round(2 * x), X),
+    "exp, log, sqrt": (lambda x: jnp.exp(x) + jnp.log(x) + jnp.sqrt(x) + lax.rsqrt(x), POSITIVE),
+    "tanh, sin, cos": (lambda x: jnp.tanh(x) + jnp.sin(x) * jnp.cos(x), X),
+    "logistic": (jax.nn.sigmoid, 30 * X),
+    "softplus": (jax.nn.softplus, 30 * X),
+    "log1p": (jnp.log1p, SMALL),
+    "log1p at infinity": (jnp.log1p, np.float32([np.inf, -1.0, -0.5])),
+    "expm1": (jnp.expm1, SMALL),
+    "erf": (lax.erf, SMALL),
+    "erfc": (lax.erfc, np.linspace(-5, 9, 200, dtype=np.float32)),
+    "ndtr": (jax.scipy.special.ndtr, np.linspace(-9, 9, 200, dtype=np.float32)),
+    "ndtri": (jax.scipy.special.ndtri, np.linspace(1e-6, 1 - 1e-6, 200, dtype=np.float32)),
+    "comparisons": (lambda x: (x > 0.1) & (x <= 0.9) | ~(x < 0.5) ^ (x != 0.1), X),
+    "is_finite": (jnp.isfinite, np.float32([1.0, np.inf, np.nan, -np.inf])),
+    "select": (lambda x: jnp.where(x > 0, x, -2.0), X),
+    "convert": (lambda x: at(3 * x).astype(jnp.float32) + (x > 0), X),
+    "bfloat16 as float32": (lambda x: x.astype(jnp.bfloat16).astype(jnp.float32) * 0 + x, X),
+    "reshape, transpose": (lambda x: x.reshape(5, 4, 3).transpose(2, 0, 1), CUBE),
+    "squeeze, expand": (lambda x: x[:, :1].squeeze(1)[:, None], X),
+    "broadcast": (lambda x: jnp.broadcast_to(x[:, None], (3, 2, 4)).sum(1), X),
+    "concatenate, stack": (lambda x: jnp.concatenate([jnp.stack([x, x], 1)[:, 0], x], 1), X),
+    "slice": (lambda x: x[:, 1:5:2, ::-2], CUBE),
+    "split": (lambda x: jnp.split(x, [1, 3], 1)[1], X),
+    "rev": (lambda x: x[::-1, ::-1], X),
+    "pad": (lambda x: lax.pad(x, 7.0, [(1, 2, 1), (-1, 3, 2)]), X),
+    "roll": (lambda x: jnp.roll(x, 2, 1), X),
+    "sums": (lambda x: x.sum((0, 2)) + x.max((0, 2)) + x.min((0, 2)) + x.prod((0, 2)), CUBE),
+    "any, all": (lambda x: (x > 1).any(1) * 2 + (x > -1).all(1), X),
+    "argmax, argmin": (lambda x: x.argmax(1) + 10 * x.argmin(1), X),
+    "cumsum": (lambda x: jnp.cumsum(x, 1) + lax.cumsum(x, 1, reverse=True), X),
+    "dot": (lambda x: x @ jnp.asarray(X.T), X),
+    "dot of three axes": (lambda x: jnp.einsum("abc,dbc->da", x, x[:1]), CUBE),
+    "dot in a batch": (lambda x: jnp.einsum("bij,bkj->bki", x, x[:, :2]), CUBE),
+    "vectors": (lambda x: x[0] @ x[1] + x @ x[2] + jnp.outer(x[0], x[1])[:3, 0], X),
+    "softmax": (jax.nn.softmax, X),
+    "attention": (lambda x: jax.nn.dot_product_attention(*[x[:, :, None]] * 3), CUBE),
+    "layer norm": (lambda x: jax.nn.gelu(jax.nn.standardize(x)), X),
+    "convolution": (
+        lambda x: lax.conv_general_dilated(
+            x[..., None], jnp.asarray(CUBE[:, :3, :4].reshape(2, 3, 1, 4)), (2, 1),
+            [(1, 0), (2, 1)], dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        ),
+        CUBE,
+    ),
+    "transposed convolution": (
+        lambda x: lax.conv_transpose(x, jnp.asarray(CUBE.reshape(2, 6, 5)), (2,), "VALID"),
+        CUBE,
+    ),
+    "take": (lambda x: jnp.take(x, jnp.array([[2, 0], [1, 1]]), 1), X),
+    "take of rows by index": (lambda x, i: x[at(i)[:, 0]], X, INDEX),
+    "take along": (lambda x, i: jnp.take_along_axis(x, at(i), 1), X, INDEX),
+    "take beyond the end": (lambda x, i: jnp.take(x, at(i) + 1, 1), X, INDEX),
+    "take of two axes": (lambda x, i: x[at(i)[:, 0], 1, at(i)[:, 1]], CUBE, INDEX / 2),
+    "clipped take": (lambda x, i: jnp.take_along_axis(x, at(i) + 2, 1, mode="clip"), X, INDEX),
+    "dynamic slice": (lambda x, i: lax.dynamic_slice(x, (0, at(i)[1, 1]), (3, 2)), X, INDEX),
+    "dynamic update": (
+        lambda x, i: lax.dynamic_update_slice(x, x[:, :1] * 9, (0, at(i)[0, 0])), X, INDEX
+    ),
+    "wide dynamic update": (
+        lambda x, i: lax.dynamic_update_slice(x, x[1:, :3] * 9, (1, at(i)[1, 1])), X, INDEX
+    ),
+    "scatter": (
+        lambda x, i: x.at[jnp.arange(3)[:, None], at(i) + 1].set(i * 10, mode="drop"), X, INDEX
+    ),
+    "sort": (lambda x: jnp.sort(x, 1), X),
+    "argsort": (lambda x: jnp.argsort(x, 0), X),
+    "short loop": (loop(5), X, X.T @ X),
+    "long loop": (loop(40), X, X.T @ X),
+    "long loop, reversed": (loop(40, reverse=True), X, X.T @ X),
+    "loop in a loop": (nested, X),
+    "interpolation": (
+        lambda x: jnp.interp(x, jnp.array([-1.0, 0.0, 2.0]), jnp.array([3.0, 1.0, 2.0])), X
+    ),
+    "recurrent unit": (recurrent, X, POSITIVE, X),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_onnx_computes_what_jax_computes(name):
+    function, *arrays = CASES[name]
+    expected = np.asarray(jax.jit(function)(*arrays))
+    found, _ = ran(function, *arrays)
+    assert found.shape == expected.shape
+    scale = np.abs(expected[np.isfinite(expected)]).max(initial=0)
+    np.testing.assert_allclose(found, expected, rtol=3e-6, atol=1e-6 * scale)
+
+
+def test_tails_of_the_normal_distribution_keep_their_digits():
+    x = np.linspace(1, 6, 300, dtype=np.float32)
+    found, _ = ran(lax.erfc, x)
+    np.testing.assert_allclose(found, scipy.special.erfc(x.astype(np.float64)), rtol=4e-6)
+
+
+def operators(graph):
+    """Operators of a graph and, per loop, of its body."""
+    bodies = [a.g for node in graph.node for a in node.attribute if a.HasField("g")]
+    return [node.op_type for node in graph.node], [operators(body)[0] for body in bodies]
+
+
+def test_what_does_not_change_is_outside_of_the_loop():
+    _, model = ran(loop(40), X, X.T @ X)
+    outside, (inside,) = operators(model.graph)
+    assert "Exp" in outside
+    assert "Exp" not in inside
+    assert "Tanh" in inside
+
+
+def test_a_step_of_the_recurrent_unit_is_one_operator():
+    _, model = ran(recurrent, X, POSITIVE, X)
+    assert operators(model.graph)[0].count("GRU") == 1
+    assert "Sigmoid" not in operators(model.graph)[0]
+
+
+def test_equal_nodes_are_made_once_and_constants_are_folded():
+    _, model = ran(lambda x: jnp.exp(x) * jnp.exp(x) + jnp.exp(jnp.ones(4)).sum(), X)
+    names = operators(model.graph)[0]
+    assert names.count("Exp") == 1
+    assert "ReduceSum" not in names
+
+
+def test_a_primitive_without_a_rule_is_named():
+    with pytest.raises(NoRule, match="uses 'cholesky' of JAX"):
+        ran(lambda x: functools.reduce(jnp.add, [jnp.linalg.cholesky(x @ x.T)]), X)
