@@ -22,18 +22,28 @@ from calojax.cli import main
 from calojax.errors import CalojaxError
 from calojax.export import Options, random_numbers
 from calojax.geometry import DETECTORS, Layer
+from calojax.models.calovq_released.config import (
+    GPTConfig,
+    ReleasedAutoencoderConfig,
+    ReleasedConfig,
+    TokensConfig,
+)
 from calojax.presets import PRESETS
 from calojax.sampling.generation import STREAM
 
 PROGRESS = Progress(1, "prior", 1, (), 0, (1e3, 1e5))
 CYLINDER = {"network": "cylinder", "filters": 4, "kernel": (3, 2, 2), "strides": (2, 2, 1)}
-# Every kind of prior, network and likelihood, and numbers of codes that are drawn in two steps.
+# Every prior, network, likelihood and model of layer energies; codes that are drawn in two steps.
 KINDS = {
     "gru": {**CYLINDER, "head": "density", "scale": "quantile", "codebook_size": 70},
-    "transformer": {"scale": "arctanh"},
-    "masked": {"codebook": "fsq"},
-    "flow": CYLINDER,
+    "flow": {"codebook": "fsq"},
+    "released": {},
 }
+RELEASED = ReleasedConfig(
+    ReleasedAutoencoderConfig(z_padding=(8, 8), codebook_size=16, code_width=4),
+    TokensConfig(bits=8, dither=True),
+    GPTConfig(1, 1, 8),
+)
 EQUAL_CELLS = dataclasses.replace(
     DETECTORS["tiny"], layers=tuple(Layer(z, (0.0, 5.0, 10.0, 15.0), 4, 13.6) for z in range(10))
 )
@@ -42,13 +52,16 @@ ENERGIES = np.float32([2e3, 7e4, 1e3, 9e4])
 
 @pytest.fixture(scope="module")
 def trained(batch):
-    """Models with random weights, far from the start so that draws differ, by kind of prior."""
+    """Models with random weights, far from the start so that draws differ, by kind."""
 
     @functools.cache
     def trained(kind):
         config = tiny_config(**KINDS[kind])
-        prior = dataclasses.replace(config.prior, kind=kind, layers=1, heads=2, passes=3)
-        model = models.build(dataclasses.replace(config, prior=prior), EQUAL_CELLS)
+        if kind == "flow":
+            prior = dataclasses.replace(config.prior, kind=kind, layers=1, heads=2, passes=3)
+            energies = dataclasses.replace(config.energies, kind="vae", hidden=(8,))
+            config = dataclasses.replace(config, prior=prior, energies=energies)
+        model = models.build(RELEASED if kind == "released" else config, EQUAL_CELLS)
         transforms = model.fit([(batch["energies"], batch["showers"])])
         generator = np.random.default_rng(0)
         variables = jax.tree.map(
@@ -73,7 +86,6 @@ def numbers_of(layout, number):
         "normal": lambda shape: generator.normal(size=shape),
         "uniform": lambda shape: generator.uniform(size=shape),
         "gumbel": lambda shape: generator.gumbel(size=shape),
-        "order": lambda shape: generator.permuted(np.ones(shape) * np.arange(shape[-1]), axis=-1),
     }
     parts = [draws[p.distribution]((number, *p.shape)).reshape(number, -1) for p in layout.parts]
     return np.concatenate(parts, 1).astype(np.float32)
@@ -95,7 +107,7 @@ def test_onnx_makes_the_showers_of_jax_from_the_same_noise(kind, trained):
     made = export.contents(subject, "onnx", Options(batch=4))
     found = run(made["model.onnx"], noise=numbers, energies=ENERGIES)
     assert values(found, expected) >= 0.75
-    assert (found > 0).sum() > 20
+    assert (found > 0).any()
     facts = json.loads(made["model.json"])
     properties = {x.key: x.value for x in onnx.load_from_string(made["model.onnx"]).metadata_props}
     assert properties.keys() == facts.keys()
@@ -129,7 +141,7 @@ def test_par04_has_its_order_and_units_and_clips_energies(trained):
 
 def test_ten_numbers_determine_a_shower(trained):
     """The same program in JAX, with 64-bit integers, gives the same numbers."""
-    subject = trained("masked")
+    subject = trained("flow")
     made = export.contents(subject, "par04")["model.onnx"]
     vector = np.random.default_rng(0).normal(size=(1, 14)).astype(np.float32)
     vector[0, 10:] = 5e5 / 1.024e6, 0.0, 0.0, 1.0
@@ -196,7 +208,7 @@ def test_stablehlo_runs_without_calojax_for_any_number_of_showers(model, variabl
 
 
 def test_triton_has_the_shapes_of_the_file(trained, tmp_path):
-    made = export.contents(trained("masked"), "triton", Options(batch=2, noise="seed"))
+    made = export.contents(trained("flow"), "triton", Options(batch=2, noise="seed"))
     config = made["calojax/config.pbtxt"].decode()
     assert '{ name: "seed" data_type: TYPE_FP32 dims: [2, 10] }' in config
     assert '{ name: "showers" data_type: TYPE_FP32 dims: [2, 120] }' in config
@@ -214,7 +226,7 @@ def test_triton_has_the_shapes_of_the_file(trained, tmp_path):
     ],
 )
 def test_what_cannot_be_exported_is_refused(kind, message, trained):
-    subject = trained("masked")
+    subject = trained("flow")
     other = dataclasses.replace(subject.model, detector=DETECTORS["ds1-photons"])
     with pytest.raises(CalojaxError, match=message):
         export.contents(dataclasses.replace(subject, model=other), kind)
@@ -228,7 +240,7 @@ def test_a_model_of_points_has_no_array_of_noise():
 
 
 def test_a_wrong_number_of_random_numbers_is_named(trained):
-    layout = random_numbers.layout_of(trained("masked").model)
+    layout = random_numbers.layout_of(trained("flow").model)
     with pytest.raises(CalojaxError, match=rf"must have {layout.size} numbers .* shape \(2, 5\)"):
         layout.unflatten(np.zeros((2, 5), np.float32))
 
@@ -239,7 +251,7 @@ def test_a_missing_extra_is_one_sentence(trained, monkeypatch):
         if name.split(".")[-1] in ("graph", "onnx", "rules"):
             monkeypatch.delitem(sys.modules, name)
     with pytest.raises(CalojaxError, match=r"--format onnx needs the package onnx; install calo"):
-        export.contents(trained("masked"), "onnx")
+        export.contents(trained("flow"), "onnx")
 
 
 def test_the_command_refuses_before_it_writes(tmp_path, capsys):

@@ -63,7 +63,7 @@ def nested(x):
 
         return lax.scan(inner, total, None, 20)[0], None
 
-    return lax.scan(outer, jnp.zeros(4), jnp.tile(x, (7, 1)))[0]
+    return lax.scan(outer, jnp.zeros(4), jnp.broadcast_to(x, (7, 3, 4)).reshape(21, 4))[0]
 
 
 def recurrent(state, x, kernel):
@@ -147,18 +147,12 @@ CASES = {
     "wide dynamic update": (
         lambda x, i: lax.dynamic_update_slice(x, x[1:, :3] * 9, (1, at(i)[1, 1])), X, INDEX
     ),
-    "scatter": (
-        lambda x, i: x.at[jnp.arange(3)[:, None], at(i) + 1].set(i * 10, mode="drop"), X, INDEX
-    ),
-    "sort": (lambda x: jnp.sort(x, 1), X),
-    "argsort": (lambda x: jnp.argsort(x, 0), X),
+    "scatter": (lambda x, i: x.at[..., at(i)[0, 0]].set(9 * x[..., 0]), CUBE, INDEX),
+    "scatter beyond the end": (lambda x, i: x.at[:, at(i)[0, 0] + 7].set(0), X, INDEX),
     "short loop": (loop(5), X, X.T @ X),
     "long loop": (loop(40), X, X.T @ X),
     "long loop, reversed": (loop(40, reverse=True), X, X.T @ X),
     "loop in a loop": (nested, X),
-    "interpolation": (
-        lambda x: jnp.interp(x, jnp.array([-1.0, 0.0, 2.0]), jnp.array([3.0, 1.0, 2.0])), X
-    ),
     "recurrent unit": (recurrent, X, POSITIVE, X),
 }  # fmt: skip
 

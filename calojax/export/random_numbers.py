@@ -61,12 +61,7 @@ class Layout:
 
     def unflatten(self, numbers: jax.Array) -> Noise:
         """The inverse of `flatten`."""
-        return self._tree(
-            [
-                x.astype(jnp.int32) if part.distribution == "order" else x
-                for part, x in zip(self.parts, self._pieces(numbers), strict=True)
-            ]
-        )
+        return self._tree(self._pieces(numbers))
 
     def from_normal(self, numbers: jax.Array) -> Noise:
         """The noise of showers from standard normal numbers [b, n] only."""
@@ -140,15 +135,10 @@ def _gumbel(uniform: jax.Array) -> jax.Array:
     return -jnp.log(-jnp.log(jnp.clip(uniform, tiny, _BELOW_ONE)))
 
 
-def _order(x: jax.Array) -> jax.Array:
-    return jnp.argsort(x, -1).astype(jnp.int32)
-
-
 _OF_NORMAL = {
     "normal": lambda x: x,
     "uniform": _normal_to_uniform,
     "gumbel": lambda x: _gumbel(_normal_to_uniform(x)),
-    "order": _order,
 }
 
 
@@ -197,5 +187,4 @@ _OF_BITS = {
     "normal": _bits_to_normal,
     "uniform": _bits_to_uniform,
     "gumbel": lambda x: _gumbel(_bits_to_uniform(x)),
-    "order": _order,
 }

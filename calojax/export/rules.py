@@ -277,8 +277,6 @@ _ELEMENTWISE: dict[str, Callable[..., Tensor]] = {
             "le": "LessOrEqual",
             "gt": "Greater",
             "ge": "GreaterOrEqual",
-            "lt_to": "Less",
-            "le_to": "LessOrEqual",
         }.items()
     },
     "div": _div,
@@ -326,11 +324,6 @@ def _concatenate(graph: Graph, equation: Any, *parts: Tensor) -> Tensor:
 
 def _stack(graph: Graph, equation: Any, *parts: Tensor) -> Tensor:
     return graph.stack(parts, equation.params["axis"])
-
-
-def _tile(graph: Graph, equation: Any, x: Tensor) -> Tensor:
-    repeats = np.asarray(equation.params["reps"], np.int64)
-    return graph.emit("Tile", [x, repeats], [equation.outvars[0].aval.shape], [x.dtype])[0]
 
 
 def _slice(graph: Graph, equation: Any, x: Tensor) -> Tensor:
@@ -614,51 +607,16 @@ def _fill(value: Any, dtype: np.dtype) -> np.ndarray:
 
 
 def _scatter(graph: Graph, equation: Any, x: Tensor, index: Tensor, update: Tensor) -> Tensor:
-    p, d = equation.params, equation.params["dimension_numbers"]
-    axes = tuple(range(len(d.inserted_window_dims)))
-    if (
-        d.operand_batching_dims
-        or d.update_window_dims != tuple(range(len(index.shape) - 1, len(update.shape)))
-        or d.inserted_window_dims != axes
-        or d.scatter_dims_to_operand_dims != axes
-        or p["mode"] == GatherScatterMode.CLIP
-    ):
-        raise NoRule("The model scatters windows, for which there is no rule in ONNX.")
-    # Indices out of range write beyond the end of the first axis, which is cut off.
-    last = len(index.shape) - 1
-    parts = [graph.slice(index, [0] * last + [i], [*index.shape[:-1], i + 1]) for i in axes]
-    valid = _valid(graph, parts, [x.shape[axis] - 1 for axis in axes])
-    shape = x.shape
-    if valid is not None:
-        beyond = [x.shape[0], *[0] * (len(axes) - 1)]
-        index = graph.where(valid, index, np.asarray(beyond, index.dtype))
-        x = _padded(graph, x, _like(x, 0), [(0, int(axis == 0)) for axis in range(len(shape))])
-    index = graph.cast(index, np.int64)
-    out = graph.emit("ScatterND", [x, index, update], [x.shape], [x.dtype])[0]
-    return graph.slice(out, [0] * len(shape), shape)
-
-
-def _sort(graph: Graph, equation: Any, *arrays: Tensor) -> list[Tensor]:
-    axis, (first, *others) = equation.params["dimension"], arrays
-    if equation.params["num_keys"] != 1:
-        raise NoRule("The model sorts by several keys, for which there is no rule in ONNX.")
-    number = np.asarray([first.shape[axis]], np.int64)
-    ordered, index = graph.emit(
-        "TopK",
-        [first, number],
-        [first.shape] * 2,
-        [first.dtype, np.int64],
-        axis=axis,
-        largest=0,
-    )
-    results: list[Tensor] = [ordered]
-    for x in others:
-        if isinstance(x, np.ndarray) and (np.moveaxis(x, axis, -1) == np.arange(number[0])).all():
-            results.append(graph.cast(index, x.dtype))
-        else:
-            taken = graph.emit("GatherElements", [x, index], [x.shape], [x.dtype], axis=axis)
-            results.append(taken[0])
-    return results
+    d = equation.params["dimension_numbers"]
+    if index.shape != (1,) or len(d.inserted_window_dims) != 1 or d.operand_batching_dims:
+        raise NoRule("The model writes to several places, for which there is no rule in ONNX.")
+    (axis,) = d.inserted_window_dims
+    shape = [n if i == axis else 1 for i, n in enumerate(x.shape)]
+    # An index out of range is no place, so nothing is written.
+    place = np.arange(x.shape[axis], dtype=index.dtype).reshape(shape)
+    here = graph.op("Equal", place, graph.reshape(index, [1] * len(shape)), dtype=bool)
+    kept = [1 if i == axis else n for i, n in enumerate(x.shape)]
+    return graph.where(here, graph.reshape(update, kept), x)
 
 
 # --- loops ----------------------------------------------------------------------------------------
@@ -758,7 +716,6 @@ _RULES: dict[str, Callable[..., Any]] = {
     "split": _split,
     "rev": _reverse,
     "pad": _pad,
-    "tile": _tile,
     "reduce_sum": _reduction("ReduceSum"),
     "reduce_max": _reduction("ReduceMax"),
     "reduce_min": _reduction("ReduceMin"),
@@ -774,7 +731,6 @@ _RULES: dict[str, Callable[..., Any]] = {
     "dynamic_update_slice": _dynamic_update,
     "gather": _gather,
     "scatter": _scatter,
-    "sort": _sort,
     "scan": _scan,
     "round": _round,
     "integer_pow": lambda graph, equation, x: _integer_power(graph, x, equation.params["y"]),

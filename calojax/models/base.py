@@ -21,8 +21,8 @@ Keys = PRNGKeyArray
 Noise = Mapping[str, Mapping[str, Any]]
 """The random numbers of showers: step of the model -> distribution -> arrays [b, ...].
 
-Distributions are ``uniform`` in [0, 1), standard ``normal``, standard ``gumbel``, ``order`` (a
-permutation of 0..n-1) and ``key`` (random keys, where a number of numbers is itself random).
+Distributions are ``uniform`` in [0, 1), standard ``normal``, standard ``gumbel`` and ``key`` (keys,
+where the number of random numbers is itself random).
 """
 
 Energies = Float[Array, " b"]
