@@ -150,7 +150,8 @@ def test_ten_numbers_determine_a_shower(trained):
         noise = layout.from_seed(vector[:, :10])
     noise = jax.tree.map(np.asarray, noise)
     # Beyond the energies of the training, so clipped.
-    expected = subject.model.sample_from(subject.variables, noise, np.float32([1e5]))
+    sample = jax.jit(subject.model.sample_from)
+    expected = sample(subject.variables, noise, np.float32([1e5]))
     z, alpha, r = subject.detector.grid
     found = run(made, latent_and_condition=vector).reshape(r, alpha, z).transpose(2, 1, 0).ravel()
     np.testing.assert_allclose(1e5 * found, np.asarray(expected)[0], rtol=1e-3, atol=1e-2)
