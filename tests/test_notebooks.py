@@ -37,7 +37,7 @@ def test_notebook_runs(path, tmp_path, monkeypatch, one_device):
     monkeypatch.setenv("CALOJAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(generation, "default_batch_size", lambda: 4)
     # One device, because every program is compiled for each.
-    monkeypatch.setattr(distributed, "make_mesh", lambda: one_device)
+    monkeypatch.setattr(distributed, "make_mesh", lambda *_: one_device)
     monkeypatch.setattr(jax, "local_devices", lambda **_: jax.devices()[:1])
     # The notebooks find the examples of the repository two folders up; here few of the showers.
     (tmp_path / "docs" / "notebooks").mkdir(parents=True)
