@@ -14,6 +14,7 @@ import pathlib
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import rows
 import tyro
@@ -58,6 +59,8 @@ def main(options: Rate) -> Iterator[Row]:
     """Rows of the runs; or the picture of earlier rows."""
     if options.rows and options.picture:
         found = [json.loads(line) for line in options.rows.read_text().splitlines()]
+        compared = (row for row in found if "bits" in row and row["energies"] == "vae")
+        found = sorted(compared, key=lambda row: row["bits"])
         draw(found, options.picture)
         return
     reference = open_showers(options.reference)
@@ -109,35 +112,44 @@ def code_statistics(run: calojax.TrainedModel, reference: ShowerSource) -> Row:
     everything = reference.read()
     results = []
     for start in range(0, len(reference.energies) // BATCH * BATCH, BATCH):
-        keys = rng.per_item(rng.root(2), np.arange(start, start + BATCH))
+        keys = rng.per_item(rng.root(2), jnp.arange(start, start + BATCH))
         part = slice(start, start + BATCH)
         results.append(of(run.variables, keys, reference.energies[part], everything[part]))
     loss, codes, noisy = (np.concatenate(x) for x in zip(*results, strict=True))
     shares = np.bincount(codes.reshape(-1), minlength=model._quantizer.size) / codes.size
     used = shares[shares > 0]
-    return {
+    row: Row = {
         "codebook_size": model._quantizer.size,
         "perplexity": float(np.exp(-(used * np.log(used)).sum())),
-        "nats_per_code": float(loss.mean()),
-        "bits": float(loss.mean() / np.log(2) * codes.shape[1]),
         "survive": float((codes == noisy).mean()),
     }
+    # The flow's loss is no likelihood.
+    if model.config.prior.kind == "gru":
+        nats = float(loss.mean())
+        row |= {"nats_per_code": nats, "bits": nats / np.log(2) * codes.shape[1]}
+    return row
 
 
+@style.styled
 def draw(found: list[Row], picture: pathlib.Path) -> None:
-    """FPD against bits per shower, generated and reconstructed."""
-    with style.context():
-        figure, (left, right) = plot.backend.pyplot().subplots(1, 2, figsize=(12, 5))
-        for axes, key, factor in ((left, "fpd", 1e3), (right, "recall", 1)):
-            for name, marker in (("generated", "o"), ("reconstructed", "s")):
-                x = [row["bits"] for row in found]
-                axes.plot(x, [factor * row[f"{name}_{key}"] for row in found], marker, label=name)
-            axes.set_xscale("log")
-            axes.set_xlabel("bits per shower")
-        left.set_ylabel("FPD x 1000")
-        right.set_ylabel("recall")
-        left.legend()
-        figure.savefig(picture)
+    """FPD and recall against bits per shower, generated and reconstructed, with their codes."""
+    figure = style.figure(10, 4)
+    bits = [row["bits"] for row in found]
+    for place, (key, factor, label) in enumerate(
+        (("fpd", 1e3, "FPD x 1e3"), ("recall", 1, "recall")), 1
+    ):
+        axes = figure.add_subplot(1, 2, place, xscale="log", xlabel="bits per shower", ylabel=label)
+        for name, marker in (("generated", "o-"), ("reconstructed", "s--")):
+            axes.plot(bits, [factor * row[f"{name}_{key}"] for row in found], marker, label=name)
+        for row in found:
+            codes = f"{row['codes']} codes"
+            at = row["bits"], factor * row[f"generated_{key}"]
+            axes.annotate(codes, at, (4, 5), textcoords="offset points", fontsize=8)
+        axes.set_xticks([300, 500, 1000, 2000], ["300", "500", "1000", "2000"], minor=False)
+        axes.minorticks_off()
+        axes.set_xlim(280, 2800)
+    figure.axes[0].legend()
+    plot.save(figure, picture)
 
 
 if __name__ == "__main__":
