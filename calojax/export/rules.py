@@ -235,10 +235,6 @@ def _integer_power(graph: Graph, x: Tensor, y: int) -> Tensor:
     return graph.op("Reciprocal", result) if y < 0 else result
 
 
-def _not(graph: Graph, x: Tensor) -> Tensor:
-    return graph.op("Not", x)
-
-
 _ELEMENTWISE: dict[str, Callable[..., Tensor]] = {
     **{
         name: _simple(onnx)
@@ -678,12 +674,6 @@ def _gru(graph: Graph, values: list[Any]) -> list[Tensor] | None:
         linear_before_reset=1,
     )[1]
     return [graph.reshape(after, state.shape)]
-
-
-def _log_softmax(graph: Graph, values: list[Any]) -> list[Tensor] | None:
-    (x,) = values
-    axis = len(x.shape) - 1
-    return list(graph.emit("LogSoftmax", [x], [x.shape], [x.dtype], axis=axis))
 
 
 def _producer(x: Any, op: str) -> tuple[Any, Any]:
