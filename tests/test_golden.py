@@ -57,7 +57,7 @@ CONFIGS = {
 GOLDEN = {
     "calovq": {
         "autoencoder": (39.025, 106.05, 0.13493),
-        "energies": (33.15, 44.496, 0.11662),
+        "energies": (22.288, 3.6317, 0.085422),
         "prior": (2.7982, 0.38156, 0.051677),
     },
     "calovq-released": {
