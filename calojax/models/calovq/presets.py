@@ -111,7 +111,11 @@ PRESETS = {
                 AutoencoderConfig(hidden=(256, 256), codebook_size=128, rotate=True), 600, 128
             ),
             # 900 showers: a larger network overfits them and draws unphysical layer energies.
-            _trained(EnergiesConfig(width=16, schedule=Schedule(weight_decay=3.0)), 400, 128),
+            _trained(
+                EnergiesConfig(width=16, schedule=Schedule(learning_rate=2e-3, weight_decay=3.0)),
+                400,
+                128,
+            ),
             _trained(PriorConfig(width=128), 400, 128),
         ),
     ),
