@@ -4,7 +4,7 @@ A run is a folder; its ``checkpoints/<steps>/`` hold, written by Orbax,
 
 - ``description``: JSON with the model, its settings, the geometry, and the progress of training;
 - ``variables``: arrays of the model (parameters, codebook, fitted transforms);
-- ``optimizer``: state of the optimiser of the stage in progress.
+- ``optimizer``: state of the optimiser of the stage in progress, and its best arrays so far.
 
 Orbax gets host arrays, so a checkpoint depends on no device: what eight GPUs wrote, one CPU reads
 (of device arrays it would record the sharding, and could not restore it without those devices).

@@ -20,7 +20,7 @@ from calojax.errors import CalojaxError
 from calojax.models.base import Schedule, Stage
 from calojax.nn import quantizer
 from calojax.sampling.generation import generate
-from calojax.training import balanced_batches, batches, metrics, step
+from calojax.training import balanced_batches, batches, loop, metrics, step
 from calojax.training.balanced_batches import balanced
 from calojax.training.interruption import Interrupted, StopFlag
 from calojax.training.run import METRICS_FILE, Options, train
@@ -153,7 +153,12 @@ def test_a_run_starts_from_the_weights_of_another(
     found = train(wider, showers, tmp_path / "second", OPTIONS, **options)
     assert len(seen) == 1
     np.testing.assert_array_equal(found["params"]["mean"], finished[1]["params"]["mean"])
-    assert checkpoint.load(tmp_path / "second").progress.done == ("first", "second")
+    progress = checkpoint.load(tmp_path / "second").progress
+    assert progress.done == ("first", "second")
+    # The showers of both trainings count.
+    assert len(progress.trained_on) == 2 * len(checkpoint.load(finished[0]).progress.trained_on)
+    with pytest.raises(CalojaxError, match="already holds a run"):
+        train(wider, showers, tmp_path / "second", OPTIONS, **options)
 
 
 def test_weights_that_do_not_fit_a_kept_stage_are_refused(finished, two, showers, tmp_path):
@@ -169,12 +174,31 @@ def test_a_stage_ends_with_its_best_variables():
         return jax.tree.map(jnp.float32, variables)
 
     stage = Stage("s", ("w",), Schedule(best=True), state=("book",))
-    state = step.start(at(1.0), stage)
-    for value, loss in ((2.0, 0.5), (3.0, 0.4), (4.0, 0.6)):
-        state = step.judged(state._replace(variables=at(value)), stage, loss)
-    assert step.ended(state) == at(3.0)
-    state = step.start(at(1.0), dataclasses.replace(stage, schedule=Schedule()))
-    assert step.ended(step.judged(state, stage, 0.1)._replace(variables=at(4.0))) == at(4.0)
+    found = step.restored(at(4.0) | {"transforms": 1.0}, step.best_of(at(3.0), stage, 0.4))
+    assert found == {
+        "params": {"w": 3.0, "other": 0.0},
+        "state": {"book": -3.0, "more": 0.0},
+        "transforms": 1.0,
+    }
+    # Without a validation the last variables stay.
+    assert step.restored(at(4.0), step.best_of(at(1.0), stage, np.inf)) == at(4.0)
+
+
+def test_the_best_validation_decides(two, showers, one_device, tmp_path, monkeypatch):
+    """Validations after steps 5 and 8 give 1 and 2, so the stage ends with the fifth step's."""
+    seen, losses = {}, iter([3.0, 2.0, 1.0, 2.0])
+
+    def validate(run, stage, inputs, compiled, variables):
+        loss = next(losses)
+        seen[loss] = copy_of(variables)["params"]["vector"]
+        return {"loss": loss}
+
+    monkeypatch.setattr(loop, "_validate", validate)
+    found = train(two, showers, tmp_path, OPTIONS, mesh=one_device)
+    np.testing.assert_array_equal(found["params"]["vector"], seen[1.0])
+    np.testing.assert_array_equal(
+        checkpoint.load(tmp_path).variables["params"]["vector"], seen[1.0]
+    )
 
 
 def test_a_stage_prepares_every_shower_once(model, variables, showers, two_devices):

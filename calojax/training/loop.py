@@ -83,9 +83,10 @@ def train_stage(
     """
     schedule, options = stage.schedule, run.options
     state = step.start(variables, stage)
+    best = step.best_of(variables, stage, np.inf) if schedule.best else None
     if progress.step > 0:
-        optimizer, best = run.checkpoints.load_optimizer((state.optimizer, state.best))
-        state = step.State(jnp.int32(progress.step), variables, optimizer, best)
+        optimizer, best = run.checkpoints.load_optimizer((state.optimizer, best))
+        state = step.State(jnp.int32(progress.step), variables, optimizer)
     state = distributed.replicate(state, run.mesh)
     inputs = run.data.dataset
     if stage.prepare is not None:
@@ -106,8 +107,7 @@ def train_stage(
         done = (*progress.done, stage.name) if count == schedule.steps else progress.done
         total = progress.total + count - progress.step
         now = progress._replace(total=total, step=count, done=done)
-        variables = step.ended(state) if count == schedule.steps else state.variables
-        run.checkpoints.save(run.model, variables, (state.optimizer, state.best), now)
+        run.checkpoints.save(run.model, state.variables, (state.optimizer, best), now)
         return now
 
     advice = (
@@ -126,7 +126,10 @@ def train_stage(
             if last or count % options.validate_every == 0:
                 summary = _validate(run, stage, inputs, validate, state.variables)
                 recorder.validation(summary | judge(state.variables))
-                state = step.judged(state, stage, summary.get("loss", np.inf))
+                if best and summary.get("loss", np.inf) < best.loss:
+                    best = step.best_of(state.variables, stage, summary["loss"])
+            if last and best:
+                state = state._replace(variables=step.restored(state.variables, best))
             if last or count % options.checkpoint_every == 0 or stopping:
                 # Nothing is saved before its losses are known to be finite.
                 recorder.flush()
@@ -138,7 +141,7 @@ def train_stage(
                     "continue with --resume."
                 )
     run.checkpoints.wait()
-    return step.ended(state), saved
+    return state.variables, saved
 
 
 class _Recorder:
@@ -234,10 +237,10 @@ def _validate(
 def _judge(run: Run, stage: Stage, progress: Progress) -> Callable[[Variables], dict[str, float]]:
     """A function for scores of generated showers, as soon as all other stages are trained."""
     others = {other.name for other in run.model.stages} - {stage.name}
-    number = min(run.options.score_showers, len(run.data.validation))
-    if number < 1 or not others <= set(progress.done) or not distributed.is_first():
+    wanted = run.options.score_showers > 0 and others <= set(progress.done)
+    if not wanted or not distributed.is_first():
         return lambda variables: {}
-    return scores(run.model, run.data, number, run.options.seed)
+    return scores(run.model, run.data, run.options.score_showers, run.options.seed)
 
 
 def _mean(values: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

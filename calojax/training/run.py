@@ -79,15 +79,12 @@ def train(
             the_checkpoint_in_the_run=checkpoints.latest,
         )
         run = Run(model, data, options, mesh, checkpoints, distributed.agreed(stop))
-        if checkpoints.latest is None and initial is not None:
-            variables, progress = _adopted(run, initial, again)
-            _write_origin(out, origin)
-        elif checkpoints.latest is None:
-            if again:
+        if checkpoints.latest is None:
+            if again and initial is None:
                 raise CalojaxError(f"{out}: holds no run of which a stage could be done again.")
             _write_origin(out, origin)
-            variables, progress = _begin(run)
-        elif again:
+            variables, progress = _begin(run) if initial is None else _adopted(run, initial, again)
+        elif again and initial is None:
             variables, progress = _again(run, out, again)
         elif resume:
             variables, progress = _resumed(run, out)
@@ -142,15 +139,25 @@ def _adopted(
 ) -> tuple[Variables, Progress]:
     """Variables and progress of a new run that starts from the arrays of a trained one.
 
-    The fitted transforms are those of the trained run, which its weights depend on.
+    The fitted transforms are those of the trained run, which its weights depend on. The progress
+    counts its showers as trained on.
     """
-    model, found, _ = checkpoint.load(initial)
+    model, found, before = checkpoint.load(initial)
     if type(model) is not type(run.model) or model.detector.layers != run.model.detector.layers:
         raise CalojaxError(
             f"{initial}: holds a {models.name_of(model)} of {model.detector.name}, which a "
             f"{models.name_of(run.model)} of {run.model.detector.name} cannot start from."
         )
+    _check_size(run.model, found["transforms"])
     progress = _started(run)
+    low, high = zip(progress.energy_range, before.energy_range, strict=True)
+    progress = progress._replace(
+        energy_range=(min(low), max(high)),
+        energies=tuple(sorted({*progress.energies, *before.energies}))
+        if progress.energies and before.energies
+        else (),
+        trained_on=progress.trained_on + before.trained_on,
+    )
     fresh = jax.device_get(_initial(run, found["transforms"], progress))
     names: dict[str, Any] = traverse_util.flatten_dict(fresh, sep="/")
     old: dict[str, Any] = traverse_util.flatten_dict(found, sep="/")

@@ -24,11 +24,16 @@ def scores(
     Args:
       model: model; it is compiled at the first call.
       data: showers of the training.
-      number: number of showers to compare, at most those of the validation.
+      number: number of showers to compare, if the validation has as many.
       seed: seed of the generated showers, which are the same draws at every call.
+
+    Returns:
+      Function of the variables; its values have the keys of `calojax.evaluation.suite.SCORES`. It
+      has none where a voxel is no energy, as early in a training.
     """
-    batch = min(_BATCH, number, len(data.validation))
-    index = data.validation[: min(number, len(data.validation)) // batch * batch]
+    number = min(number, len(data.validation))
+    batch = min(_BATCH, number)
+    index = data.validation[: number - number % batch]
     energies = data.dataset.energies[index]
     reference = ShowerArrays(
         model.detector, energies, data.dataset.showers[index], name="validation showers"
@@ -44,7 +49,7 @@ def scores(
             for i in range(0, len(index), batch)
         ]
         showers = np.concatenate([np.asarray(part) for part in parts])
-        if not np.isfinite(showers).all():
+        if not ((showers >= 0) & (showers < np.inf)).all():
             return {}
         generated = ShowerArrays(model.detector, energies, showers, name="generated showers")
         options = suite.Options(metrics=("histograms",), slices=())

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -13,14 +14,14 @@ from calojax.models.base import Batch, Model, Schedule, Stage, Variables
 
 
 class Best(NamedTuple):
-    """What a stage has trained, at its lowest loss in validation.
+    """What a stage has trained, at its lowest loss in validation; on the host.
 
     Attributes:
-      loss: that loss, float32 [].
+      loss: that loss, float32 []; infinite before the first validation.
       trained: entries of the variables' ``params`` and ``state`` that the stage changes.
     """
 
-    loss: jax.Array
+    loss: np.ndarray
     trained: dict[str, Variables]
 
 
@@ -31,13 +32,11 @@ class State(NamedTuple):
       step: number of steps done of the stage, int32 [].
       variables: variables of the model; trained weights may be averages of those in `Averaged`.
       optimizer: state of the stage's optimiser.
-      best: best variables so far, if the stage ends with them.
     """
 
     step: jax.Array
     variables: Variables
     optimizer: Any
-    best: Best | None = None
 
 
 class Averaged(NamedTuple):
@@ -75,32 +74,22 @@ def start(variables: Variables, stage: Stage) -> State:
     if stage.schedule.average:
         # A copy, because both are donated to the step.
         state = Averaged(state, jax.tree.map(jnp.array, trained))
-    best = None
-    if stage.schedule.best:
-        best = Best(jnp.float32(jnp.inf), jax.tree.map(jnp.array, _trained(variables, stage)))
-    return State(jnp.zeros((), jnp.int32), variables, state, best)
+    return State(jnp.zeros((), jnp.int32), variables, state)
 
 
-def judged(state: State, stage: Stage, loss: float) -> State:
-    """The state after a validation with this loss."""
-    if state.best is None or loss >= state.best.loss:
-        return state
-    # A copy, because a step donates both.
-    trained = jax.tree.map(jnp.copy, _trained(state.variables, stage))
-    return state._replace(best=Best(jnp.full_like(state.best.loss, loss), trained))
-
-
-def ended(state: State) -> Variables:
-    """The variables with which a stage ends: the best ones, if it keeps these."""
-    if state.best is None:
-        return state.variables
-    parts = {name: state.variables[name] | part for name, part in state.best.trained.items()}
-    return state.variables | parts
-
-
-def _trained(variables: Variables, stage: Stage) -> dict[str, Variables]:
+def best_of(variables: Variables, stage: Stage, loss: float) -> Best:
+    """What a stage has trained, with its loss in validation."""
     names = {"params": stage.parameters, "state": stage.state}
-    return {home: {name: variables[home][name] for name in names[home]} for home in names}
+    trained = {home: {name: variables[home][name] for name in names[home]} for home in names}
+    # A copy, because on a CPU the next step overwrites the arrays that it is given.
+    return Best(np.asarray(loss, np.float32), jax.tree.map(np.array, jax.device_get(trained)))
+
+
+def restored(variables: Variables, best: Best) -> Variables:
+    """The variables with what was best; unchanged if no validation had a finite loss."""
+    if not np.isfinite(best.loss):
+        return variables
+    return variables | {home: variables[home] | part for home, part in best.trained.items()}
 
 
 def update(
@@ -151,7 +140,7 @@ def make(
             "gradient_norm": optax.tree.norm(gradient),
             "learning_rate": jnp.asarray(rate(state.step)),
         }
-        return State(state.step + 1, variables, after, state.best), metrics
+        return State(state.step + 1, variables, after), metrics
 
     whole, parts = distributed.replicated(mesh), distributed.sharded(mesh)
     return jax.jit(
