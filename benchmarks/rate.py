@@ -63,6 +63,8 @@ def main(options: Rate) -> Iterator[Row]:
         found = sorted(compared, key=lambda row: row["bits"])
         draw(found, options.picture)
         return
+    if options.reference is None:
+        raise SystemExit("error: --reference must name the test showers.")
     reference = open_showers(options.reference)
     for folder in options.runs:
         yield measured(folder, reference)

@@ -81,25 +81,13 @@ class EnergyDensity(nn.Module):
         seen = jnp.concatenate([energies.share, energies.present], -1)
         history = jnp.einsum("bk,lkw->blw", seen, self._masked())
         x = history + self._start(energies.visible, condition)
-        return self._split(jnp.einsum("blw,lwn->bln", self._features(x), self.output))
+        outputs = jnp.einsum("blw,lwn->bln", self._features(x), self.output) + self.output_bias
+        return outputs[..., 0], outputs[..., 1:]
 
     @nn.nowrap
     def noise(self, keys: PRNGKeyArray) -> dict[str, jax.Array]:
-        """The random numbers of `draw` from one key for each shower.
-
-        They are quantiles of the presence, quantiles of the component and normal numbers of each
-        layer and, as the last layer, of the visible fraction: [b, 2, l + 1] and [b, l + 1].
-        """
-        n = self.layers + 1
-
-        def numbers(key):
-            uniform, normal = jax.random.split(key)
-            return {
-                "uniform": jax.random.uniform(uniform, (2, n)),
-                "normal": jax.random.normal(normal, (n,)),
-            }
-
-        return jax.vmap(numbers)(keys)
+        """The random numbers of `draw` from keys [b] (see `random_numbers`)."""
+        return random_numbers(keys, self.layers)
 
     def draw(self, noise: Mapping[str, jax.Array], condition: Float[Array, "b 1"]) -> LayerEnergies:
         """Layer energies from `noise`."""
@@ -109,9 +97,9 @@ class EnergyDensity(nn.Module):
 
         def layer(seen, inputs):
             i, weights, start, output, bias, presence, component, normal = inputs
-            logit, share = self._split(self._features(seen @ weights + start) @ output, bias)
-            present = presence < nn.sigmoid(logit)
-            share = jnp.where(present, Mixture(share).at(component, normal), 0.0)
+            outputs = self._features(seen @ weights + start) @ output + bias
+            present = presence < nn.sigmoid(outputs[:, 0])
+            share = jnp.where(present, Mixture(outputs[:, 1:]).at(component, normal), 0.0)
             drawn = jnp.stack([share, present.astype(share.dtype)], 1)
             return seen.reshape(-1, 2, self.layers).at[..., i].set(drawn).reshape(seen.shape), None
 
@@ -138,6 +126,20 @@ class EnergyDensity(nn.Module):
         x = nn.silu(x)
         return nn.silu(x + self.hidden(x))
 
-    def _split(self, outputs: jax.Array, bias: jax.Array | None = None):
-        outputs = outputs + (self.output_bias if bias is None else bias)
-        return outputs[..., 0], outputs[..., 1:]
+
+def random_numbers(keys: PRNGKeyArray, layers: int, latents: int = 0) -> dict[str, jax.Array]:
+    """The random numbers of showers' layer energies, from keys [b].
+
+    ``uniform`` [b, 2, l + 1] are quantiles of the presence and of the component, and ``normal``
+    [b, latents + l + 1] normal numbers: of latents, of each layer and, last, of the visible
+    fraction.
+    """
+
+    def numbers(key):
+        uniform, normal = jax.random.split(key)
+        return {
+            "uniform": jax.random.uniform(uniform, (2, layers + 1)),
+            "normal": jax.random.normal(normal, (latents + layers + 1,)),
+        }
+
+    return jax.vmap(numbers)(keys)

@@ -1,8 +1,8 @@
 """The conditional VAE of layer energies, as in the Calo-VQ talk (CaloChallenge workshop 2022).
 
 Its decoder gives a density instead of the talk's point: each layer is empty with some probability,
-and otherwise the logarithm of its share of the visible energy is a mixture of normals; the visible
-fraction E_sum / E_inc is normal. Given the latents, layers are independent.
+and otherwise the logarithm of its share of the visible energy is a mixture of normals; so is the
+visible fraction E_sum / E_inc. Given the latents, layers are independent.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from calojax.models.calovq.energies import LayerEnergies
+from calojax.models.calovq.energies import LayerEnergies, random_numbers
 from calojax.nn.mixture import Mixture
 from calojax.nn.mlp import MLP
 
@@ -73,22 +73,8 @@ class EnergyVAE(nn.Module):
 
     @nn.nowrap
     def noise(self, keys: PRNGKeyArray) -> dict[str, jax.Array]:
-        """The random numbers of `draw` from one key for each shower.
-
-        They are quantiles of the presence and of the component of each layer and, as the last
-        layer, of the visible fraction, [b, 2, l + 1]; and normal numbers of the latents, the
-        layers and the visible fraction, [b, latents + l + 1].
-        """
-        n = self.layers + 1
-
-        def numbers(key):
-            uniform, normal = jax.random.split(key)
-            return {
-                "uniform": jax.random.uniform(uniform, (2, n)),
-                "normal": jax.random.normal(normal, (self.latents + n,)),
-            }
-
-        return jax.vmap(numbers)(keys)
+        """The random numbers of `draw` from keys [b] (see `random_numbers`)."""
+        return random_numbers(keys, self.layers, self.latents)
 
     def draw(self, noise: Mapping[str, jax.Array], condition: Float[Array, "b c"]) -> LayerEnergies:
         """Layer energies from `noise`."""

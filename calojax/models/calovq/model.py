@@ -298,7 +298,7 @@ class CaloVQ:
         return self.sample_from(variables, self.noise(keys), energies, temperature=temperature)
 
     def noise(self, keys: Keys) -> Noise:
-        """See `EnergyVAE.noise`, ``noise`` of the priors, and `likelihoods.Density.noise`."""
+        """See ``noise`` of the model of energies, of the prior and of the likelihood."""
         voxels = self.detector.n_voxels
         return {
             "energies": self._energies.noise(rng.streams(keys, "energies")),

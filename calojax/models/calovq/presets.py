@@ -60,7 +60,7 @@ _DENSE_DS1 = CaloVQConfig(
 # and a VAE of the layer energies with 4 latents. The talk does not give the sizes of the networks.
 _TALK = CaloVQConfig(
     _trained(AutoencoderConfig(head="point", scale="arctanh", codebook="gradient"), 30_000),
-    _trained(EnergiesConfig(kind="vae", schedule=Schedule(weight_decay=1e-4)), 20_000),
+    _trained(EnergiesConfig(kind="vae", schedule=Schedule()), 20_000),
     _trained(PriorConfig(), 20_000),
 )
 _DENSE = CaloVQConfig(
