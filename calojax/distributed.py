@@ -192,7 +192,6 @@ def agreed(asked: Callable[[], bool], *, every: int = 8) -> Callable[[], bool]:
     Several processes must stop at the same step, whichever of them got the signal. Each
     ``every``-th call sends this process's answer to all and reads what was sent ``every`` calls
     before, so no process waits. With a single process the question itself comes back.
-
     """
     if jax.process_count() == 1:
         return asked

@@ -6,6 +6,7 @@ import pytest
 from toys import TINY, toy
 
 from calojax.cli import main
+from calojax.errors import CalojaxError
 from calojax.geometry import DETECTORS
 from calojax.io import open_showers, write_showers
 
@@ -43,7 +44,7 @@ def test_files_and_folders_are_joined(tmp_path):
     assert "seed" not in joined.attributes
 
 
-def test_what_conversion_changes_is_said(tmp_path, capsys):
+def test_a_repair_is_counted_and_only_texts_and_numbers_are_kept(tmp_path, capsys):
     energies, showers = toy(4)
     path, out = tmp_path / "f64.hdf5", tmp_path / "out.hdf5"
     showers[1, 2], showers[3, 0] = -1, np.nan
@@ -56,6 +57,15 @@ def test_what_conversion_changes_is_said(tmp_path, capsys):
     found = open_showers(out)
     np.testing.assert_array_equal(found.read(), np.maximum(showers[:3], 0))
     assert found.attributes["model"] == "theirs"
+    assert "table" not in found.attributes
+
+
+def test_a_grid_with_its_axes_in_another_order_is_refused(tmp_path):
+    energies, showers = toy(4)
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        file["incident_energy"], file["showers"] = energies, showers.reshape(-1, *TINY.grid)
+    with pytest.raises(CalojaxError, match=r"axes must be \(n, r, alpha, z\)"):
+        open_showers(tmp_path / "a.hdf5", TINY)
 
 
 @pytest.mark.parametrize("layout", ["par04", "lemurs"])

@@ -14,7 +14,7 @@ from calojax.errors import CalojaxError
 
 @pytest.fixture
 def problems(monkeypatch):
-    """The problems of a machine with a GPU, 16 cores and room, except for what is changed."""
+    """The problems of a machine with a GPU and 16 cores, except for what is changed."""
     for name in ("SLURM_GPUS_ON_NODE", "SLURM_CPUS_PER_TASK"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(doctor, "kept_in", lambda: pathlib.Path("/data"))

@@ -112,7 +112,7 @@ def good(tmp_path_factory) -> dict[str, pathlib.Path]:
     ]
     text = '<Bins><Bin pid="11" name="electron" response="0.9" readout_threshold="0.015">'
     files[".xml"].write_text(text + "\n".join(layers) + "</Bin></Bins>")
-    rows = [{"model": "GEANT4", "auc_low": 0.5}, {"model": "other", "fpd_x1e3": 7.5}]
+    rows = [{"model": "GEANT4", "auc_low": 0.5}, {"model": "other", "fpd": 7.5}]
     files[".json"].write_text(json.dumps({"datasets": {"ds2": rows, "ds3": rows}}))
     line = {"part": "whole", "platform": "cpu", "batch": 100, "ms_per_shower": 0.5}
     files[".jsonl"].write_text("".join(json.dumps(line | {"batch": b}) + "\n" for b in (1, 100)))
@@ -222,6 +222,7 @@ def _stub() -> None:
     def scoring(*_):
         raise CalojaxError("All files were read.")
 
+    checkpoint.run_folder = pathlib.Path
     checkpoint.load = lambda run: Checkpoint(model, {}, progress)
     generation.generate = lambda model, variables, energies, **_: showers(model.detector, energies)
     generation.simulate = lambda detector, energies, **_: showers(detector, energies)

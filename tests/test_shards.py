@@ -61,7 +61,8 @@ def test_other_settings_are_refused(changed, message, tmp_path):
 
 
 NEARLY = '{"settings": {"num": "x"}}'
-DAMAGED = ["", "{", "[]", "{}", '{"settings": 3}', NEARLY, "\xff", "[" * 10**5]
+NOTHING = '{"settings": {"num": 0, "part_size": 5}}'
+DAMAGED = ["", "{", "[]", "{}", '{"settings": 3}', NEARLY, NOTHING, "\xff", "[" * 10**5]
 
 
 @pytest.mark.parametrize("text", DAMAGED)

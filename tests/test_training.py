@@ -161,6 +161,19 @@ def test_a_run_starts_from_the_weights_of_another(
         train(wider, showers, tmp_path / "second", OPTIONS, **options)
 
 
+def test_a_run_that_starts_from_another_is_resumed(
+    finished, two, showers, one_device, tmp_path, monkeypatch
+):
+    options = {"initial": finished[0], "again": ("second",), "mesh": one_device}
+    whole = train(two, showers, tmp_path / "whole", OPTIONS, **options)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5)
+        with pytest.raises(Interrupted):
+            train(two, showers, tmp_path / "stopped", OPTIONS, **options)
+    resumed = train(two, showers, tmp_path / "stopped", OPTIONS, resume=True, **options)
+    assert_equal_trees(jax.device_get(resumed), jax.device_get(whole))
+
+
 def test_weights_that_do_not_fit_a_kept_stage_are_refused(finished, two, showers, tmp_path):
     with pytest.raises(CalojaxError, match="'state/average' does not fit stage 'first'"):
         train(changed(two, memory=2), showers, tmp_path / "run", OPTIONS, initial=finished[0],

@@ -3,7 +3,7 @@
 import functools
 import pathlib
 import time
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -16,7 +16,6 @@ from calojax.errors import CalojaxError, printable
 from calojax.files import check_output
 from calojax.io import shards
 from calojax.io.marks import TRAINED_ON
-from calojax.io.writer import LayoutName
 from calojax.sampling import generation
 from calojax.sampling.generation import Precision
 from calojax.sampling.incident_energies import energy_source
@@ -34,7 +33,7 @@ def sample(
     batch: Annotated[int | None, optional("INT", "128 on a CPU, 1000 elsewhere")] = None,
     temperature: float = 1.0,
     precision: Precision = "default",
-    layout: LayoutName = "dense",
+    layout: Literal["dense", "sparse"] = "dense",
     part_size: Annotated[int | None, optional("INT", "all showers in one file")] = None,
     force: bool = False,
     group: Annotated[distributed.Group, tyro.conf.arg(name="")] = distributed.ALONE,
@@ -70,9 +69,10 @@ def sample(
             raise CalojaxError(
                 f"{count} processes cannot write one file; add --part-size, and --out is a folder."
             )
+        folder = checkpoint.run_folder(run)
         if part_size is None:
-            check_output(out, force=force, inputs=[run, energies or ""])
-        model, variables, done = checkpoint.load(run)
+            check_output(out, force=force, inputs=[folder, energies or ""])
+        model, variables, done = checkpoint.load(folder)
         wanted = energy_source(
             energies,
             model.detector,
@@ -85,7 +85,7 @@ def sample(
         warn_outside(wanted[:_CHECKED], done.energy_range)
         provenance = {
             "model": models.name_of(model),
-            "checkpoint": printable(checkpoint.run_folder(run).resolve().name),
+            "checkpoint": printable(folder.resolve().name),
             "checkpoint_step": done.total,
             "seed": seed,
             "temperature": temperature,

@@ -1,14 +1,13 @@
 """``calojax simulate``: writes showers of the parametric generator."""
 
 import pathlib
-from typing import Annotated
+from typing import Annotated, Literal
 
 from calojax.cli.arguments import optional
 from calojax.cli.showers import Output, write
 from calojax.errors import printable
 from calojax.files import check_output
 from calojax.geometry import find_detector
-from calojax.io.writer import LayoutName
 from calojax.sampling import generation
 from calojax.sampling.incident_energies import energy_source
 
@@ -21,7 +20,7 @@ def simulate(
     energies: Annotated[str | None, optional("ENERGIES", "the dataset's spectrum")] = None,
     seed: int = 0,
     batch: Annotated[int | None, optional("INT", "128 on a CPU, 1000 elsewhere")] = None,
-    layout: LayoutName = "dense",
+    layout: Literal["dense", "sparse"] = "dense",
     force: bool = False,
 ) -> None:
     """Writes showers of a parametric generator (GFLASH, hep-ex/0001020): data without Geant4.

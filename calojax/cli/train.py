@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.metadata
-import itertools
 import json
 import os
 import pathlib
@@ -64,15 +63,9 @@ class Train:
 
 def main(arguments: Sequence[str]) -> None:
     """Runs the command."""
-    # As two words, like the others, because words are read and kept below.
-    arguments = _continued(
-        list(
-            itertools.chain.from_iterable(
-                word.split("=", 1) if re.match(r"--[\w.-]+=", word) else [word]
-                for word in arguments
-            )
-        )
-    )
+    # ``--flag=value`` as two words: `_continued` and `_origin` look for flags word by word.
+    split = (w.split("=", 1) if re.match(r"--[\w.-]+=", w) else [w] for w in arguments)
+    arguments = _continued([word for words in split for word in words])
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help"):
         print(_overview())
@@ -126,7 +119,7 @@ def _origin(arguments: Sequence[str]) -> dict[str, Any]:
     """Contents of `ORIGIN`: arguments that are valid in any folder, and versions."""
     words, flag = [], ""
     for word in arguments:
-        flag = word if word.startswith("--") else flag
+        flag = word.replace("_", "-") if word.startswith("--") else flag
         if flag in ("--data", "--geometry", "--cache", "--init-from") and os.path.exists(word):
             word = os.path.abspath(word)
         # The processes may differ when the run is continued.

@@ -56,7 +56,7 @@ class Layer:
                 f"{self.r_edges[0]:g} to {self.r_edges[-1]:g}"
             )
         for a, b in itertools.pairwise(self.r_edges):
-            if not np.float32(a) < np.float32(b):
+            if not (a < b <= _LARGEST and np.float32(a) < np.float32(b)):
                 raise ValueError(
                     f"layer {self.id}: r edges must increase, also when rounded to float32, got "
                     f"{a!r} before {b!r}"

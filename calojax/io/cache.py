@@ -58,8 +58,8 @@ def open_cached(
             _convert(source, unfinished)
             if _name(source) != place.name:
                 raise CalojaxError(
-                    f"{source.files[0]}: this file, or one beside it, changed while it was read; "
-                    "start again when it is complete."
+                    f"{source.files[0]}: this file, or another one of the data, changed while it "
+                    "was read; start again when it is complete."
                 )
             if _opened(place, source) is None:
                 shutil.rmtree(place, ignore_errors=True)  # A damaged one.
@@ -82,7 +82,8 @@ def open_cached(
 def _name(source: ShowerFile | ShowerFiles) -> str:
     """A name for these files as they are now: that of the first, and a hash."""
     words = [_VERSION, os.geteuid(), source.detector.name, source.detector.n_voxels]
-    for path in dict.fromkeys(path.absolute() for path in source.files):
+    for path in source.files:
+        path = path.absolute()
         try:
             status = path.stat()
         except OSError as error:

@@ -19,7 +19,7 @@ PAR04_ENERGIES = "incident_energy"
 
 
 def values(file: InputFile, key: str) -> h5py.Dataset:
-    """The incident energies or showers of an open file in MeV, by `ENERGIES` or `SHOWERS`.
+    """The incident energies or showers of an open file in MeV, by their key.
 
     Raises:
       CalojaxError: if they are missing or not numbers, or `InputFile.find` refuses them.
@@ -28,9 +28,8 @@ def values(file: InputFile, key: str) -> h5py.Dataset:
     item = file.find(key)
     if item is None and key == ENERGIES and PAR04_ENERGIES in file.file:
         raise CalojaxError(
-            f"{path}: has {PAR04_ENERGIES!r} instead of {ENERGIES!r}, as files of Geant4's Par04 "
-            f"example have, but its {SHOWERS!r} have not their four axes (n, r, alpha, z); write "
-            "them so."
+            f"{path}: has {PAR04_ENERGIES!r}, as files of Geant4's Par04 example have, but no "
+            f"{SHOWERS!r} with four axes (n, r, alpha, z); write them with these axes."
         )
     if item is None:
         raise CalojaxError(

@@ -26,6 +26,7 @@ class GridShowers:
 
     Attributes:
       shape: (n, v).
+      grid: number of bins (z, alpha, r).
       dtype: type of the energies.
       chunks: number of showers that are read together, and v.
     """
@@ -35,6 +36,7 @@ class GridShowers:
         self._showers = values(file, SHOWERS)
         n, *grid = self._showers.shape
         self.shape = (n, int(np.prod(grid)))
+        self.grid = tuple(reversed(grid))
         self.dtype = self._showers.dtype
         chunks = self._showers.chunks
         self.chunks = chunks and (chunks[0], self.shape[1])

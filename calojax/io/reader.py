@@ -110,6 +110,12 @@ class ShowerFile(ShowerSource):
                 raise CalojaxError(f"{path}: holds no showers; write it again.")
             self.attributes = file.attributes
             self.detector = resolved_detector(file, showers.shape[1], detector)
+            if isinstance(showers, par04.GridShowers) and showers.grid != self.detector.grid:
+                raise CalojaxError(
+                    f"{path}: showers have {showers.grid} bins in (z, alpha, r), but geometry "
+                    f"{self.detector.name} has {self.detector.grid}; the axes must be (n, r, "
+                    "alpha, z)."
+                )
             self.files = (self.path,)
             self._shape = showers.shape
             energies = energies[...].reshape(-1)

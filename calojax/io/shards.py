@@ -97,12 +97,15 @@ def paths(folder: pathlib.Path) -> list[pathlib.Path]:
       CalojaxError: if the manifest is missing or damaged, or a part is not done yet.
     """
     settings = _settings(folder / MANIFEST)
-    parts = split(settings["num"], settings["part_size"])
-    absent = missing(folder, parts)
+    wanted = -(-settings["num"] // settings["part_size"])
+    found = sum(1 for _ in folder.glob("part-*.hdf5"))
+    # Counted first: the list of all parts that a damaged manifest names may not fit into memory.
+    parts = split(settings["num"], settings["part_size"]) if found >= wanted else ()
+    absent = len(missing(folder, parts)) if parts else wanted - found
     if absent:
         raise CalojaxError(
-            f"{folder}: {len(absent):,} of {len(parts):,} parts are missing ({absent[0].name} is "
-            "the first); make them with the command that the folder was begun with."
+            f"{folder}: {absent:,} of {wanted:,} parts are missing; make them with the command "
+            "that the folder was begun with."
         )
     return [folder / part.name for part in parts]
 
@@ -115,8 +118,9 @@ def _settings(path: pathlib.Path) -> dict:
     hdf5.check_regular(path)
     try:
         settings = msgspec.json.decode(path.read_bytes())["settings"]
-        if not all(isinstance(settings[name], int) for name in ("num", "part_size")):
-            raise ValueError("num and part_size must be whole numbers")
+        sizes = settings["num"], settings["part_size"]
+        if not all(type(size) is int and size > 0 for size in sizes):
+            raise ValueError("num and part_size must be positive whole numbers")
     except OSError as error:
         raise CalojaxError(f"{path}: cannot be read ({error.strerror}).") from None
     except (ValueError, TypeError, KeyError, msgspec.MsgspecError, RecursionError) as error:

@@ -77,7 +77,7 @@ def generate(
         (default: `default_batch_size`). Smaller numbers of showers take as long.
       temperature: temperature of `Model.sample`.
       precision: precision of matrix products.
-      devices: devices (default: all of this process).
+      devices: devices that take the blocks in turn (default: all of this process).
 
     Raises:
       CalojaxError: if the energies are not positive numbers, the batch size, the seed or the

@@ -69,7 +69,7 @@ def train(
     """
     mesh = distributed.make_mesh() if mesh is None else mesh
     _check_options(options)
-    if resume and again:
+    if resume and again and initial is None:
         raise CalojaxError("Give either --resume or --stages: a run is continued or done again.")
     data = _divided(model, dataset, options, again, mesh)
     with _folder(out), Checkpoints(out) as checkpoints, StopFlag() as stop:
@@ -84,10 +84,10 @@ def train(
                 raise CalojaxError(f"{out}: holds no run of which a stage could be done again.")
             _write_origin(out, origin)
             variables, progress = _begin(run) if initial is None else _adopted(run, initial, again)
-        elif again and initial is None:
-            variables, progress = _again(run, out, again)
         elif resume:
             variables, progress = _resumed(run, out)
+        elif again and initial is None:
+            variables, progress = _again(run, out, again)
         else:
             raise CalojaxError(
                 f"{out}: already holds a run; continue it with --resume, train a stage of it "
