@@ -22,7 +22,7 @@ demo: setup
 	rm -rf $(DEMO)
 	mkdir -p $(DEMO)
 	$(BIN)/calojax check examples/geant4_ds2_train.hdf5
-	$(BIN)/python train.py calovq-demo --data examples/geant4_ds2_train.hdf5 --out $(DEMO)/run --cache $(DEMO)/cache
+	$(BIN)/python train.py calovq-demo --data examples/geant4_ds2_train.hdf5 --out $(DEMO)/run --cache $(DEMO)/cache --validate-every 100
 	$(BIN)/python sample.py $(DEMO)/run --energies examples/geant4_ds2_test.hdf5 --out $(DEMO)/showers.hdf5
 	$(BIN)/calojax evaluate $(DEMO)/showers.hdf5 examples/geant4_ds2_test.hdf5 --out $(DEMO)/evaluation --metrics histograms correlations --name Calo-VQ
 	$(BIN)/calojax simulate --geometry ds2 --energies examples/geant4_ds2_test.hdf5 --out $(DEMO)/generator.hdf5
