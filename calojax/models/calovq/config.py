@@ -78,7 +78,7 @@ class EnergiesConfig:
     components: int = 4
     latents: int = 4
     hidden: tuple[int, ...] = (256, 256)
-    schedule: Schedule = Schedule(batch_size=512, weight_decay=1.0, best=True)
+    schedule: Schedule = Schedule(batch_size=512, learning_rate=3e-3, weight_decay=1.0, best=True)
 
     def build(self, layers: int) -> EnergyDensity | EnergyVAE:
         """The model of the energies of that many layers."""
