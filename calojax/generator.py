@@ -1,6 +1,7 @@
 """Showers one event at a time, as a simulation asks for them."""
 
 import itertools
+import math
 import os
 from typing import NamedTuple
 
@@ -16,13 +17,17 @@ from calojax.geometry import Detector
 from calojax.io.source import checked_energies
 from calojax.sampling.generation import STREAM
 
+# Largest ratio of the size of a block to its showers; the rest is padding. A CPU takes as long for
+# padding as for showers; an accelerator is not busy with blocks this small.
+_ON_CPU, _ON_ACCELERATOR = 2, math.inf
+
 
 class Hits(NamedTuple):
     """The voxels with energy of the showers of an event, each an array [h].
 
     Attributes:
       shower: number of the shower in the event.
-      layer: layer.
+      layer: number of the layer.
       alpha: angular bin.
       r: radial bin.
       x: position of the voxel's centre along alpha = 0, in mm.
@@ -44,8 +49,8 @@ class Hits(NamedTuple):
 class Generator:
     """Showers of a trained model for the particles of one event after the other.
 
-    Programs for a few numbers of showers are compiled at the start; any number of energies is made
-    with them. Calls from several threads at a time are safe.
+    Programs for a few numbers of showers are compiled at the start, and serve any number of
+    energies. Several threads may call it at the same time.
 
     Example::
 
@@ -81,10 +86,10 @@ class Generator:
         Raises:
           CalojaxError: if there is no such run, or an argument is not valid.
         """
-        if not sizes or min(sizes) < 1:
+        if not sizes or any(size < 1 or size % 1 for size in sizes):
             raise CalojaxError(f"sizes must be whole numbers from 1, got {sizes}.")
-        if not temperature > 0:
-            raise CalojaxError(f"temperature must be positive, got {temperature}.")
+        if not 0 < temperature < math.inf:
+            raise CalojaxError(f"temperature must be positive and finite, got {temperature}.")
         self.trained = run if isinstance(run, TrainedModel) else load(run)
         self.sizes = tuple(sorted(set(sizes)))
         self._events = itertools.count()
@@ -116,19 +121,23 @@ class Generator:
         """The showers of an event, [n, v] in MeV.
 
         Args:
-          energies: incident energies in MeV, [n] or a single one.
-          event: number of the event; by default one more than in the call before, from 0.
+          energies: incident energies in MeV, [n], [n, 1] or a single one.
+          event: number of the event; by default the number of earlier calls without one.
 
         Raises:
-          CalojaxError: if the energies are not positive numbers, or the event is out of range.
+          CalojaxError: if the energies are not positive numbers, or the event is no whole number
+            from 0 to 2^32 - 1.
         """
-        number = next(self._events) if event is None else event
-        if not 0 <= number <= rng.MAX_SEED:
-            raise CalojaxError(f"event must be from 0 to {rng.MAX_SEED}, got {number}.")
-        energies = np.atleast_1d(np.asarray(energies, np.float32))
+        array = np.atleast_1d(energies)
+        if array.dtype.kind not in "fiu" or array.shape not in ((array.size,), (array.size, 1)):
+            raise CalojaxError(
+                f"incident energies must be numbers of shape (n,), got {array.dtype} of shape "
+                f"{array.shape}."
+            )
+        energies = checked_energies("generator", array.reshape(-1))
+        number = rng.checked_seed(next(self._events) if event is None else event, "event")
         if not len(energies):
             return np.zeros((0, self.detector.n_voxels), np.float32)
-        energies = checked_energies("generator", energies)
         showers = [
             self._programs[size](
                 self.trained.variables,
@@ -137,7 +146,7 @@ class Generator:
                 # The last ones are repeated, and left out of the result.
                 energies.take(np.arange(first, first + size), mode="clip"),
             )
-            for first, size in self._blocks(len(energies))
+            for first, size in _blocks(len(energies), self.sizes)
         ]
         return np.concatenate([np.asarray(block) for block in showers])[: len(energies)]
 
@@ -157,10 +166,16 @@ class Generator:
             energy=showers[shower, voxel],
         )
 
-    def _blocks(self, number: int) -> list[tuple[int, int]]:
-        """First shower and size of each block: the largest size, then the smallest that fits."""
-        largest, blocks = self.sizes[-1], []
-        for first in range(0, number, largest):
-            left = min(number - first, largest)
-            blocks.append((first, next(size for size in self.sizes if size >= left)))
-        return blocks
+
+def _blocks(number: int, sizes: tuple[int, ...]) -> list[tuple[int, int]]:
+    """First shower and size of each block, for sizes in ascending order."""
+    most = _ON_CPU if jax.default_backend() == "cpu" else _ON_ACCELERATOR
+    first, blocks = 0, []
+    while first < number:
+        left = number - first
+        padded = [size for size in sizes if left <= size <= most * left]
+        full = [size for size in sizes if size <= left]
+        size = padded[0] if padded else full[-1] if full else sizes[0]
+        blocks.append((first, size))
+        first += size
+    return blocks

@@ -16,14 +16,14 @@ from calojax.errors import CalojaxError
 MAX_SEED = 2**32 - 1
 
 
-def checked_seed(seed: int) -> int:
-    """The seed itself: a whole number from 0 to 2^32 - 1.
+def checked_seed(seed: int, name: str = "seed") -> int:
+    """The seed itself: a whole number from 0 to 2^32 - 1. Messages call it ``name``.
 
     Raises:
       CalojaxError: for any other number; JAX would map some of these to the same key.
     """
     if not (0 <= seed <= MAX_SEED and seed == int(seed)):
-        raise CalojaxError(f"seed must be a whole number from 0 to {MAX_SEED}, got {seed}.")
+        raise CalojaxError(f"{name} must be a whole number from 0 to {MAX_SEED}, got {seed}.")
     return int(seed)
 
 

@@ -28,7 +28,7 @@ def test_showers_depend_on_event_and_place_only(generator, model, variables):
     showers = generator(ENERGIES, event=5)
     assert showers.shape == (7, 120)
     np.testing.assert_array_equal(generator(ENERGIES, event=5), showers)
-    np.testing.assert_array_equal(generator(ENERGIES[:4], event=5), showers[:4])
+    np.testing.assert_array_equal(generator(ENERGIES[:4, None], event=5), showers[:4])
     np.testing.assert_allclose(generator(ENERGIES[0], event=5), showers[:1], rtol=1e-4, atol=1e-3)
     assert np.abs(generator(ENERGIES, event=6) - showers).max() > 1
     # Those of the command for event 0.
@@ -38,9 +38,23 @@ def test_showers_depend_on_event_and_place_only(generator, model, variables):
 
 
 def test_events_count_up_and_no_energies_give_no_showers(generator):
-    first, second = generator(ENERGIES[:1]), generator(ENERGIES[:1])
-    assert np.abs(first - second).max() > 0
+    with pytest.raises(CalojaxError):
+        generator([-1.0])  # Does not count.
+    for event in range(2):
+        generator(ENERGIES[:1], event=7)  # Nor does this.
+        counted = generator(ENERGIES[:1])
+        np.testing.assert_array_equal(counted, generator(ENERGIES[:1], event=event))
     assert generator([]).shape == (0, 120)
+
+
+def test_blocks_are_not_mostly_padding_on_a_cpu(monkeypatch):
+    sizes = (1, 16, 128)
+    blocks = {17: [(0, 16), (16, 1)], 100: [(0, 128)], 137: [(0, 128), (128, 16)]}
+    for number, expected in blocks.items():
+        assert generators._blocks(number, sizes) == expected
+    assert generators._blocks(3, (8,)) == [(0, 8)]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert generators._blocks(17, sizes) == [(0, 128)]
 
 
 def test_threads_get_the_same_showers(generator):
@@ -63,16 +77,25 @@ def test_hits_are_the_voxels_with_energy_at_their_places(generator):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (([1e4, -1.0],), "incident energy of shower 1 is -1 MeV"),
-        (([1e4], -1), "event must be from 0 to 4294967295, got -1"),
+        (([1e4, -1.0], 0), "incident energy of shower 1 is -1 MeV"),
+        ((np.ones((2, 3)), 0), r"must be numbers of shape \(n,\), got float64 of shape \(2, 3\)"),
+        (([1e4], -1), "event must be a whole number from 0 to 4294967295, got -1"),
+        (([1e4], 1.5), "event must be a whole number from 0 to 4294967295, got 1.5"),
     ],
 )
 def test_bad_input_is_one_sentence(arguments, message, generator):
+    energies, event = arguments
     with pytest.raises(CalojaxError, match=message):
-        generator(arguments[0], event=arguments[1] if arguments[1:] else 0)
+        generator(energies, event=event)
 
 
-@pytest.mark.parametrize("options", [{"sizes": (0,)}, {"sizes": ()}, {"temperature": 0.0}])
-def test_bad_settings_are_refused(options, generator):
-    with pytest.raises(CalojaxError, match="must be"):
-        generators.Generator(generator.trained, **options)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("sizes", sizes) for sizes in ((), (0,), (1.5,))),
+        *(("temperature", temperature) for temperature in (0.0, np.inf, np.nan)),
+    ],
+)
+def test_bad_settings_are_refused(name, value, generator):
+    with pytest.raises(CalojaxError, match=f"{name} must be"):
+        Generator(generator.trained, **{name: value})
