@@ -81,6 +81,9 @@ def test_par04_and_lemurs_have_the_grid_turned_and_deposits(layout, tmp_path):
         np.testing.assert_array_equal(file["incident_energy"], energies)
         cells = file["showers"][...]
         assert ("incident_theta" in file) == (layout == "lemurs")
+        if layout == "lemurs":
+            np.testing.assert_allclose(file["incident_theta"], np.pi / 2)
+            np.testing.assert_array_equal(file["incident_phi"], 0)
     assert cells.shape == (20, r, alpha, z)
     # Of the third layer, the bin at alpha = -pi, from the axis outward.
     np.testing.assert_allclose(

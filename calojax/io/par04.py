@@ -5,6 +5,9 @@ A file holds ``incident_energy`` [n] and ``showers`` [n, r, alpha, z], both in M
 2 and 3 of the CaloChallenge divide them by the sampling fraction 0.033, which is not done here.
 """
 
+import math
+from collections.abc import Mapping
+
 import h5py
 import numpy as np
 
@@ -51,9 +54,13 @@ class GridShowers:
 
 
 class Writer:
-    """Writes the two datasets."""
+    """Writes the two datasets.
 
-    angles: tuple[str, ...] = ()
+    Attributes:
+      angles: direction of all particles, in rad, by dataset.
+    """
+
+    angles: Mapping[str, float] = {}
 
     def __init__(self, file: h5py.File, queue: Queue, detector: Detector, count: int):
         if detector.grid is None:
@@ -62,7 +69,7 @@ class Writer:
                 "z; take --layout dense."
             )
         z, alpha, r = detector.grid
-        self._grid = (z, alpha, r)
+        self._grid = detector.grid
         self._energies = Column(queue, file, PAR04_ENERGIES, np.float32, count)
         self._showers = Column(
             queue,
@@ -73,8 +80,8 @@ class Writer:
             tail=(r, alpha, z),
             rows=rows_of_a_chunk(detector),
         )
-        self._angles = [Column(queue, file, name, np.float32, count) for name in self.angles]
-        self.columns = (self._energies, self._showers, *self._angles)
+        self._angles = {name: Column(queue, file, name, np.float32, count) for name in self.angles}
+        self.columns = (self._energies, self._showers, *self._angles.values())
 
     @staticmethod
     def prepare(showers: np.ndarray) -> np.ndarray:
@@ -83,13 +90,15 @@ class Writer:
     def extend(self, energies: np.ndarray, prepared: np.ndarray) -> None:
         cells = prepared.reshape(-1, *self._grid).transpose(0, 3, 2, 1)
         self._energies.extend(energies)
-        self._showers.extend(np.ascontiguousarray(cells))
-        for column in self._angles:
-            # Showers of calojax enter at right angles.
-            column.extend(np.zeros_like(energies))
+        self._showers.extend(cells)
+        for name, column in self._angles.items():
+            column.extend(np.full_like(energies, self.angles[name]))
 
 
 class LemursWriter(Writer):
-    """Writes the two datasets and the direction of the particle, along the axis."""
+    """Writes the two datasets and the direction of the particles.
 
-    angles = ("incident_theta", "incident_phi")
+    It is normal to the front of a barrel, so the polar angle theta is pi / 2.
+    """
+
+    angles: Mapping[str, float] = {"incident_theta": math.pi / 2, "incident_phi": 0.0}
