@@ -5,12 +5,16 @@ import functools
 import math
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from calojax import models, rng
+from calojax.api import TrainedModel
+from calojax.checkpoint import Progress
 from calojax.errors import CalojaxError
+from calojax.export import stablehlo
 from calojax.geometry import DETECTORS
 from calojax.models.base import Schedule
 from calojax.models.pointflow import microbatches
@@ -27,6 +31,7 @@ from calojax.models.pointflow.config import (
 from calojax.models.pointflow.model import PointFlow
 from calojax.nn import tiles
 from calojax.nn.flow import Summary
+from calojax.sampling.generation import STREAM
 from calojax.training import batches
 
 SCHEDULE = Schedule(4, 64, warmup=1)
@@ -96,8 +101,8 @@ def sampled(start, batch):
             model.sample(variables, keys, energies, temperature=temperature),
         )
 
-    def sampled(name, order=slice(None), energies=batch["energies"], temperature=1.0):
-        return sample(build(name), start(name), KEYS[order], energies[order], temperature)
+    def sampled(name, order=slice(None), energies=batch["energies"], temperature=1.0, keys=KEYS):
+        return sample(build(name), start(name), keys[order], energies[order], temperature)
 
     return sampled
 
@@ -304,3 +309,17 @@ def test_microbatches_hold_whole_showers_and_all_of_them():
     )(hits, value)
     np.testing.assert_array_equal(out[:, 0], value)
     np.testing.assert_array_equal(out[:, 1], [7, 7, 7, 5, 6, 6, 6, 6, 2])
+
+
+def test_stablehlo_makes_the_same_showers_in_microbatches_of_the_run(sampled, start, batch):
+    model = build("version II")
+    trained = TrainedModel(model, start("version II"), Progress(1, "points", 1, (), 0, (1e3, 1e5)))
+    numbers = np.arange(64, dtype=np.uint32)
+    program = jax.export.deserialize(bytearray(stablehlo.program(trained, 64)))
+    found = program.call(np.uint32(5), numbers, batch["energies"])
+    keys = rng.per_item(rng.stream(rng.root(5), STREAM), numbers)
+    np.testing.assert_allclose(found, sampled("version II", keys=keys)[1], rtol=1e-3, atol=1e-3)
+    assert stablehlo._of_any_device(model).config == model.config
+    default = dataclasses.replace(model.config, generation=GenerationConfig())
+    resized = stablehlo._of_any_device(models.build(default, model.detector))
+    assert resized.config.generation == GenerationConfig(showers=256, points=262_144)

@@ -21,6 +21,7 @@ from calojax.export.options import Options
 from calojax.export.random_numbers import is_fixed
 from calojax.models.base import Model
 from calojax.models.pointflow.config import GenerationConfig, PointFlowConfig
+from calojax.models.pointflow.microbatches import ACCELERATOR
 from calojax.sampling.generation import STREAM
 
 PLATFORMS = ("cpu", "cuda", "tpu", "rocm")
@@ -40,11 +41,10 @@ def files(trained: TrainedModel, options: Options) -> dict[str, bytes]:
 
 
 def program(trained: TrainedModel, batch: int) -> bytes:
-    """The serialised program, for any number of showers if their random numbers are so many.
+    """The serialised program.
 
-    Args:
-      trained: trained model.
-      batch: number of showers of other models.
+    It is for any number of showers if each has the same number of random numbers, otherwise for
+    ``batch``.
     """
     model = _of_any_device(trained.model)
 
@@ -67,5 +67,8 @@ def _of_any_device(model: Model) -> Model:
     """The model with buffers whose size does not depend on the devices of this machine."""
     if not isinstance(model.config, PointFlowConfig):
         return model
-    generation = GenerationConfig(showers=256, points=262_144)
+    own = model.config.generation
+    generation = GenerationConfig(
+        own.showers or ACCELERATOR.showers, own.points or ACCELERATOR.points
+    )
     return models.build(dataclasses.replace(model.config, generation=generation), model.detector)

@@ -30,12 +30,12 @@ class Size(NamedTuple):
 # Small buffers for the caches of a CPU, large ones for the thousands of cores of an accelerator.
 _CPU = Size(showers=64, points=32_768)
 # Sums over more showers would not always be added up in the same order (see `calojax.nn.tiles`).
-_ACCELERATOR = Size(showers=256, points=262_144)
+ACCELERATOR = Size(showers=256, points=262_144)
 
 
 def size(config: GenerationConfig, showers: int, voxels: int) -> Size:
     """Size for a batch of ``showers`` with ``voxels`` each, on the default device."""
-    default = _CPU if jax.default_backend() == "cpu" else _ACCELERATOR
+    default = _CPU if jax.default_backend() == "cpu" else ACCELERATOR
     points = min(config.points or default.points, showers * voxels)
     return Size(min(config.showers or default.showers, showers), max(points, voxels))
 
