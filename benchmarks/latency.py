@@ -1,14 +1,13 @@
-"""How long does one call take that makes one shower, or a hundred? Four ways to call a model.
+"""How long does a call take that makes one shower, or a hundred? Four ways to call a model.
 
     taskset -c 0 python benchmarks/latency.py examples/calovq-ds2
 
-They are the compiled function alone, `calojax.Generator`, StableHLO that was written and read
-again, and ONNX Runtime with one thread. ``equal_showers`` is the share of 200 showers in which ONNX
-Runtime and JAX agree, from the same random numbers.
+The four are the compiled function, `calojax.Generator`, an exported StableHLO program, and ONNX
+Runtime with one thread. ``equal_showers`` is the fraction of 200 showers that ONNX Runtime and JAX
+make equal from the same random numbers.
 """
 
 import dataclasses
-import time
 from collections.abc import Callable, Iterator
 
 import jax
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import onnxruntime
 import rows
+import stopwatch
 import tyro
 from rows import Row
 
@@ -42,20 +42,9 @@ class Benchmark(rows.Options):
 
 
 def columns(call: Callable[[], object], size: int, b: Benchmark) -> Row:
-    """Median of the wall time and of the processor's time of a call, in ms."""
-    jax.block_until_ready(call())
-    walls, processors, begin = [], [], time.perf_counter()
-    while not walls or (len(walls) < b.repeats and time.perf_counter() - begin < b.seconds):
-        wall, processor = time.perf_counter(), time.process_time()
-        jax.block_until_ready(call())
-        walls.append(time.perf_counter() - wall)
-        processors.append(time.process_time() - processor)
-    return {
-        "batch": size,
-        "ms_per_call": 1e3 * float(np.median(walls)),
-        "cpu_ms_per_call": 1e3 * float(np.median(processors)),
-        "repeats": len(walls),
-    }
+    """Number of showers, and median of the time of a call in ms."""
+    times = stopwatch.repeat(call, repeats=b.repeats, seconds=b.seconds)
+    return {"batch": size, "ms_per_call": 1e3 * times.median, "repeats": times.repeats}
 
 
 def figures(trained: TrainedModel, size: int, b: Benchmark) -> Iterator[Row]:
@@ -90,7 +79,7 @@ def figures(trained: TrainedModel, size: int, b: Benchmark) -> Iterator[Row]:
     session = onnxruntime.InferenceSession(content, settings, ["CPUExecutionProvider"])
 
     def run(numbers: np.ndarray) -> np.ndarray:
-        return session.run(None, {"noise": numbers, "energies": energies})[0]
+        return np.asarray(session.run(None, {"noise": numbers, "energies": energies})[0])
 
     equal = [
         np.isclose(run(some), from_numbers(some, energies), rtol=1e-3, atol=1e-2).all(1)
