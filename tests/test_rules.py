@@ -1,7 +1,5 @@
 """From JAX to ONNX, rule by rule: ONNX Runtime computes what JAX computes."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,6 +35,14 @@ def ran(function, *arrays):
 
 def at(x):
     return x.astype(jnp.int32)
+
+
+def exponential(x):
+    return jnp.exp(x - x.max(1, keepdims=True))
+
+
+def ratio(e):
+    return e / e.sum(1, keepdims=True)
 
 
 def loop(length, reverse=False):
@@ -121,6 +127,9 @@ CASES = {
     "dot in a batch": (lambda x: jnp.einsum("bij,bkj->bki", x, x[:, :2]), CUBE),
     "vectors": (lambda x: x[0] @ x[1] + x @ x[2] + jnp.outer(x[0], x[1])[:3, 0], X),
     "softmax": (jax.nn.softmax, X),
+    "softmax of another axis": (lambda x: ratio(jnp.exp(x - x.max(0))), X),
+    "sums of rows for columns": (lambda x: (lambda e: e / e.sum(1))(exponential(x)), X[:, :3]),
+    "softmax, reshaped": (lambda x: ratio(exponential(x).reshape(6, 2)), X),
     "attention": (lambda x: jax.nn.dot_product_attention(*[x[:, :, None]] * 3), CUBE),
     "layer norm": (lambda x: jax.nn.gelu(jax.nn.standardize(x)), X),
     "convolution": (
@@ -187,6 +196,11 @@ def test_what_does_not_change_is_outside_of_the_loop():
     assert "Tanh" in inside
 
 
+def test_softmax_is_one_operator():
+    _, model = ran(jax.nn.softmax, X)
+    assert operators(model.graph)[0] == ["Softmax", "Identity"]
+
+
 def test_a_step_of_the_recurrent_unit_is_one_operator():
     _, model = ran(recurrent, X, POSITIVE, X)
     assert operators(model.graph)[0].count("GRU") == 1
@@ -200,6 +214,16 @@ def test_equal_nodes_are_made_once_and_constants_are_folded():
     assert "ReduceSum" not in names
 
 
-def test_a_primitive_without_a_rule_is_named():
-    with pytest.raises(NoRule, match="uses 'cholesky' of JAX"):
-        ran(lambda x: functools.reduce(jnp.add, [jnp.linalg.cholesky(x @ x.T)]), X)
+REFUSED = {
+    "uses 'cholesky' of JAX": lambda x: jnp.linalg.cholesky(x @ x.T),
+    "combines the bits of integers": lambda x: at(x) | 3,
+    "has arrays of type uint32": lambda x: x.astype(jnp.uint32) + 1,
+    "has arrays of type float16": lambda x: x.astype(jnp.float16),
+    "writes to a clipped index": lambda x: x.at[at(x[0, 0])].set(0, mode="clip"),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_has_no_rule_is_one_sentence(message):
+    with pytest.raises(NoRule, match=f"The model {message}, for .*; take --format stablehlo"):
+        ran(REFUSED[message], X)

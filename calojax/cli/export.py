@@ -35,8 +35,8 @@ def export(
       batch: number of showers that the program makes at a time; par04 has one, and stablehlo takes
         any number where the model allows it.
       noise: random numbers that the program takes: input means all of them, seed means ten normal
-        numbers, of which it makes the others.
-      sampling_fraction: ratio of deposited energy and voxel energy, for par04.
+        numbers, from which it makes the others.
+      sampling_fraction: ratio of deposited energy to voxel energy, for par04.
       force: replace files that exist.
     """
     options = Options(batch, noise, sampling_fraction)

@@ -13,7 +13,7 @@ Every format is a module with a function ``files`` of a trained model and `Optio
 import importlib
 import os
 import pathlib
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, get_args
 
 from calojax import files
 from calojax.api import TrainedModel
@@ -22,16 +22,17 @@ from calojax.export.options import NoiseName, Options
 
 __all__ = ["FORMATS", "FormatName", "NoiseName", "Options", "contents", "write"]
 
-FORMATS = ("par04", "onnx", "stablehlo", "triton")
-
-if TYPE_CHECKING:
-    FormatName = str
-else:
-    FormatName = Literal[FORMATS]
+FormatName = Literal["par04", "onnx", "stablehlo", "triton"]
+FORMATS: tuple[FormatName, ...] = get_args(FormatName)
 
 
 def contents(trained: TrainedModel, kind: str, options: Options | None = None) -> dict[str, bytes]:
     """The files of a format by path.
+
+    Args:
+      trained: trained model.
+      kind: format, one of `FORMATS`.
+      options: settings (default: `Options`).
 
     Raises:
       CalojaxError: if the format is unknown, the extra is missing, or the model does not suit it.

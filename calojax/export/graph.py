@@ -14,6 +14,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from calojax.errors import CalojaxError
+
 OPSET = 17
 # Operators that change nothing if one input is this number.
 _NEUTRAL = {"Mul": 1, "Div": 1, "Add": 0, "Max": -np.inf}
@@ -28,10 +30,21 @@ _TYPES = {
 }
 
 
+class NoRule(CalojaxError):
+    """A model does something in JAX that has no rule in ONNX."""
+
+    def __init__(self, what: str):
+        super().__init__(
+            f"The model {what}, for which there is no rule in ONNX; take --format stablehlo."
+        )
+
+
 def _stored(dtype: Any) -> np.dtype:
-    """The type of an array in the graph: few operators take unsigned numbers."""
+    """The type itself, one of `_TYPES`; few operators of ONNX take any other."""
     dtype = np.dtype(dtype)
-    return np.dtype(np.int64) if dtype.kind == "u" else dtype
+    if dtype not in _TYPES:
+        raise NoRule(f"has arrays of type {dtype}")
+    return dtype
 
 
 @dataclasses.dataclass(eq=False)
@@ -128,12 +141,10 @@ class Graph:
             return ""
         if isinstance(x, Value):
             return x.name
-        x = np.asarray(x, _stored(x.dtype))
+        x = np.asarray(x, _stored(x.dtype), order="C")
         key = x.dtype.str, x.shape, x.tobytes()
         if key not in self._initializers:
-            self._initializers[key] = numpy_helper.from_array(
-                np.ascontiguousarray(x).reshape(x.shape), self.fresh("constant")
-            )
+            self._initializers[key] = numpy_helper.from_array(x, self.fresh("constant"))
         return self._initializers[key].name
 
     # --- operations -------------------------------------------------------------------------------
@@ -168,7 +179,7 @@ class Graph:
         if x.op == "Reshape":
             return self.reshape(x.inputs[0], shape)
         if x.op.startswith("Reduce") and x.inputs[0].shape != x.shape:
-            axes = [int(axis) for axis in x.attributes.get("axes", np.ravel(x.inputs[-1]))]
+            axes = reduced_axes(x)
             kept = tuple(1 if i in axes else n for i, n in enumerate(x.inputs[0].shape))
             if shape == kept and not x.attributes["keepdims"]:
                 return self.emit(
@@ -212,7 +223,6 @@ class Graph:
         steps: Sequence[int] | None = None,
     ) -> Tensor:
         """``x[start:stop:step, ...]``; numbers as in Python, and steps may be negative."""
-        steps = [1] * x.ndim if isinstance(x, np.ndarray) and steps is None else steps
         steps = [1] * len(x.shape) if steps is None else list(steps)
         where = [range(n)[a:b:c] for n, a, b, c in zip(x.shape, starts, stops, steps, strict=True)]
         shape = tuple(map(len, where))
@@ -350,6 +360,11 @@ class Graph:
         helper.set_model_props(model, metadata)
         onnx.checker.check_model(model)
         return model
+
+
+def reduced_axes(x: Value) -> list[int]:
+    """The axes of a reduction."""
+    return [int(axis) for axis in x.attributes.get("axes", np.ravel(x.inputs[-1]))]
 
 
 def _highest(x: Tensor) -> int | None:

@@ -7,10 +7,10 @@ from typing import Any
 import jax
 
 from calojax.api import TrainedModel
-from calojax.export import random_numbers
 from calojax.export.graph import Graph, Tensor
 from calojax.export.metadata import as_json, facts_of
 from calojax.export.options import Options
+from calojax.export.random_numbers import Layout, layout_of
 from calojax.export.rules import convert
 
 SEED_SIZE = 10
@@ -25,12 +25,12 @@ def files(trained: TrainedModel, options: Options) -> dict[str, bytes]:
 
 def model(trained: TrainedModel, options: Options) -> tuple[bytes, dict[str, Any]]:
     """The file of showers in MeV, and its metadata."""
-    graph, layout, batch = Graph(), random_numbers.layout_of(trained.model), options.batch
+    graph, layout, batch = Graph(), layout_of(trained.model), options.batch
     seeded = options.noise == "seed"
     name, size = ("seed", SEED_SIZE) if seeded else ("noise", layout.size)
     numbers, energies = graph.input(name, (batch, size)), graph.input("energies", (batch,))
     leaves = unpacked(graph, layout.from_seed if seeded else layout.unflatten, numbers)
-    showers = shower_of(graph, trained, leaves, energies)
+    showers = shower_of(graph, trained, layout, leaves, energies)
     described = [{**part._asdict(), "shape": list(part.shape)} for part in layout.parts]
     facts = facts_of(trained) | {
         "inputs": {name: [batch, size], "energies": [batch]},
@@ -47,13 +47,12 @@ def unpacked(graph: Graph, unpack: Callable, numbers: Tensor) -> list[Tensor]:
 
 
 def shower_of(
-    graph: Graph, trained: TrainedModel, leaves: list[Tensor], energies: Tensor
+    graph: Graph, trained: TrainedModel, layout: Layout, leaves: list[Tensor], energies: Tensor
 ) -> Tensor:
     """Showers [b, v] in MeV from the leaves of their noise and energies [b] in MeV."""
-    tree = random_numbers.layout_of(trained.model).tree
 
     def showers(energies, *leaves):
-        noise = jax.tree.unflatten(tree, leaves)
+        noise = jax.tree.unflatten(layout.tree, leaves)
         return trained.model.sample_from(trained.variables, noise, energies)
 
     return convert(graph, showers, energies, *leaves)[0]

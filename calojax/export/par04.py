@@ -31,7 +31,7 @@ def files(trained: TrainedModel, options: Options) -> dict[str, bytes]:
       CalojaxError: if the geometry is not a grid of equal cells.
     """
     detector = trained.detector
-    z, alpha, r = _equal_cells(detector)
+    grid = z, alpha, r = _equal_cells(detector)
     fraction = options.sampling_fraction
     if fraction is None:
         fraction = SAMPLING_FRACTION if detector.name in ("ds2", "ds3") else 1.0
@@ -43,8 +43,7 @@ def files(trained: TrainedModel, options: Options) -> dict[str, bytes]:
 
     def separated(vector):
         # The model knows no energies beyond those of its training.
-        energies = jnp.clip(vector[:, size] * np.float32(_UNIT), low, high)
-        return vector[:, :size], energies.astype(jnp.float32)
+        return vector[:, :size], jnp.clip(vector[:, size] * np.float32(_UNIT), low, high)
 
     def fractions(showers, energies):
         cells = showers.reshape(1, z, alpha, r).transpose(0, 3, 2, 1).reshape(1, -1)
@@ -52,7 +51,7 @@ def files(trained: TrainedModel, options: Options) -> dict[str, bytes]:
 
     latent, energies = convert(graph, separated, vector)
     leaves = onnx.unpacked(graph, layout.from_seed if seeded else layout.from_normal, latent)
-    showers = onnx.shower_of(graph, trained, leaves, energies)
+    showers = onnx.shower_of(graph, trained, layout, leaves, energies)
     (output,) = convert(graph, fractions, showers, energies)
     facts = facts_of(trained) | {
         "order": "r, phi from -pi, z; z fastest",
@@ -65,16 +64,16 @@ def files(trained: TrainedModel, options: Options) -> dict[str, bytes]:
     }
     return {
         "model.onnx": onnx.serialised(graph, "fractions", output, facts),
-        "model.mac": _macro(detector, size).encode(),
+        "model.mac": _macro(detector, grid, size).encode(),
         "model.json": as_json(facts),
     }
 
 
 def _equal_cells(detector: Detector) -> tuple[int, int, int]:
-    widths = np.diff([layer.r_edges for layer in detector.layers]) if detector.grid else [0, 1]
-    depths = [layer.thickness for layer in detector.layers]
-    equal = np.ptp(widths) < 1e-3 * np.max(widths) and np.ptp(depths) < 1e-3 * max(depths)
-    if detector.grid is None or not equal or detector.layers[0].r_edges[0] != 0:
+    edges = detector.layers[0].r_edges
+    sizes = np.diff(edges), [layer.thickness for layer in detector.layers]
+    equal = all(np.ptp(size) < 1e-3 * np.max(size) for size in sizes)
+    if detector.grid is None or not equal or edges[0] != 0:
         raise CalojaxError(
             f"{detector.name}: Par04 has a mesh of equal cells from the axis outward, which this "
             "geometry is not; take --format onnx."
@@ -82,8 +81,8 @@ def _equal_cells(detector: Detector) -> tuple[int, int, int]:
     return detector.grid
 
 
-def _macro(detector: Detector, size: int) -> str:
-    z, alpha, r = _equal_cells(detector)
+def _macro(detector: Detector, grid: tuple[int, int, int], size: int) -> str:
+    z, alpha, r = grid
     width, depth = detector.layers[0].r_edges[1], detector.layers[0].thickness
 
     def mesh(folder: str) -> str:

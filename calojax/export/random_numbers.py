@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from calojax import rng
 from calojax.errors import CalojaxError
@@ -127,7 +128,7 @@ _BELOW_ONE = np.float32(1 - 2**-24)
 
 def _normal_to_uniform(x: jax.Array) -> jax.Array:
     # By erfc, which is exact in the tail.
-    return jnp.minimum(0.5 * jax.lax.erfc(-x * np.float32(math.sqrt(0.5))), _BELOW_ONE)
+    return jnp.minimum(0.5 * lax.erfc(-x * np.float32(math.sqrt(0.5))), _BELOW_ONE)
 
 
 def _gumbel(uniform: jax.Array) -> jax.Array:
@@ -158,22 +159,24 @@ _STEPS, _SHIFT = 2.0**16, 2**20
 
 def random_bits(normal: jax.Array, number: int) -> jax.Array:
     """Whole numbers in [0, 2^31 - 1), int64 [b, number], determined by normal numbers [b, k]."""
-    weights = np.random.default_rng(20261125)
+    generator = np.random.default_rng(20261125)
     k = normal.shape[1]
     whole = jnp.floor(normal * np.float32(_STEPS)).astype(jnp.int64) + _SHIFT
+    # Negative only for normal numbers below -16, so `jax.lax.rem` does for all other remainders.
     whole = whole % _P
     x = jnp.arange(number, dtype=jnp.int64)[None]
-    for multiplier in weights.integers(1, _P, _ROUNDS):
+    for multiplier in generator.integers(1, _P, _ROUNDS):
         # Each term modulo p, because ONNX Runtime's sums of larger numbers are not exact.
-        key = (whole * weights.integers(1, _P, k)[None] % _P).sum(1, keepdims=True) % _P
-        base = (x * multiplier + key) % _P
-        square = base * base % _P
-        x = square * square % _P * base % _P
+        terms = lax.rem(whole * generator.integers(1, _P, k)[None], _P)
+        key = lax.rem(terms.sum(1, keepdims=True), _P)
+        base = lax.rem(x * multiplier + key, _P)
+        square = lax.rem(base * base, _P)
+        x = lax.rem(lax.rem(square * square, _P) * base, _P)
     return x
 
 
 def _bits_to_uniform(x: jax.Array) -> jax.Array:
-    return (x // 2**7).astype(jnp.float32) * np.float32(2.0**-24)
+    return lax.div(x, 2**7).astype(jnp.float32) * np.float32(2.0**-24)
 
 
 def _bits_to_normal(x: jax.Array) -> jax.Array:

@@ -13,22 +13,17 @@ from jax.extend.core import ClosedJaxpr, Literal
 from jax.interpreters import partial_eval
 from jax.lax import GatherScatterMode, RoundingMethod
 
-from calojax.errors import CalojaxError
-from calojax.export.graph import Graph, Tensor, Value
+from calojax.export.graph import Graph, NoRule, Tensor, Value, reduced_axes
 
 # Loops of so few steps are written out: ONNX's Scan costs as much as several nodes per step.
 _WRITTEN_OUT = 16
-
-
-class NoRule(CalojaxError):
-    """A model uses a primitive that has no rule."""
 
 
 def convert(graph: Graph, function: Callable, *values: Tensor) -> list[Tensor]:
     """Adds a function of JAX to a graph and returns the leaves of its result.
 
     Raises:
-      NoRule: if the function uses a primitive that has no rule.
+      NoRule: if the function uses a primitive, or a type of arrays, that has no rule.
     """
     shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in values]
     closed = jax.make_jaxpr(function)(*shapes)
@@ -82,10 +77,7 @@ def _equation(graph: Graph, equation: Any, values: list[Tensor]) -> list[Tensor]
     if name in _ELEMENTWISE:
         return [_ELEMENTWISE[name](graph, *values)]
     if name not in _RULES:
-        raise NoRule(
-            f"The model uses {name!r} of JAX, for which there is no rule in ONNX; "
-            "take --format stablehlo."
-        )
+        raise NoRule(f"uses {name!r} of JAX")
     shapes = [x.aval.shape for x in equation.invars]
     results = _RULES[name](
         graph,
@@ -101,19 +93,16 @@ def _folded(graph: Graph, equation: Any, values: list[Tensor]) -> list[Tensor]:
         shapes = [shape] * len(values)
     else:
         shapes = [x.aval.shape for x in equation.invars]
-    arrays = [np.ascontiguousarray(graph.full(x, s)) for x, s in zip(values, shapes, strict=True)]
-    arrays = [x.reshape(s) for x, s in zip(arrays, shapes, strict=True)]
+    full = [graph.full(x, shape) for x, shape in zip(values, shapes, strict=True)]
+    arrays = [np.asarray(x, order="C") for x in full]
     results = equation.primitive.bind(*arrays, **equation.params)
     return [_host(x) for x in (results if equation.primitive.multiple_results else [results])]
 
 
 _CALLS = {
     "jit": "jaxpr",
-    "pjit": "jaxpr",
     "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
     "remat2": "jaxpr",
-    "checkpoint": "jaxpr",
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
 }
@@ -141,14 +130,35 @@ def _compare(name: str) -> Callable[..., Tensor]:
     return _simple(name, np.dtype(bool))
 
 
+def _logical(name: str) -> Callable[..., Tensor]:
+    def rule(graph: Graph, *inputs: Tensor) -> Tensor:
+        if inputs[0].dtype != bool:
+            raise NoRule("combines the bits of integers")
+        return graph.op(name, *inputs)
+
+    return rule
+
+
 def _div(graph: Graph, x: Tensor, y: Tensor) -> Tensor:
-    difference = _producer(x, "Exp")[0]
-    logits, largest = _producer(difference, "Sub")
-    summed, axes = _producer(y, "ReduceSum")
-    last = len(x.shape) - 1
-    if summed is x and np.all(axes == last) and _producer(largest, "ReduceMax")[0] is logits:
-        return graph.emit("Softmax", [logits], [x.shape], [x.dtype], axis=last)[0]
+    axis = len(x.shape) - 1
+    logits, largest = _inputs(_inputs(x, "Exp")[0], "Sub")
+    if _reduced(largest, "ReduceMax", logits, axis) and _reduced(y, "ReduceSum", x, axis):
+        return graph.emit("Softmax", [logits], [x.shape], [x.dtype], axis=axis)[0]
     return graph.op("Div", x, y)
+
+
+def _reduced(x: Tensor | None, op: str, of: Tensor | None, axis: int) -> bool:
+    """Whether ``x`` is a reduction of the value ``of`` over one axis, which has length one."""
+    if not isinstance(x, Value) or x.op != op or x.inputs[0] is not of:
+        return False
+    return reduced_axes(x) == [axis] and x.attributes["keepdims"] == 1
+
+
+def _inputs(x: Tensor | None, op: str) -> tuple[Any, Any]:
+    """First and last input of the operator that computes ``x``, or (None, None) for others."""
+    if isinstance(x, Value) and x.op == op:
+        return x.inputs[0], x.inputs[-1]
+    return None, None
 
 
 def _like(x: Tensor, value: float) -> np.ndarray:
@@ -157,7 +167,7 @@ def _like(x: Tensor, value: float) -> np.ndarray:
 
 def _select(graph: Graph, which: Tensor, *cases: Tensor) -> Tensor:
     if len(cases) != 2 or which.dtype != bool:
-        raise NoRule("The model selects among several arrays, for which there is no rule in ONNX.")
+        raise NoRule("selects among several arrays")
     if isinstance(which, Value) and which.op == "Less":
         index, zero = which.inputs
         # Of an index that is not negative, as in loops over positions.
@@ -211,8 +221,7 @@ def _erfc(graph: Graph, x: Tensor) -> Tensor:
     def polynomial(coefficients):
         total: Tensor = _like(x, coefficients[0])
         for number in coefficients[1:]:
-            product = graph.op("Mul", y, total, dtype=x.dtype)
-            total = graph.op("Add", product, _like(x, number))
+            total = graph.op("Add", graph.op("Mul", y, total), _like(x, number))
         return total
 
     near = graph.op("Less", size, _like(x, 2), dtype=bool)
@@ -259,11 +268,11 @@ _ELEMENTWISE: dict[str, Callable[..., Tensor]] = {
             "sqrt": "Sqrt",
             "erf": "Erf",
             "logistic": "Sigmoid",
-            "and": "And",
-            "or": "Or",
-            "xor": "Xor",
-            "not": "Not",
         }.items()
+    },
+    **{
+        name: _logical(onnx)
+        for name, onnx in {"and": "And", "or": "Or", "xor": "Xor", "not": "Not"}.items()
     },
     **{
         name: _compare(onnx)
@@ -290,9 +299,7 @@ _ELEMENTWISE: dict[str, Callable[..., Tensor]] = {
     "erfc": _erfc,
     "stop_gradient": _as_is,
     "copy": _as_is,
-    "copy_p": _as_is,
     "reduce_precision": _as_is,
-    "optimization_barrier": _as_is,
     "sharding_constraint": _as_is,
     "layout_constraint": _as_is,
 }
@@ -379,7 +386,7 @@ def _padded(graph: Graph, x: Tensor, value: Tensor, widths: Sequence[tuple[int, 
 
 def _round(graph: Graph, equation: Any, x: Tensor) -> Tensor:
     if equation.params["rounding_method"] != RoundingMethod.TO_NEAREST_EVEN:
-        raise NoRule("The model rounds halves away from zero, for which there is no rule in ONNX.")
+        raise NoRule("rounds halves away from zero")
     return graph.op("Round", x)
 
 
@@ -436,7 +443,7 @@ def _convolution(graph: Graph, equation: Any, x: Tensor, kernel: Tensor) -> Tens
     p = equation.params
     x_spec, kernel_spec, out_spec = p["dimension_numbers"]
     if p["batch_group_count"] != 1:
-        raise NoRule("A convolution groups the batch, for which there is no rule in ONNX.")
+        raise NoRule("groups the batch of a convolution")
     x = graph.transpose(x, x_spec)
     kernel = graph.transpose(kernel, kernel_spec)
     for axis, dilation in enumerate(p["lhs_dilation"], 2):
@@ -515,7 +522,7 @@ def _gather(graph: Graph, equation: Any, x: Tensor, index: Tensor) -> Tensor:
     ]
     rest = [axis for axis in range(rank) if axis not in (*batch, *mapped)]
     if any(sizes[axis] != 1 for axis in mapped):
-        raise NoRule("The model gathers windows, for which there is no rule in ONNX.")
+        raise NoRule("gathers windows")
     if any(sizes[axis] != x.shape[axis] for axis in rest):
         x = graph.slice(
             x, [0] * rank, [sizes[i] if i in rest else n for i, n in enumerate(x.shape)]
@@ -605,7 +612,9 @@ def _fill(value: Any, dtype: np.dtype) -> np.ndarray:
 def _scatter(graph: Graph, equation: Any, x: Tensor, index: Tensor, update: Tensor) -> Tensor:
     d = equation.params["dimension_numbers"]
     if index.shape != (1,) or len(d.inserted_window_dims) != 1 or d.operand_batching_dims:
-        raise NoRule("The model writes to several places, for which there is no rule in ONNX.")
+        raise NoRule("writes to several places")
+    if equation.params["mode"] == GatherScatterMode.CLIP:
+        raise NoRule("writes to a clipped index")
     (axis,) = d.inserted_window_dims
     shape = [n if i == axis else 1 for i, n in enumerate(x.shape)]
     # An index out of range is no place, so nothing is written.
@@ -644,8 +653,8 @@ def _scan(graph: Graph, equation: Any, *values: Tensor) -> list[Tensor]:
 def _gru(graph: Graph, values: list[Any]) -> list[Tensor] | None:
     """ONNX's GRU for a step of `calojax.nn.priors.gru`, if its gates are ``x @ kernel + bias``."""
     state, gates, recurrent, new_bias = values
-    product, bias = _producer(gates, "Add")
-    x, kernel = _producer(product, "MatMul")
+    product, bias = _inputs(gates, "Add")
+    x, kernel = _inputs(product, "MatMul")
     constants = bias, kernel, recurrent, new_bias
     if not all(isinstance(c, np.ndarray) for c in constants):
         return None
@@ -661,7 +670,7 @@ def _gru(graph: Graph, values: list[Any]) -> list[Tensor] | None:
     after = graph.emit(
         "GRU",
         [
-            graph.reshape(x, (1, number, -1 if isinstance(x, np.ndarray) else x.shape[-1])),
+            graph.reshape(x, (1, number, x.shape[-1])),
             ordered(kernel)[None],
             ordered(recurrent)[None],
             biases[None].astype(np.float32),
@@ -676,21 +685,12 @@ def _gru(graph: Graph, values: list[Any]) -> list[Tensor] | None:
     return [graph.reshape(after, state.shape)]
 
 
-def _producer(x: Any, op: str) -> tuple[Any, Any]:
-    """Inputs of the operator that made a value; nothing if it is another one."""
-    while isinstance(x, Value) and x.op == "Reshape":
-        x = x.inputs[0]
-    if isinstance(x, Value) and x.op == op:
-        return x.inputs[0], x.inputs[-1]
-    return None, None
-
-
 # Inner functions of JAX that ONNX has an operator for.
 _BY_NAME: dict[str, Callable[[Graph, list[Tensor]], list[Tensor] | None]] = {"gru_step": _gru}
 
 # Rules that take NumPy arrays too; JAX would compile a program for each.
 _OF_ARRAYS = {
-    *("convert_element_type", "reshape", "squeeze", "expand_dims", "transpose", "concatenate"),
+    *("convert_element_type", "reshape", "squeeze", "transpose", "concatenate"),
     *("stack", "slice", "rev"),
 }
 
@@ -698,7 +698,6 @@ _RULES: dict[str, Callable[..., Any]] = {
     "convert_element_type": _convert_type,
     "reshape": _out_shape,
     "squeeze": _out_shape,
-    "expand_dims": _out_shape,
     "transpose": _transpose,
     "concatenate": _concatenate,
     "stack": _stack,
