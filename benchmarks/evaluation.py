@@ -220,7 +220,7 @@ def _rows(pair: str, numbers: dict[str, Any], options: Parity) -> Iterator[Row]:
     if "prdc" in numbers:
         # The official numbers are of the first 1,000 showers.
         points = [
-            manifold.log_voxels(Selection(source, np.arange(min(1000, len(source)))))
+            manifold.log_voxels([Selection(source, np.arange(min(1000, len(source))))])
             for source in reversed(sources)
         ]
         found = manifold.prdc(*points, k=numbers["prdc"]["k"])

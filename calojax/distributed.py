@@ -13,13 +13,14 @@ import atexit
 import contextlib
 import dataclasses
 import functools
+import itertools
 import os
 import socket
 import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -65,6 +66,27 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 def round_up(batch: int, mesh: Mesh) -> int:
     """The smallest multiple of the number of devices that is at least ``batch``."""
     return -(-batch // mesh.size) * mesh.size
+
+
+def host_memory() -> int:
+    """Bytes of the machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def device_memory() -> int:
+    """Bytes of memory of one device; on CPU its share of the machine's memory."""
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    return statistics.get("bytes_limit", host_memory() // jax.local_device_count())
+
+
+def sent_ahead(batches: Iterable[Any], sharding: NamedSharding | None = None) -> Iterator[Any]:
+    """Trees of arrays on the devices, each sent while the one before is used.
+
+    Wait for what is computed from each, or more of them would pile up on the devices.
+    """
+    sent = (jax.device_put(batch, sharding) for batch in batches)
+    for batch, _ in itertools.pairwise(itertools.chain(sent, [None])):
+        yield batch
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import pytest
 
 from calojax import distributed, geometry, rng
 from calojax.errors import CalojaxError
-from calojax.evaluation import calibration, classifiers, memory
+from calojax.evaluation import calibration, classifiers
 from calojax.evaluation import classifier_training as training
 from calojax.io import ShowerArrays
 from calojax.nn.classifier import DenseClassifier, ResNetClassifier, Stem
@@ -224,7 +224,7 @@ def test_low_inputs():
 def test_low_inputs_larger_than_memory_go_to_a_file(monkeypatch):
     sample = _sample(50, 0)
     expected = classifiers.inputs("low", [sample, sample])
-    monkeypatch.setattr(memory, "host_memory", lambda: 10**4)
+    monkeypatch.setattr(distributed, "host_memory", lambda: 10**4)
     mapped = classifiers.inputs("low", [sample, sample])
     assert isinstance(mapped, np.memmap)
     np.testing.assert_array_equal(mapped, expected)

@@ -1,9 +1,11 @@
 """Precision, recall, density, coverage: official numbers, brute force, limits."""
 
+import jax
 import numpy as np
 import official
 import pytest
 
+from calojax import distributed
 from calojax.errors import CalojaxError
 from calojax.evaluation import manifold
 from calojax.evaluation.manifold import Prdc
@@ -27,7 +29,7 @@ def brute_force(reference, generated, k) -> Prdc:
 
 def test_values_are_the_official_ones():
     points = [
-        manifold.log_voxels(official.showers(f"ds1_photons_{side}"))
+        manifold.log_voxels([official.showers(f"ds1_photons_{side}")])
         for side in ("reference", "generated")
     ]
     found, expected = manifold.prdc(*points), official.numbers()["prdc"]
@@ -66,17 +68,26 @@ def test_a_dense_clump_has_precision_without_recall():
     assert found.coverage < 0.1
 
 
+@pytest.mark.parametrize("resident", [False, True])
 @pytest.mark.parametrize(("k", "expected"), [(1, [1.0] * 10), (3, [9, *[4] * 8, 9])])
-def test_radii_of_a_line_of_points(k, expected):
-    blocks = manifold._blocks(np.arange(10.0)[:, None], 4)
+def test_radii_of_a_line_of_points(k, expected, resident, monkeypatch):
+    blocks = manifold._blocks(np.arange(10.0)[:, None], 4, resident=resident)
+    assert {isinstance(block.points, jax.Array) for block in blocks} == {resident}
+    sent, put = [], jax.device_put
+    monkeypatch.setattr(jax, "device_put", lambda *block: sent.append(block) or put(*block))
     np.testing.assert_allclose(np.ravel(manifold.squared_radii(blocks, k))[:10], expected)
+    assert len(sent) == 3 + 3 * 3  # every x once, every y for each of them
 
 
-def test_log_voxels_are_official_logarithms_but_for_a_constant(tiny):
+def test_log_voxels_are_official_logarithms_but_for_a_constant(tiny, monkeypatch):
     showers = np.zeros((1, tiny.n_voxels), np.float32)
     showers[0, :3] = [tiny.evaluation_threshold / 2, 0.1, 10.0]
-    found = manifold.log_voxels(ShowerArrays(tiny, np.ones(1), showers))
-    np.testing.assert_allclose(found[0, :4], [0, 0, 2, 0], atol=1e-6)
+    source = ShowerArrays(tiny, np.ones(1), showers)
+    # The memory holds one of the samples, but not both.
+    monkeypatch.setattr(distributed, "host_memory", lambda: 3 * showers.nbytes)
+    found = manifold.log_voxels([source, source])
+    assert isinstance(found, np.memmap)
+    np.testing.assert_allclose(found[:, :4], [[0, 0, 2, 0]] * 2, atol=1e-6)
 
 
 @pytest.mark.parametrize("block", [7, None])

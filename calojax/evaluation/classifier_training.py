@@ -7,7 +7,6 @@ fit there stay on the host, and each batch is sent while the one before is train
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -19,7 +18,6 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from calojax import distributed, rng
-from calojax.evaluation.memory import device_memory
 
 # Share of a device's memory that the rows may fill. 100,000 + 100,000 showers of dataset 3, 32 GB,
 # then stay on an 80 GB device, of which JAX takes 60 GB.
@@ -60,7 +58,7 @@ def place(inputs: np.ndarray, labels: np.ndarray, mesh: Mesh) -> Rows:
     """
     rows = Rows(inputs, np.asarray(labels, np.int32))
     is_cpu = mesh.devices.flat[0].platform == "cpu"
-    if is_cpu or inputs.nbytes > _RESIDENT_FRACTION * device_memory(mesh):
+    if is_cpu or inputs.nbytes > _RESIDENT_FRACTION * distributed.device_memory():
         return rows
     return jax.device_put(rows, distributed.replicated(mesh))
 
@@ -156,7 +154,9 @@ class Trainer:
         member = 5 * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(variables))
         member += 3 * self.batch * n_inputs * 4
         taken = rows.inputs.nbytes if isinstance(rows.inputs, jax.Array) else 0
-        return max(1, int(0.9 * device_memory(self.mesh) - taken) // member)
+        # A CPU's memory also has the rows and all else of the host.
+        share = 0.45 if self.mesh.devices.flat[0].platform == "cpu" else 0.9
+        return max(1, int(share * distributed.device_memory() - taken) // member)
 
     @functools.partial(jax.jit, static_argnums=(0, 2))
     def start(self, key: jax.Array, width: int) -> State:
@@ -190,13 +190,9 @@ class Trainer:
                 yield rows, which
             return
         sharding = NamedSharding(self.mesh, PartitionSpec(None, distributed.AXIS))
-        sent = (
-            jax.device_put(Rows(rows.inputs[which], rows.labels[which]), sharding)
-            for which in np.asarray(order)
-        )
-        for batch, _ in itertools.pairwise(itertools.chain(sent, [None])):
-            if batch is not None:
-                yield batch, None
+        chosen = (Rows(rows.inputs[which], rows.labels[which]) for which in np.asarray(order))
+        for batch in distributed.sent_ahead(chosen, sharding):
+            yield batch, None
 
     def _taken(self, array: jax.Array, which: jax.Array | None) -> jax.Array:
         """The rows ``which`` [s, b] of an array, divided over the devices; or the array itself."""

@@ -25,9 +25,8 @@ from calojax.evaluation.classifier_training import (
     place,
     split_rows,
 )
-from calojax.evaluation.memory import tabulate
 from calojax.evaluation.metric import Found, Metric, Options, Score, with_error
-from calojax.evaluation.samples import Samples, spread
+from calojax.evaluation.samples import Samples, spread, tabulate
 from calojax.geometry import Detector
 from calojax.io import ShowerSource
 from calojax.nn.classifier import DenseClassifier, ResNetClassifier
@@ -45,7 +44,9 @@ _AUC_SHOWERS = 20
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierSettings:
-    """How a classifier is trained; the defaults are the CaloChallenge's.
+    """How a classifier is trained; the defaults are the CaloChallenge's for datasets 2 and 3.
+
+    Those for dataset 1 differ in the split (`official_split`).
 
     Attributes:
       width: nodes of every hidden layer of the dense network.

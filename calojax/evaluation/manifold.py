@@ -6,7 +6,7 @@ which never holds more than one block of the n x n matrix of distances.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,9 +16,8 @@ import numpy as np
 from calojax import distributed
 from calojax.errors import CalojaxError
 from calojax.evaluation.features import apply_threshold
-from calojax.evaluation.memory import device_memory, tabulate
 from calojax.evaluation.metric import Found, Options, Score, SliceMetric
-from calojax.evaluation.samples import Samples, spread
+from calojax.evaluation.samples import Samples, spread, tabulate
 from calojax.geometry import Detector
 from calojax.io import ShowerSource
 
@@ -73,7 +72,9 @@ class PrecisionRecall(SliceMetric):
         return {"k": NEIGHBOURS, "showers": [len(one) for one in _sources(samples, options)]}
 
     def compute(self, samples: Samples, options: Options) -> Found:
-        return Found(prdc(*map(log_voxels, _sources(samples, options)))._asdict())
+        sources = _sources(samples, options)
+        reference, generated = np.split(log_voxels(sources), [len(sources[0])])
+        return Found(prdc(reference, generated)._asdict())
 
 
 def _sources(samples: Samples, options: Options) -> list[ShowerSource]:
@@ -82,19 +83,22 @@ def _sources(samples: Samples, options: Options) -> list[ShowerSource]:
     return [spread(source, _QUICK_SHOWERS) for source in sources] if options.quick else sources
 
 
-def log_voxels(source: ShowerSource) -> np.ndarray:
+def log_voxels(sources: Sequence[ShowerSource]) -> np.ndarray:
     """log10 of voxel energies over 0.1 MeV after the threshold, [n, v]; zero where empty.
+
+    One table of all n showers of the sources, in order, so that their memory is counted together.
 
     The CaloChallenge takes log10 of energies in MeV with empty voxels set to 0.1 MeV. The constant
     between the two does not change distances; without it empty voxels are exact zeros, and float32
     is enough for |x|^2 + |y|^2 - 2 x.y.
     """
+    detector = sources[0].detector
 
     def rows(_: np.ndarray, showers: np.ndarray) -> np.ndarray:
-        showers = apply_threshold(showers, source.detector)
+        showers = apply_threshold(showers, detector)
         return np.log10(np.where(showers > 0, showers, EMPTY_VOXEL) / EMPTY_VOXEL)
 
-    return tabulate([source], source.detector.n_voxels, rows)
+    return tabulate(sources, detector.n_voxels, rows)
 
 
 def prdc(
@@ -119,21 +123,23 @@ def prdc(
     if block is None:
         block = max(1, min(_BLOCK_POINTS, _BLOCK_NUMBERS // reference.shape[1]))
     block = min(block, max(len(reference), len(generated)))
-    mesh = distributed.make_mesh(jax.local_devices()[:1])
-    needed = 8 * (reference.size + generated.size)  # twice both, in float32
-    resident = jax.default_backend() != "cpu" and needed < device_memory(mesh)
+    # Points in float32 may fill half of the device; the rest is for products of blocks.
+    needed = 4 * (reference.size + generated.size)
+    resident = jax.default_backend() != "cpu" and needed < distributed.device_memory() / 2
     xs, ys = (_blocks(points, block, resident=resident) for points in (reference, generated))
     x_radii, y_radii = squared_radii(xs, k), squared_radii(ys, k)
 
     balls, coincident = (jnp.zeros((len(ys), block), jnp.int32) for _ in range(2))
     recalled, covered = [], []
-    for x, x_radius in zip(xs, x_radii, strict=True):
-        found = [_membership(x, y, x_radius, radius) for y, radius in zip(ys, y_radii, strict=True)]
+    for x, x_radius in zip(distributed.sent_ahead(xs), x_radii, strict=True):
+        found = [
+            jax.block_until_ready(_membership(x, y, x_radius, radius))
+            for y, radius in zip(distributed.sent_ahead(ys), y_radii, strict=True)
+        ]
         held, alone, inside, hit = map(jnp.stack, zip(*found, strict=True))
         balls, coincident = balls + held, coincident + alone
-        # On the host, so that no more than a row of blocks is under way.
-        recalled.append(np.asarray(inside.any(axis=0)))
-        covered.append(np.asarray(hit.any(axis=0)))
+        recalled.append(inside.any(axis=0))
+        covered.append(hit.any(axis=0))
     counts = np.ravel(balls + jnp.minimum(coincident, k))[: len(generated)]
     return Prdc(
         precision=float(np.mean(counts > 0)),
@@ -155,7 +161,7 @@ class _Block(NamedTuple):
     """Points [b, f], and which of them exist [b]: the last block is padded with zeros."""
 
     points: jax.Array | np.ndarray
-    exists: np.ndarray
+    exists: jax.Array | np.ndarray
 
 
 def _blocks(points: np.ndarray, size: int, *, resident: bool = False) -> list[_Block]:
@@ -166,19 +172,20 @@ def _blocks(points: np.ndarray, size: int, *, resident: bool = False) -> list[_B
         exists = np.arange(size) < len(values)
         if len(values) < size:
             values = np.pad(values, ((0, size - len(values)), (0, 0)))
-        blocks.append(_Block(jnp.asarray(values) if resident else values, exists))
+        block = _Block(values, exists)
+        blocks.append(jax.device_put(block) if resident else block)
     return blocks
 
 
 def squared_radii(blocks: list[_Block], k: int) -> list[jax.Array]:
     """Squared distance of every point from its k-th nearest other point, [b] for each block."""
     radii = []
-    for x in blocks:
+    for x in distributed.sent_ahead(blocks):
         nearest = jnp.full((len(x.exists), k + 1), jnp.inf, jnp.float32)
-        for y in blocks:
-            nearest = _merge_nearest(nearest, x, y)
+        for y in distributed.sent_ahead(blocks):
+            nearest = jax.block_until_ready(_merge_nearest(nearest, x, y))
         # The nearest of all is the point itself.
-        radii.append(jax.block_until_ready(nearest[:, k]))
+        radii.append(nearest[:, k])
     return radii
 
 
@@ -221,7 +228,7 @@ def _membership(
       each y, [c]; whether each x is in some y's ball, [b]; whether some y is in each x's ball, [b].
     """
     squares = _squared_distances(x.points, y.points)
-    real = jnp.asarray(x.exists)[:, None] & y.exists
+    real = x.exists[:, None] & y.exists
     same = _coincide(x.points, y.points) & real
     held = (squares < x_radii[:, None]) & real
     holding = ((squares < y_radii) & real) | same

@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import scipy.stats
 
+from calojax import distributed
 from calojax.errors import CalojaxError
 from calojax.evaluation import features
 from calojax.evaluation.averages import decades
@@ -24,6 +26,7 @@ _FEW_SHOWERS = 100
 _MANY, _SOME = 0.1, 1e-3
 # Share of a model's training showers in the reference above which there is a warning.
 _LEAKED = 0.1
+_READ = 1000  # showers read at once for a table
 # Kolmogorov-Smirnov test of the incident energies: limits of a warning and of a refusal.
 _WARN_PROBABILITY = 1e-3
 _REFUSE_DISTANCE = 0.5
@@ -141,6 +144,30 @@ def measure(source: ShowerSource) -> Sample:
     return Sample(source, features.stream(source, hook=hook), maxima, hashes)
 
 
+def tabulate(
+    sources: Sequence[ShowerSource],
+    width: int,
+    function: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """Rows [n, width] float32 of all showers of the sources, in order.
+
+    ``function`` makes rows of incident energies [b] and showers [b, v] in MeV. A table larger than
+    half of the machine's memory is mapped to a temporary file, which vanishes with it.
+    """
+    shape = sum(map(len, sources)), width
+    if 4 * shape[0] * width <= distributed.host_memory() / 2:
+        rows = np.empty(shape, np.float32)
+    else:
+        with tempfile.TemporaryFile() as file:
+            rows = np.memmap(file, np.float32, mode="w+", shape=shape)
+    start = 0
+    for source in sources:
+        for energies, showers in source.batches(_READ):
+            rows[start : start + len(energies)] = function(energies, showers)
+            start += len(energies)
+    return rows
+
+
 def default_slices(
     generated: np.ndarray, reference: np.ndarray, detector: Detector
 ) -> tuple[float, ...]:
@@ -150,16 +177,14 @@ def default_slices(
     halves of the range in the logarithm if there is one decade or a decade holds too few showers.
     Incident energies [n], [m] are in MeV.
     """
-    low, high = float(reference.min()), float(np.nextafter(reference.max(), np.inf))
-    candidates: list[Sequence[float]] = [
-        decades(reference).tolist(),
-        [low, math.sqrt(low * high), high],
-    ]
     if detector.energies:
-        groups = np.array_split(np.asarray(detector.energies), 3)
-        candidates = [[group[0] for group in groups] + [2 * groups[-1][-1]]]
-    elif len(candidates[0]) == 2:
-        del candidates[0]
+        groups = np.array_split(np.asarray(detector.energies), min(3, len(detector.energies)))
+        candidates = [[*(group[0] for group in groups), 2 * detector.energies[-1]]]
+    else:
+        powers = decades(reference).tolist()
+        low, high = float(reference.min()), float(np.nextafter(reference.max(), np.inf))
+        candidates = [powers] if len(powers) > 2 else []
+        candidates.append([low, math.sqrt(low * high), high])
     for edges in candidates:
         counts = [np.histogram(energies, edges)[0] for energies in (generated, reference)]
         if np.min(counts) >= _SLICE_SHOWERS:

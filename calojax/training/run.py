@@ -313,9 +313,7 @@ def _check_size(model: Model, transforms: Variables) -> None:
     """Refuses networks that no memory of this machine can hold, before any is allocated."""
     params = shapes(model, transforms)["params"]
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
-    statistics = jax.local_devices()[0].memory_stats() or {}
-    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    room = statistics.get("bytes_limit", physical)
+    room = distributed.device_memory()
     # float32: parameters, gradients and two moments of the optimiser; and averages of the weights.
     size = 4 * count * (5 if any(stage.schedule.average for stage in model.stages) else 4)
     if size > room:
