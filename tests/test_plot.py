@@ -121,6 +121,17 @@ def test_histograms_print_their_separation_powers():
     drawn(picture)
 
 
+@pytest.mark.parametrize(("models", "log_x"), [("a", False), ("abc", True)])
+def test_histograms_stay_below_the_texts(models, log_x):
+    one = histogram("layer 3", np.full(10, 4), np.full(10, 4), log_x=log_x)
+    picture = plot.histogram_sheet([dict.fromkeys(models, one)] * 5)
+    drawn(picture)
+    axes = picture.axes[0]
+    _, highest = axes.transData.transform((1, 0.1 + np.sqrt(4) / 40))
+    assert highest < min(text.get_window_extent().y0 for text in axes.texts)
+    assert texts(picture).count("Ratio") == 1
+
+
 def test_sheet_of_histograms_some_of_them_empty():
     items = [
         histogram(f"layer {i}", np.arange(5) * i, np.arange(5)[::-1] * i, low=-0.1 * i)
@@ -216,9 +227,10 @@ def test_loss_curves_group_training_with_validation():
     assert sorted(series["autoencoder", "loss"]) == ["training", "validation"]
     assert series["autoencoder", "loss"]["training"] == [(0, 9), (10, 1)]
     picture = plot.loss_curves(records)
-    assert {"autoencoder: loss", "prior: loss", "validation"} <= set(texts(picture))
+    assert {"autoencoder: loss", "validation"} <= set(texts(picture))
+    assert "prior: loss" not in texts(picture)  # It has a single value.
     drawn(picture)
-    drawn(plot.loss_curves([]))
+    drawn(plot.loss_curves(records[2:]))
 
 
 def test_saving_replaces_the_file_and_leaves_nothing_else(tmp_path):
@@ -264,11 +276,16 @@ def test_bins_without_entries_are_not_drawn():
     assert edges[[0, -1]] == pytest.approx([10**1.6, 10**2.4])
 
 
-def test_a_backend_that_only_notebooks_know_will_do():
-    backend = "module://matplotlib_inline.backend_inline"
-    code = "from calojax import plot; import os; print(os.environ['MPLBACKEND'])"
+@pytest.mark.parametrize(
+    ("backend", "known"), [("module://matplotlib_inline.backend_inline", True), ("unheard", False)]
+)
+def test_a_backend_that_only_notebooks_know_will_do(backend, known):
+    code = (
+        "from calojax import plot; import os, matplotlib; "
+        "print(os.environ['MPLBACKEND'], matplotlib.rcParams['backend'])"
+    )
     environment = {**os.environ, "MPLBACKEND": backend}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
-    assert done.stdout.split() == [backend]
+    assert done.stdout.split() == [backend, backend if known else "agg"]

@@ -24,7 +24,7 @@ from calojax.plot.style import (
 
 # Keys of a record that describe the step rather than the model.
 _NOT_METRICS = ("stage", "step", "time", "seconds", "seconds_left", "showers_per_second")
-_STROKE = {"path_effects": [withStroke(linewidth=2, foreground="white")], "fontsize": 8}
+_LABEL = {"path_effects": [withStroke(linewidth=2, foreground="white")], "fontsize": 8}
 
 
 @styled
@@ -33,12 +33,15 @@ def loss_curves(records: Iterable[Mapping[str, float | str]], *, most: int = 24)
 
     Args:
       records: lines of a metrics file, such as ``{"stage": "prior", "step": 100, "loss": 1.5,
-        "validation/loss": 1.6}``; values that are no finite numbers are left out.
+        "validation/loss": 1.6}``; values that are no finite numbers are left out, and so are
+        metrics with a single value, which have no curve.
       most: largest number of panels, in the order of the records.
     """
-    panels = list(_series(records).items())[:most]
+    series = _series(records).items()
+    panels = [(name, curves) for name, curves in series if max(map(len, curves.values())) > 1]
+    panels = panels[:most]
     if not panels:
-        return empty("no metrics yet")
+        return empty("no metric has two values")
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
     picture = figure(WIDTH if columns > 1 else 6.5, 2.9 * rows)
@@ -124,7 +127,7 @@ def pareto(
         for x, y, name in front:
             axes.annotate(
                 plain(name), (x, y), (-4, side), textcoords="offset points", ha="right", va=place,
-                zorder=6, **_STROKE,
+                zorder=6, **_LABEL,
             )  # fmt: skip
         for row, y in rated:
             if row.is_geant4:
@@ -137,13 +140,13 @@ def pareto(
                 axes.plot(x, y, "*", color=colour, ms=15, mec="white", mew=0.8, zorder=5)
                 axes.annotate(
                     plain(row.model), (x, y), (8, 0), textcoords="offset points", va="center",
-                    zorder=6, color=colour, fontweight="bold", **_STROKE,
+                    zorder=6, color=colour, fontweight="bold", **_LABEL,
                 )  # fmt: skip
             else:
                 _line_across(axes, y, f"{plain(row.model)} (no time measured)", colour)
         axes.margins(x=0.2, y=0.12)
     direction = "higher" if score.higher_is_better else "lower"
-    panels[0].set_ylabel(f"{score.name.replace(' * 1e3', ' x 1000')}, {direction} is better")
+    panels[0].set_ylabel(f"{score.name}, {direction} is better")
     return picture
 
 
@@ -151,7 +154,7 @@ def _line_across(axes, y: float, text: str, colour: str) -> None:
     axes.axhline(y, color=colour, lw=0.9, ls=(0, (5, 3)), zorder=1)
     axes.text(
         0.985, y, text, color=colour, va="bottom", ha="right",
-        transform=axes.get_yaxis_transform(), **_STROKE,
+        transform=axes.get_yaxis_transform(), **_LABEL,
     )  # fmt: skip
 
 

@@ -28,6 +28,9 @@ _FULL = 15
 _FEWEST = 10
 # Share of the entries at either end that may lie beyond the frame.
 _TAIL = 1e-3
+# Font sizes in points of texts in a single panel and in those of a sheet.
+_TEXT = (9.0, 6.5)
+_LINE = 1.2  # line spacing in font sizes
 # A bin at zero this many times as full as all others leaves the frame.
 _SPIKE = 3.0
 
@@ -63,13 +66,15 @@ def histogram_sheet(
     width = WIDTH if small else 5.6
     left, right, top, bottom, gap_x, gap_y = 0.65, 0.1, 0.5, 0.5, 0.34, 0.27
     cell_x = (width - left - right - gap_x * (columns - 1)) / columns
-    main, below = (3.0, 0.9) if not small else (0.98, 0.34) if columns > 4 else (1.5, 0.5)
+    main, below = (2.6, 0.9) if not small else (0.78, 0.34) if columns > 4 else (1.15, 0.5)
+    above = (8 + _LINE * _TEXT[small] * max(len(_scores(item)) for item in histograms)) / 72
+    main += above
     cell_y = main + below + gap_y
     height = top + bottom + rows * cell_y - gap_y
     picture = figure(width, height, layout=None)
     cells = [_readable(item) for item in histograms]
     heights = [_heights(*cell) for cell in cells]
-    log = any(one.max(initial=0.0) > _WIDE * one.min(initial=1.0) for one in heights)
+    log = any(high > _WIDE * low for low, high in heights)
     for index, (generated, (edges, counts)) in enumerate(zip(histograms, cells, strict=True)):
         row, column = divmod(index, columns)
         x = (left + column * (cell_x + gap_x)) / width
@@ -77,10 +82,12 @@ def histogram_sheet(
         axes = picture.add_axes((x, y + below / height, cell_x / width, main / height))
         lower = picture.add_axes((x, y, cell_x / width, below / height), sharex=axes)
         _cell(axes, lower, generated, edges, counts, reference_name, small=small)
-        # The highest bin stays below the texts.
-        _limits(axes, heights[index], log=log, headroom=0.22 + 0.08 * len(generated))
+        _write(axes, generated, small=small)
+        _limits(axes, heights[index], log=log, headroom=above / main)
         axes.tick_params(labelbottom=False)
         lower.tick_params(labelleft=column == 0)
+        if column == 0:
+            lower.set_ylabel("Ratio", loc="center", fontsize=_TEXT[small])
     first = next(iter(histograms[0].values()))
     label = first.label[:1].upper() + first.label[1:]
     picture.text(1 - right / width, 0.08 / height, label, ha="right", va="bottom")
@@ -142,7 +149,7 @@ def _cell(
     *,
     small: bool,
 ) -> None:
-    """A histogram, its ratios and its separation powers."""
+    """A histogram and its ratios."""
     reference, *others = zip(*_fractions(counts), strict=True)
     models = dict(zip(generated, others, strict=True))
     axes.stairs(
@@ -170,14 +177,16 @@ def _cell(
             # Each tick is an object to draw: without the minor ones a sheet takes seconds less.
             panel.minorticks_off()
             panel.tick_params(labelsize=6.5, length=3, pad=2, top=False, right=False)
-    size, name_size, step = (6.5, 8, 0.1) if small else (9, 9, 0.055)
-    part = first.part[:1].upper() + first.part[1:]
-    axes.text(0.04, 0.94, part, va="top", fontsize=name_size, transform=axes.transAxes)
+
+
+def _write(axes, generated: Mapping[str, Histogram], *, small: bool) -> None:
+    """Writes the layer and the separation powers into the upper corners of a panel."""
+    part, size = next(iter(generated.values())).part, _TEXT[small]
+    place = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "top"}
+    axes.annotate(part[:1].upper() + part[1:], (0, 1), (5, -4), fontsize=8 if small else 9, **place)
     for line, (text, colour) in enumerate(_scores(generated)):
-        axes.text(
-            0.96, 0.94 - step * line, text, color=colour, ha="right", va="top", fontsize=size,
-            transform=axes.transAxes,
-        )  # fmt: skip
+        below = (-5, -4 - _LINE * size * line)
+        axes.annotate(text, (1, 1), below, color=colour, ha="right", fontsize=size, **place)
 
 
 def _scores(generated: Mapping[str, Histogram]) -> list[tuple[str, str]]:
@@ -201,23 +210,23 @@ def _decades(edges: np.ndarray) -> list[float]:
     return [10.0**power for power in powers[:: max(1, math.ceil(len(powers) / 4))]]
 
 
-def _heights(edges: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Fractions that are filled, [any], without those of a bin at zero that leaves the frame.
+def _heights(edges: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
+    """Smallest fraction that is filled, and largest one with its error.
 
-    Showers without energy in a layer have centre and width 0.
+    A bin at zero may leave the frame: showers without energy in a layer have centre and width 0.
     """
-    fractions = _fractions(counts)[0]
+    fractions, errors = _fractions(counts)
     zero = int(np.searchsorted(edges, 0.0, side="right")) - 1
     if 0 <= zero < counts.shape[1]:
         others = np.delete(fractions, zero, axis=1)
         if 0 < others.max(initial=0.0) < fractions[:, zero].max() / _SPIKE:
-            fractions = others
-    return fractions[fractions > 0]
+            fractions, errors = others, np.delete(errors, zero, axis=1)
+    return fractions[fractions > 0].min(initial=1.0), (fractions + errors).max(initial=0.0) or 1.0
 
 
-def _limits(axes, heights: np.ndarray, *, log: bool, headroom: float) -> None:
+def _limits(axes, heights: tuple[float, float], *, log: bool, headroom: float) -> None:
     """A y axis with a share of its height free on top."""
-    low, high = heights.min(initial=1.0), heights.max(initial=0.0) or 1.0
+    low, high = heights
     if log:
         axes.set_yscale("log")
         axes.set_ylim(low / 1.6, low / 1.6 * (1.6 * high / low) ** (1 / (1 - headroom)))

@@ -84,16 +84,16 @@ def _response(report: Report) -> Iterator[Drawing]:
 def _showers(report: Report) -> Iterator[Drawing]:
     """Profiles and mean showers in slices of incident energy, and single showers."""
     detector, reference = report.models[0].evaluation.detector, report.reference_name
-    samples: dict = {"": report.reference, **{m.name: m.showers for m in report.models}}
+    samples: dict = {reference: report.reference, **{m.name: m.showers for m in report.models}}
     edges = averages.decades(np.concatenate([sample.energies for sample in samples.values()]))
 
     @functools.cache
-    def means() -> tuple[Averages, dict[str, Averages]]:
-        found = {name: averages.average(sample, edges) for name, sample in samples.items()}
-        return found.pop(""), found
+    def means() -> dict[str, Averages]:
+        return {name: averages.average(sample, edges) for name, sample in samples.items()}
 
     def profile(draw: Callable[..., plot.Figure]) -> plot.Figure:
-        return draw(*means(), reference_name=reference)
+        models = means().copy()
+        return draw(models.pop(reference), models, reference_name=reference)
 
     along = functools.partial(plot.longitudinal, detector)
     for kind, draw, what in (
@@ -108,9 +108,7 @@ def _showers(report: Report) -> Iterator[Drawing]:
         )  # fmt: skip
 
     def layers(index: int, title: str) -> plot.Figure:
-        known, models = means()
-        voxels = {reference: known.voxels[index]}
-        voxels |= {name: one.voxels[index] for name, one in models.items()}
+        voxels = {name: one.voxels[index] for name, one in means().items()}
         return plot.layer_maps(detector, voxels, title=title)
 
     counts = np.array([np.histogram(sample.energies, edges)[0] for sample in samples.values()])
@@ -118,8 +116,7 @@ def _showers(report: Report) -> Iterator[Drawing]:
         low, high = edges[index : index + 2]
         title = f"Mean shower, {quantity.energies(low, high)}"
         numbers = ", ".join(
-            f"{count:,} of {name or reference}"
-            for count, name in zip(counts[:, index], samples, strict=True)
+            f"{count:,} of {name}" for count, name in zip(counts[:, index], samples, strict=True)
         )
         rings = "" if detector.grid is not None else " Rings are drawn equally wide."
         yield Drawing(
@@ -130,8 +127,7 @@ def _showers(report: Report) -> Iterator[Drawing]:
         )  # fmt: skip
 
     def space() -> plot.Figure:
-        rows = averages.alike(samples)
-        return plot.space(detector, [{name or reference: s for name, s in r.items()} for r in rows])
+        return plot.space(detector, averages.alike(samples))
 
     yield Drawing(
         "Single showers", "single_space", space,
@@ -174,12 +170,12 @@ def _histograms(report: Report) -> Iterator[Drawing]:
             yield Drawing(
                 "Histograms", f"histogram_{family}",
                 _later(report, plot.histogram_sheet, common),
-                f"Grey: {report.reference_name}; lines: models; bands: statistical errors; S: "
-                "separation power with its error, and the chance level, the mean of equal "
-                "distributions. Bins are merged where showers are few, and the frame leaves out a "
-                "thousandth of the entries at either end, and the top of a bin of empty layers at "
-                "zero; triangles: ratios beyond it. 'Outside': "
+                f"Grey: {report.reference_name}; lines: models; bands: statistical errors. Below: "
+                f"ratios to {report.reference_name}; triangles are beyond the frame. S: separation "
+                "power with its error; by chance: its mean for equal distributions; outside: "
                 f"shares of the model's and of {report.reference_name}'s entries outside of the "
-                "bins, where they count.",
+                "bins, where they count. Bins are merged where showers are few, and a thousandth "
+                "of the entries at either end is not shown. Showers without energy in a layer "
+                "have centre and width 0; their bin may rise beyond the frame.",
                 narrow=len(common) == 1,
             )  # fmt: skip
