@@ -22,20 +22,20 @@ def main(columns: tyro.conf.Positional[tuple[str, ...]]) -> None:
     Args:
       columns: FOLDER, or NAME=FOLDER to name the column, each.
     """
-    found = {}
+    found: list[tuple[str, dict[str, float]]] = []
     for column in columns:
-        name, _, folder = column.rpartition("=")
+        *names, folder = column.split("=", 1)
         content = json.loads((pathlib.Path(folder) / "metrics.json").read_text())
         models = content.get("models", [content])
         for model in models:
             scores = {k: math.nan if v is None else v for k, v in model["scores"].items()}
-            own = model["name"] if len(models) > 1 or not name else ""
-            found[" ".join(filter(None, (name, own)))] = scores
-    print("| score |" + "".join(f" {name} |" for name in found))
+            own = [model["name"]] if len(models) > 1 or not names else []
+            found.append((" ".join([*names, *own]), scores))
+    print("| score |" + "".join(f" {name} |" for name, _ in found))
     print("|---" * (1 + len(found)) + "|")
     for key, score in SCORES.items():
-        if any(key in scores for scores in found.values()):
-            print(f"| {score.name} |" + "".join(f" {cell(s, key)} |" for s in found.values()))
+        if any(key in scores for _, scores in found):
+            print(f"| {score.name} |" + "".join(f" {cell(s, key)} |" for _, s in found))
 
 
 if __name__ == "__main__":

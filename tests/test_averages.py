@@ -14,7 +14,12 @@ TINY = detector("tiny")
 
 @pytest.mark.parametrize(
     ("energies", "edges"),
-    [([2e3, 6e4], [1e3, 1e4, 1e5]), ([1e3, 1e4], [1e3, 1e4, 1e5]), ([5.0], [1.0, 10.0])],
+    [
+        ([2e3, 6e4], [1e3, 1e4, 1e5]),
+        ([1e3, 1e4], [1e3, 1e4, 1e5]),
+        ([5.0], [1.0, 10.0]),
+        ([np.float32(999_999.9)], [1e5, 1e6]),
+    ],
 )
 def test_decades_enclose_all_energies(energies, edges):
     np.testing.assert_allclose(averages.decades(np.array(energies)), edges)

@@ -1,11 +1,13 @@
-"""The benchmarks' stopwatch, and their count of operations on programs with known ones."""
+"""The benchmarks' stopwatch, their count of operations on programs with known ones, and tables."""
 
+import json
 import time
 
 import jax
 import jax.numpy as jnp
 import pytest
 import stopwatch
+import table
 import work
 
 PRODUCT = 2 * 8**3  # operations of a product of 8 x 8 matrices
@@ -90,3 +92,13 @@ def test_a_convolution_counts_its_windows():
 
     # Six windows of four bins with three channels, for five channels of two showers.
     assert work.of(convolve, signal, kernel).operations == 2 * (6 * 4 * 3) * 5 * 2
+
+
+def test_a_table_has_every_evaluation_under_its_name(tmp_path, capsys):
+    for name, fpd in (("a=1", 0.001), ("b", 0.002)):
+        (tmp_path / name).mkdir()
+        content = {"name": "model", "scores": {"fpd": fpd, "kpd": None}}
+        (tmp_path / name / "metrics.json").write_text(json.dumps(content))
+    table.main((f"x={tmp_path}/a=1", f"x={tmp_path}/b"))
+    lines = capsys.readouterr().out.splitlines()
+    assert [lines[0], lines[2]] == ["| score | x | x |", "| FPD * 1e3 | 1 | 2 |"]

@@ -253,9 +253,10 @@ def test_an_interrupted_evaluation_goes_on(sampled, data, folder, capsys, monkey
         # nor lost where others are asked for.
         line = "evaluate {sampled} {data} --out {out} --no-pictures --metrics correlations"
         assert calojax(line, data=data, **names) == 0
-    scores = json.loads((out / "metrics.json").read_text())["scores"]
-    assert scores["fpd"] == first["fpd"]
-    assert {"kpd", "correlation_layers"} <= set(scores)
+    content = json.loads((out / "metrics.json").read_text())
+    assert content["scores"]["fpd"] == first["fpd"]
+    assert {"kpd", "correlation_layers"} <= set(content["scores"])
+    assert content["settings"]["metrics"] == ["fpd", "kpd", "correlations"]
     capsys.readouterr()
     line = "evaluate {data} {data} --out {out} --no-pictures --metrics correlations"
     assert calojax(line, data=data, out=out) == 0
@@ -373,6 +374,11 @@ def test_wrong_arguments_are_named(line, words, capsys):
         ("simulate --geometry ds9 --num 5 --out x.hdf5", "no built-in geometry 'ds9'"),
         ("evaluate {data} --out {folder}/e", "got 1 files"),
         ("evaluate --run {run} {data} --out {folder}/e --timing {data}", "JSON lines"),
+        (
+            "evaluate {data} {data} --rivals {data} --metrics all --energy-range 1GeV 1.05GeV "
+            "--out {folder}/e",
+            "A classifier needs 5 showers or more",
+        ),
         ("train calovq-ds2-mlp --data {data} --out {folder}/r", "tiny"),
         ("train two --data {data} --out {run}", "already holds a run"),
         ("train calovq-tiny --data {folder}/none.hdf5 --out {folder}/r", "none.hdf5"),
@@ -384,6 +390,7 @@ def test_mistakes_get_one_sentence(line, words, run, data, folder, capsys):
     assert captured[-1].startswith("error: ")
     assert words in captured[-1]
     assert not list(folder.rglob("*.partial"))
+    assert not (folder / "e").exists()
 
 
 def test_training_on_other_units_needs_a_word(data, tmp_path, capsys, monkeypatch):

@@ -382,8 +382,12 @@ def test_names_from_outside_reach_no_terminal_and_break_no_file(tmp_path, evalua
 
 
 @pytest.mark.parametrize(
-    "content", ["{}", "not JSON", '{"name": 1, "inputs": [], "scores": 3}', "[" * 10**5]
-)
+    "content",
+    [
+        "{}", "null", '{"models": 5}', '{"models": null}', "not JSON",
+        '{"name": 1, "inputs": [], "scores": 3}', "[" * 10**5,
+    ],
+)  # fmt: skip
 def test_files_of_others_are_not_replaced(tmp_path, content):
     (tmp_path / "metrics.json").write_text(content)
     with pytest.raises(CalojaxError, match=r"not written by calojax evaluate.*--force"):
@@ -395,7 +399,13 @@ def test_scores_of_the_same_evaluation_are_known_again(tmp_path, evaluation, wri
     inputs = {"digest": "1", "rivals": {"rival.hdf5": "2"}}
     model = dataclasses.replace(written.models[0], inputs=inputs)
     other = report.Model("other", evaluation, inputs={"digest": "2"})
-    report.write(dataclasses.replace(written, models=[model, other]), tmp_path, pictures=False)
+    # With one seed there is no error.
+    score = dataclasses.replace(
+        written.multiclass[0], log_posterior_error=dict.fromkeys((NASTY, "rival"), float("nan"))
+    )
+    both = dataclasses.replace(written, models=[model, other], multiclass=[score])
+    report.write(both, tmp_path, pictures=False)
+    report.check(tmp_path)
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures/response.png").touch()
     (tmp_path / "figures/mine.png").touch()
@@ -406,7 +416,9 @@ def test_scores_of_the_same_evaluation_are_known_again(tmp_path, evaluation, wri
     np.testing.assert_equal(dict(found[0].known.scores), dict(evaluation.scores))
     np.testing.assert_equal(dict(found[0].known.slices[1e3, 1e4]), dict(evaluation.scores))
     assert found[0].known.floor == evaluation.floor
-    assert found[0].multiclass == tuple(written.multiclass)
+    (known,) = map(dataclasses.asdict, found[0].multiclass)
+    np.testing.assert_equal(known, dataclasses.asdict(score))
+    assert tables._multiclass(score, both).rows[1][:2] == (NASTY, "-0.9")
     # Another evaluation takes the folder: no picture of this one is left beside its scores.
     assert report.earlier(tmp_path, ["2"])[1] == [NASTY]
     assert {p.name for p in tmp_path.rglob("*")} == {"metrics.json", "figures", "mine.png"}

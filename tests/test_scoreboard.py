@@ -65,20 +65,15 @@ def test_only_runs_of_full_size_are_ranked(showers, quick, expected):
     assert (rows[-1].model == "o") != expected
 
 
-@pytest.mark.parametrize(
-    ("higher", "order"),
-    [(True, ["Geant4", "high", "ours", "low", "none"]), (False, ["Geant4", "low", "ours", "high"])],
-)
-def test_rows_are_sorted_by_direction_and_missing_values_come_last(higher, order):
+def test_rows_are_sorted_and_missing_values_come_last():
     published = (
-        Row("low", {"coverage": 0.1}, published=True),
         Row("none", {}, published=True),
-        Row("Geant4", {"coverage": 0.5}, published=True),
-        Row("high", {"coverage": 0.9}, published=True),
+        Row("high", {"fpd": 0.9}, published=True),
+        Row("Geant4", {"fpd": 0.5}, published=True),
+        Row("low", {"fpd": 0.1}, published=True),
     )
-    ours = [Row("ours", {"coverage": 0.4})]
-    rows = scoreboard.ranking(ours, published, "coverage", higher_is_better=higher)
-    assert [row.model for row in rows][: len(order)] == order
+    rows = scoreboard.ranking([Row("ours", {"fpd": 0.4})], published, "fpd")
+    assert [row.model for row in rows] == ["Geant4", "low", "ours", "high", "none"]
 
 
 def test_rows_from_a_users_own_table(tmp_path):
@@ -89,6 +84,8 @@ def test_rows_from_a_users_own_table(tmp_path):
     assert row == Row("mine", {"auc_low": 0.7, "unknown column": 1.0}, published=True)
     with pytest.raises(CalojaxError, match="no scores of 'ds3', only of ds2"):
         scoreboard.rows("ds3", path)
+    with pytest.raises(CalojaxError, match=r"results\.json: has no scores of 'ds9'"):
+        scoreboard.rows("ds9")
 
 
 @pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"datasets": {"ds2": [{"fpd": 1}]}}'])

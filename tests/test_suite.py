@@ -176,6 +176,12 @@ def few(samples):
     return tuple(Selection(sample, np.arange(4)) for sample in samples)
 
 
+def few_at_low_energy(samples):
+    generated = samples[0]
+    energies = np.where(np.arange(300) < 4, 2e3, 5e4)
+    return ShowerArrays(generated.detector, energies, generated.showers), samples[1]
+
+
 def unlike(samples):
     """The same showers in layers that differ."""
     first, *others = samples[0].detector.layers
@@ -199,6 +205,11 @@ def unlike(samples):
         (tuple, {"slices": (-1.0, 1e3)}, "Slices need increasing energies"),
         (tuple, {"energy_range": (1e3, np.nan)}, "lower end first"),
         (few, {"metrics": ("prdc",)}, "more than 5 showers in each sample, got 4"),
+        (
+            few_at_low_energy,
+            {"metrics": ("prdc",), "energy_range": (1e3, 1e4)},
+            "more than 5 showers in each sample, got 4",
+        ),
         (few, {"metrics": ("low",)}, "A classifier needs 5 showers or more in each sample, got 4"),
         (unlike, {"metrics": ("cnn",)}, "cnn classifier needs layers that are all alike"),
         (tuple, {"slices": (1e4, 1e3)}, "Slices need increasing energies"),
@@ -223,6 +234,13 @@ def test_floors_of_few_showers_lack_what_their_halves_cannot_have(samples):
     assert {"recall", "correlation_layers"} <= set(found.scores)
     assert "correlation_layers" in found.floor
     assert "recall" not in found.floor
+
+
+def test_floors_do_not_depend_on_the_order_of_the_file(samples):
+    rows = np.argsort(samples[1].energies).reshape(2, -1).T.ravel()  # low and high alternate
+    pair = [ShowerArrays(s.detector, s.energies[rows], s.showers[rows]) for s in samples]
+    options = Options(metrics=("correlations",), slices=(), floor=True)
+    assert "correlation_layers" in suite.evaluate(*pair, options).floor
 
 
 @pytest.mark.parametrize(
@@ -342,6 +360,9 @@ def test_default_slices():
     assert high > few.max()
     discrete = np.repeat(photons.energies, 100)
     assert default_slices(discrete, discrete, photons) == (2.0**8, 2.0**13, 2.0**18, 2.0**23)
+    one = dataclasses.replace(photons, energies=(2.0**8,))
+    assert default_slices(discrete[:1500], np.full(300, 2.0**8), one) == ()
+    assert default_slices(np.full(300, 2.0**8), np.full(300, 2.0**8), one) == (2.0**8, 2.0**9)
     assert default_slices(energies[::20], energies[::20], electrons) == ()
 
 

@@ -147,9 +147,11 @@ def main(arguments: Sequence[str]) -> None:
         count = min(map(len, (reference, *opened, *rivals.values())))
         reference = suite.spread(reference, count)
         opened = [suite.spread(sample, count) for sample in opened]
-    for sample in (*opened, *([reference] if asked.model else [])):
-        suite.comparable(sample, reference, options)
-    rivals = {p: suite.comparable(s, reference, options)[0] for p, s in rivals.items()}
+    # The showers of a model will be as many as the reference's.
+    expected = [*([reference] if asked.model else []), *opened]
+    pairs = [suite.comparable(one, reference, options) for one in (*expected, *rivals.values())]
+    rivals = {path: one for path, (one, _) in zip(rivals, pairs[len(expected) :], strict=True)}
+    kinds = _multiclass_kinds(pairs, options) if rivals else []
     if not asked.force:
         report.check(asked.out)
     files.make_folder(asked.out)
@@ -187,7 +189,19 @@ def main(arguments: Sequence[str]) -> None:
             reference_name=printable(asked.reference_name),
             published=published,
         )
-        found = _scored(samples, rivals, reference, inputs, times, outline, options, asked)
+        found = _scored(samples, reference, inputs, times, outline, options, asked)
+        for kind in kinds:
+            if kind not in {score.kind for score in found.multiclass}:
+                score = classifiers.multiclass(
+                    samples | rivals,
+                    reference,
+                    kind=kind,
+                    seeds=options.seeds,
+                    quick=options.quick,
+                    seed=options.seed,
+                )
+                found = dataclasses.replace(found, multiclass=(*found.multiclass, score))
+                report.write_metrics(report.metrics(found), asked.out)
         try:
             page = report.write(
                 found, asked.out, pictures=asked.pictures, kind=asked.format, warn=warn
@@ -213,9 +227,23 @@ def _options(asked: Evaluate) -> Options:
     )
 
 
+def _multiclass_kinds(
+    pairs: Sequence[tuple[ShowerSource, ShowerSource]], options: Options
+) -> list[classifiers.Kind]:
+    """Classifiers in the metrics, else ``high``, to be trained between samples and reference.
+
+    Raises:
+      CalojaxError: if a sample has too few showers.
+    """
+    detector, fewest = pairs[0][0].detector, min(len(one) for pair in pairs for one in pair)
+    possible = suite.possible(options, detector, fewest)[0].metrics
+    kinds: list[classifiers.Kind] = [k for k in suite.CLASSIFIERS if k in possible] or ["high"]
+    suite.possible(dataclasses.replace(options, metrics=tuple(kinds)), detector, fewest)
+    return kinds
+
+
 def _scored(
     samples: dict[str, ShowerSource],
-    rivals: dict[str, ShowerSource],
     reference: ShowerSource,
     inputs: list[dict],
     times: dict[str, float],
@@ -229,47 +257,32 @@ def _scored(
     for name in replaced:
         warn(f"{asked.out}: the evaluation of {name} in it is replaced.")
     contents = [one.content for one in earlier]
-    if rivals and all(
+    if all(
         content.get("name") == name and content.get("inputs") == own
         for content, name, own in zip(contents, samples, inputs, strict=True)
     ):
         outline = dataclasses.replace(outline, multiclass=earlier[0].multiclass)
-    judge, models = suite.measure(reference), []
+    measured, models = suite.measure(reference), []
     for index, (name, sample) in enumerate(samples.items()):
         known, chosen = earlier[index].known, options
         if models:
             # The floor is that of the reference, the same for all.
             known = known._replace(floor=models[0].evaluation.floor or known.floor)
             chosen = dataclasses.replace(options, floor=False)
-        for evaluation in suite.scoring(suite.measure(sample), judge, chosen, known):
+        for evaluation in suite.scoring(suite.measure(sample), measured, chosen, known):
             model = report.Model(
                 name=name,
                 evaluation=evaluation,
                 showers=sample,
                 inputs=inputs[index],
-                options=dataclasses.asdict(options),
+                options=dataclasses.asdict(options)
+                | {"metrics": suite.metrics_of(evaluation.scores)},
                 times=times if index == 0 else {},
             )
             contents[index] = report.metrics(dataclasses.replace(outline, models=[model]))[0]
             report.write_metrics([content for content in contents if content], asked.out)
         models.append(model)
-    found = dataclasses.replace(outline, models=models)
-    possible, _ = suite.possible(options, reference.detector, len(reference))
-    kinds: list[classifiers.Kind] = [k for k in suite.CLASSIFIERS if k in possible.metrics]
-    for kind in (kinds or ["high"]) if rivals else ():
-        if kind in {score.kind for score in found.multiclass}:
-            continue
-        score = classifiers.multiclass(
-            samples | rivals,
-            reference,
-            kind=kind,
-            seeds=options.seeds,
-            quick=options.quick,
-            seed=options.seed,
-        )
-        found = dataclasses.replace(found, multiclass=(*found.multiclass, score))
-        report.write_metrics(report.metrics(found), asked.out)
-    return found
+    return dataclasses.replace(outline, models=models)
 
 
 def _digest(source: ShowerSource) -> str:

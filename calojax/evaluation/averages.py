@@ -39,7 +39,8 @@ class Averages(NamedTuple):
 
 def decades(energies: np.ndarray) -> np.ndarray:
     """Powers of ten in MeV that enclose all ``energies`` [n]; at least two, increasing."""
-    low, high = np.floor(np.log10([np.min(energies), np.max(energies)]))
+    # In double: the logarithm of 999,999.9 MeV is 6 in float32.
+    low, high = np.floor(np.log10(np.array([np.min(energies), np.max(energies)], float)))
     return 10.0 ** np.arange(low, high + 2)
 
 

@@ -188,7 +188,8 @@ def vector(features: Features[Array]) -> Array:
     xp = features.total.__array_namespace__()
     columns = []
     for title, attribute, offset in _VECTOR:
-        values = getattr(features, attribute).reshape(len(features.total), -1)
+        values = getattr(features, attribute)
+        values = values if values.ndim == 2 else values[:, None]
         if offset is not None:
             values = xp.log10(values + offset)
         columns.append(values / _LENGTH if title.endswith("/ 100") else values)

@@ -291,10 +291,12 @@ def outside_warnings(histograms: Sequence[Histogram]) -> tuple[str, ...]:
             f"{worst.name} ({100 * worst.generated_outside:.3g} % of the generated and "
             f"{100 * worst.reference_outside:.3g} % of the reference's entries){more}"
         )
+    if not texts:
+        return ()
     return (
         "Entries outside of a histogram's range differ by more than chance and count in the "
         f"separation power, which the CaloChallenge's ignores: {'; '.join(texts)}.",
-    )[: len(texts)]
+    )
 
 
 def _length_end(detector: Detector, layer: Layer, column: int, reference: np.ndarray) -> float:

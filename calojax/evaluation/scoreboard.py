@@ -74,9 +74,10 @@ def rows(dataset: str, path: str | os.PathLike | None = None) -> tuple[Row, ...]
     Raises:
       CalojaxError: if the file cannot be read or lacks the data set.
     """
-    file = importlib.resources.files("calojax.evaluation") / "calochallenge_results.json"
+    shipped = importlib.resources.files("calojax.evaluation") / "calochallenge_results.json"
+    file = pathlib.Path(path) if path else shipped
     try:
-        text = (pathlib.Path(path) if path else file).read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8")
         tables = {
             name: tuple(
                 Row(
@@ -90,31 +91,25 @@ def rows(dataset: str, path: str | os.PathLike | None = None) -> tuple[Row, ...]
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CalojaxError(
-            f"{path}: is not a table of scores ({error}); it must be JSON with "
+            f"{file}: is not a table of scores ({error}); it must be JSON with "
             '{"datasets": {NAME: [{"model": ..., "auc_low": ...}, ...]}}.'
         ) from None
     if dataset not in tables:
         raise CalojaxError(
-            f"{path}: has no scores of {dataset!r}, only of {', '.join(tables) or 'nothing'}."
+            f"{file}: has no scores of {dataset!r}, only of {', '.join(tables) or 'nothing'}."
         )
     return tables[dataset]
 
 
 def ranking(
-    ours: Sequence[Row],
-    published: Sequence[Row],
-    key: str,
-    *,
-    higher_is_better: bool = False,
-    ranked: bool = True,
+    ours: Sequence[Row], published: Sequence[Row], key: str, *, ranked: bool = True
 ) -> list[Row]:
     """Our rows among the published ones, best first; rows without the score come last.
 
     Args:
       ours: rows of our models.
       published: published rows; Geant4's is the floor and stays on top.
-      key: score to sort by.
-      higher_is_better: direction of the score.
+      key: score to sort by, of which lower is better.
       ranked: whether our rows are sorted in (see `is_full_size`); else they come last.
     """
 
@@ -123,6 +118,6 @@ def ranking(
         last = not row.published and not ranked
         if row.is_geant4 or not math.isfinite(value):
             return last, not row.is_geant4, math.inf
-        return last, True, -value if higher_is_better else value
+        return last, True, value
 
     return sorted([*published, *ours], key=rank)

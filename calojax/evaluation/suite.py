@@ -169,8 +169,7 @@ def scoring(
     again, unless pictures need more than scores.
     """
     known, samples = known or Known(), Samples(generated, reference)
-    known_metrics = [n for n, m in METRICS.items() if known.scores.keys() & m.scores.keys()]
-    options = dataclasses.replace(options, metrics=(*options.metrics, *known_metrics))
+    options = dataclasses.replace(options, metrics=(*options.metrics, *metrics_of(known.scores)))
     options, warnings = possible(options, samples.detector, samples.size)
     energies = generated.source.energies, reference.source.energies
     slices = options.slices
@@ -222,18 +221,24 @@ def scoring(
             yield dataclasses.replace(evaluation, floor=floor)
 
 
+def metrics_of(scores: Mapping[str, float]) -> tuple[str, ...]:
+    """Names of the metrics that have a value in ``scores``."""
+    return tuple(name for name, one in METRICS.items() if scores.keys() & one.scores.keys())
+
+
 def _floors(reference: Sample, options: Options, known: Known) -> Iterator[Mapping[str, float]]:
     """Scores of one half of the reference against the other, more after each metric."""
     size = len(reference) // 2
-    rows = np.arange(2 * size)
+    # At random, since the order of a file may go with the energies.
+    rows = np.random.default_rng(0).permutation(len(reference))[: 2 * size]
     every = dataclasses.replace(options, metrics=("all",))
     enough = possible(every, reference.source.detector, size)[0].metrics
     metrics = tuple(name for name in options.metrics if name in enough)
     inner = dataclasses.replace(options, metrics=metrics, floor=False, slices=())
     if metrics:
-        halves = reference.take(rows[::2]), reference.take(rows[1::2])
-        for half in scoring(*halves, inner, Known(known.floor)):
-            yield half.scores
+        first, second = (reference.take(np.sort(half)) for half in np.split(rows, 2))
+        for evaluation in scoring(first, second, inner, Known(known.floor)):
+            yield evaluation.scores
 
 
 def possible(options: Options, detector: Detector, showers: int) -> tuple[Options, tuple[str, ...]]:
@@ -291,7 +296,7 @@ def comparable(
         if not len(sample):
             window = " in this energy range" if options.energy_range else ""
             raise CalojaxError(f"There are no {name} showers{window}; check file and options.")
-    possible(options, reference.detector, len(reference))
+    possible(options, reference.detector, min(len(generated), len(reference)))
     energy_warnings(generated.energies, reference.energies)
     return generated, reference
 

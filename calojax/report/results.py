@@ -59,7 +59,8 @@ class Report:
     """One or several models beside one reference.
 
     Attributes:
-      models: models, at least one; names differ, and all have the same geometry.
+      models: models, at least one, of the same geometry; their names and that of the reference
+        differ.
       reference: showers of the reference, for pictures of showers.
       reference_name: name of the reference in tables and legends.
       published: published rows to compare with.
@@ -185,20 +186,29 @@ def _finite(value: Any) -> Any:
     return value if value is None or isinstance(value, str | bool | int | float) else str(value)
 
 
+def _with_nan(value: Any) -> Any:
+    """Values of JSON with NaN for null, as they were before `_finite`."""
+    if isinstance(value, dict):
+        return {key: _with_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_nan(item) for item in value]
+    return math.nan if value is None else value
+
+
 class _Slice(msgspec.Struct):
     low_mev: float
     high_mev: float
-    scores: dict[str, float | None]
+    scores: dict[str, float]
 
 
 class _Stored(msgspec.Struct):
-    """What is read of a model's content in metrics.json."""
+    """What is read of a model's content in metrics.json, NaN where that has null."""
 
     name: str
     inputs: dict[str, Any]
-    scores: dict[str, float | None]
+    scores: dict[str, float]
     slices: list[_Slice]
-    floor: dict[str, float | None] | None
+    floor: dict[str, float]
     multiclass: tuple[MulticlassScore, ...] = ()
 
 
@@ -259,16 +269,19 @@ def _read(folder: pathlib.Path) -> list[Earlier]:
     try:
         content = json.loads((folder / "metrics.json").read_bytes())
         contents = content.get("models", [content])
-        stored = [msgspec.convert(one, _Stored) for one in contents]
-    except (OSError, ValueError, AttributeError, RecursionError, msgspec.ValidationError):
+        stored = [
+            msgspec.convert(_with_nan({**one, "floor": one["floor"] or {}}), _Stored)
+            for one in contents
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return []
     return [
         Earlier(
             content,
             Known(
-                _numbers(one.scores),
-                {(part.low_mev, part.high_mev): _numbers(part.scores) for part in one.slices},
-                _numbers(one.floor or {}),
+                _known(one.scores),
+                {(part.low_mev, part.high_mev): _known(part.scores) for part in one.slices},
+                _known(one.floor),
             ),
             one.multiclass,
         )
@@ -276,10 +289,6 @@ def _read(folder: pathlib.Path) -> list[Earlier]:
     ]
 
 
-def _numbers(scores: Mapping[str, float | None]) -> dict[str, float]:
-    """Scores by key; JSON has null where they are not finite."""
-    return {
-        key: math.nan if value is None else value
-        for key, value in scores.items()
-        if base(key) in SCORES
-    }
+def _known(scores: Mapping[str, float]) -> dict[str, float]:
+    """The scores, errors and chance levels whose meaning is known, by key."""
+    return {key: value for key, value in scores.items() if base(key) in SCORES}

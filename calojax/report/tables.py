@@ -98,13 +98,12 @@ def provenance(report: Report) -> list[Table]:
 
 def board(report: Report) -> list[scoreboard.Row]:
     """The published rows and ours."""
-    evaluation, key = report.models[0].evaluation, _order(report)
+    evaluation = report.models[0].evaluation
     quick = bool(evaluation.settings.get("quick"))
     return scoreboard.ranking(
         [Row(model.name, {**model.evaluation.scores, **model.times}) for model in report.models],
         report.published,
-        key,
-        higher_is_better=SCORES[key].higher_is_better,
+        _order(report),
         ranked=scoreboard.is_full_size(len(evaluation.reference.energy), quick=quick),
     )
 
@@ -199,7 +198,7 @@ def _multiclass(score: MulticlassScore, report: Report) -> Table:
     rows = [
         (
             name,
-            f"{score.log_posterior[name]:.3f} ± {score.log_posterior_error[name]:.3f}",
+            quantity.rounded(score.log_posterior[name], score.log_posterior_error[name]),
             *(f"{value:.3f}" for value in score.cross_check[index]),
         )
         for index, name in enumerate(names)
