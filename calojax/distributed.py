@@ -82,7 +82,7 @@ def device_memory() -> int:
 def sent_ahead(batches: Iterable[Any], sharding: NamedSharding | None = None) -> Iterator[Any]:
     """Trees of arrays on the devices, each sent while the one before is used.
 
-    Wait for what is computed from each, or more of them would pile up on the devices.
+    Wait for what is computed from one or the one before, or they would pile up on the devices.
     """
     sent = (jax.device_put(batch, sharding) for batch in batches)
     for batch, _ in itertools.pairwise(itertools.chain(sent, [None])):

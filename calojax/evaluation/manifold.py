@@ -5,7 +5,6 @@ arXiv:2002.09797 (density, coverage). Nearest neighbours are found block by bloc
 which never holds more than one block of the n x n matrix of distances.
 """
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -132,10 +131,10 @@ def prdc(
     balls, coincident = (jnp.zeros((len(ys), block), jnp.int32) for _ in range(2))
     recalled, covered = [], []
     for x, x_radius in zip(distributed.sent_ahead(xs), x_radii, strict=True):
-        found = [
-            jax.block_until_ready(_membership(x, y, x_radius, radius))
-            for y, radius in zip(distributed.sent_ahead(ys), y_radii, strict=True)
-        ]
+        found: list[tuple[jax.Array, ...]] = []
+        for y, radius in zip(distributed.sent_ahead(ys), y_radii, strict=True):
+            found.append(_membership(x, y, x_radius, radius))
+            jax.block_until_ready(found[-2:-1])
         held, alone, inside, hit = map(jnp.stack, zip(*found, strict=True))
         balls, coincident = balls + held, coincident + alone
         recalled.append(inside.any(axis=0))
@@ -183,7 +182,8 @@ def squared_radii(blocks: list[_Block], k: int) -> list[jax.Array]:
     for x in distributed.sent_ahead(blocks):
         nearest = jnp.full((len(x.exists), k + 1), jnp.inf, jnp.float32)
         for y in distributed.sent_ahead(blocks):
-            nearest = jax.block_until_ready(_merge_nearest(nearest, x, y))
+            before, nearest = nearest, _merge_nearest(nearest, x, y)
+            jax.block_until_ready(before)  # so that the device has the next block at once
         # The nearest of all is the point itself.
         radii.append(nearest[:, k])
     return radii
@@ -208,7 +208,7 @@ def _coincide(x: Any, y: Any) -> jax.Array:
     return (first[0][:, None] == second[0]) & (first[1][:, None] == second[1])
 
 
-@functools.partial(jax.jit, donate_argnums=0)
+@jax.jit
 def _merge_nearest(nearest: jax.Array, x: _Block, y: _Block) -> jax.Array:
     """The smallest squared distances [b, k + 1] so far and to a block y, in ascending order."""
     squares = jnp.where(y.exists, _squared_distances(x.points, y.points), jnp.inf)
