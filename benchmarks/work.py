@@ -91,15 +91,24 @@ def _run(closed: core.ClosedJaxpr, inputs: Sequence[Any]) -> tuple[list[Any], Wo
     return [read(atom) for atom in closed.jaxpr.outvars], work
 
 
+def _counts(params: dict[str, Any]) -> tuple[int, int]:
+    """Numbers of constants and of carries of a scan."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    constants, carry, _ = params["ft_in"].unpack()  # Since JAX 0.11.
+    return len(constants), len(carry)
+
+
 def _scan(params: dict[str, Any], given: list[Any]) -> tuple[list[Any], Work]:
-    constants, carries = params["num_consts"], params["num_consts"] + params["num_carry"]
+    constants, count = _counts(params)
+    carries = constants + count
     once = Work()
 
     def step(state: Any, row: Any) -> Any:
         nonlocal once
         total, carry = state
         results, once = _run(params["jaxpr"], [*given[:constants], *carry, *row])
-        new, out = results[: params["num_carry"]], results[params["num_carry"] :]
+        new, out = results[:count], results[count:]
         return (total.plus(once).traced(), new), out
 
     (total, carry), out = jax.lax.scan(
