@@ -1,12 +1,38 @@
-"""Times of calls: warmed up, repeated, and waited for on the device."""
+"""Times of calls: warmed up, repeated, and waited for on the device.
 
+Several benchmarks may run side by side, as ``run.py`` starts them: all share a lock, and the one
+that measures holds it alone, while the others wait.
+"""
+
+import contextlib
+import fcntl
 import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+
+LOCK = "CALOJAX_BENCHMARK_LOCK"
+"""Environment variable with the file that processes on one device lock."""
+
+_locked = os.open(os.environ[LOCK], os.O_RDONLY) if LOCK in os.environ else None
+if _locked is not None:
+    fcntl.flock(_locked, fcntl.LOCK_SH)
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """The other processes wait for this one."""
+    if _locked is not None:
+        fcntl.flock(_locked, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if _locked is not None:
+            fcntl.flock(_locked, fcntl.LOCK_SH)
 
 
 class Times(NamedTuple):
@@ -59,11 +85,12 @@ def repeat(
         jax.block_until_ready(call(*arguments))
         return time.perf_counter() - start
 
-    begin = time.perf_counter()
-    first = timed()
-    times = [first] if first > seconds else [timed()]
-    while len(times) < repeats and time.perf_counter() - begin < seconds:
-        times.append(timed())
+    with _alone():
+        begin = time.perf_counter()
+        first = timed()
+        times = [first] if first > seconds else [timed()]
+        while len(times) < repeats and time.perf_counter() - begin < seconds:
+            times.append(timed())
     low, median, high = (float(value) for value in np.percentile(times, [25, 50, 75]))
     return Times(low, median, high, min(times), len(times))
 
