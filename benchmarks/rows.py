@@ -25,7 +25,7 @@ class Options:
     """Options that all benchmarks share.
 
     Attributes:
-      repeats: timed repetitions of each figure.
+      repeats: timed repetitions of each figure; 0 only compiles, for JAX's cache of programs.
       seconds: time after which a figure is not repeated again.
       smoke: run everything once and small, to see that it works.
       out: file of JSON lines to which the rows are added.
@@ -76,4 +76,5 @@ def run(
     """Reads the options from the command line and writes the rows of ``main``."""
     chosen = tyro.cli(options, description=description)
     for row in main(chosen):
-        write(row, chosen.out)
+        if chosen.repeats:
+            write(row, chosen.out)

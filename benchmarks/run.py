@@ -2,10 +2,11 @@
 
     python benchmarks/run.py --out benchmarks/results --minutes 8
 
-Benchmarks are processes that run side by side, because compiling takes most of their time; while
-one measures times, the others wait. Each writes its rows as it goes, to a file named after the
-benchmark and the kind of device. Finished benchmarks are not repeated: after an interruption the
-same command goes on. At the end of the time the rest is stopped, and rows so far stay.
+First the benchmarks run side by side without measuring, for the cache of compiled programs, because
+compiling takes most of the time; then one by one. Each writes its rows as it goes, to a file named
+after the benchmark and the kind of device. Finished benchmarks are not repeated: after an
+interruption the same command goes on. At the end of the time the rest is stopped, and its rows so
+far stay.
 """
 
 import concurrent.futures
@@ -23,6 +24,8 @@ HERE = pathlib.Path(__file__).parent
 EXAMPLES = ("examples/calovq-ds2", "examples/pointflow-ds2")
 PRESETS = ("calovq-ds1-photons", "calovq-ds2", "calovq-ds2-flow", "pointflow-ds2")
 LARGE = ("calovq-ds3", "pointflow-ds3")
+# Scripts whose programs are worth compiling beforehand.
+COMPILED = ("generation", "training", "rivals")
 
 
 class Step(NamedTuple):
@@ -43,8 +46,8 @@ class Measurements:
 
     Attributes:
       out: folder of the rows.
-      minutes: time for everything.
-      together: number of processes at a time.
+      minutes: time for everything; at most half of it to compile.
+      together: processes that compile at a time.
       only: scripts to run.
       calovq: checkout of the released Calo-VQ, to compare with.
       pointflow: checkout of the released CaloPointFlow, to compare with.
@@ -53,7 +56,7 @@ class Measurements:
 
     out: pathlib.Path = pathlib.Path("benchmarks/results")
     minutes: float = 8.0
-    together: int = max(1, (os.cpu_count() or 2) // 2)
+    together: int = os.cpu_count() or 1
     only: tuple[str, ...] = ("generation", "training", "rivals", "pipeline", "agreement", "limits")
     calovq: pathlib.Path | None = None
     pointflow: pathlib.Path | None = None
@@ -87,38 +90,40 @@ class Measurements:
 
 def main(m: Measurements) -> None:
     """Runs the benchmarks that are not finished."""
-    deadline = time.monotonic() + 60.0 * m.minutes
+    begin = time.monotonic()
     m.out.mkdir(parents=True, exist_ok=True)
-    lock, listed = m.out / ".lock", m.out / "finished.txt"
-    for file in (lock, listed):
-        file.touch()
-    os.environ["CALOJAX_BENCHMARK_LOCK"] = str(lock.absolute())
+    listed = m.out / "finished.txt"
+    listed.touch()
     # Processes side by side share the memory of the device.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(m.out.absolute() / "programs"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     asked = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
     kind = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
 
-    def measure(step: Step) -> None:
-        rows = m.out / f"{step.script}_{kind}.jsonl"
-        command = [sys.executable, str(HERE / f"{step.script}.py"), *step.arguments]
-        command += ["--out", str(rows), *(("--smoke",) if m.smoke else ())]
+    def left(share: float = 1.0) -> float:
+        return 60.0 * share * m.minutes - (time.monotonic() - begin)
+
+    def run(step: Step, share: float, *options: str) -> bool:
+        script, small = str(HERE / f"{step.script}.py"), ("--smoke",) if m.smoke else ()
+        command = [sys.executable, script, *step.arguments, *small, *options]
         try:
-            left = deadline - time.monotonic()
-            failed = left <= 0 or subprocess.run(command, timeout=left).returncode
+            return left(share) > 0 and not subprocess.run(command, timeout=left(share)).returncode
         except subprocess.TimeoutExpired:
-            failed = True
-        if not failed:
-            with listed.open("a") as file:
-                file.write(f"{step.name}\n")
-        what = "failed" if failed else "done"
-        print(f"{deadline - time.monotonic():.0f} s left, {what}: {step.name}", file=sys.stderr)
+            return False
 
     done = listed.read_text().splitlines()
+    waiting = [step for step in m.steps() if step.name not in done and step.script in m.only]
     with concurrent.futures.ThreadPoolExecutor(m.together) as pool:
-        for step in m.steps():
-            if step.name not in done and step.script in m.only:
-                pool.submit(measure, step)
-    lock.unlink()
+        for step in waiting:
+            if step.script in COMPILED and not m.smoke:
+                pool.submit(run, step, 0.5, "--repeats", "0")
+    for step in waiting:
+        good = run(step, 1.0, "--out", str(m.out / f"{step.script}_{kind}.jsonl"))
+        print(f"{left():.0f} s left, {'done' if good else 'failed'}: {step.name}", file=sys.stderr)
+        if good:
+            with listed.open("a") as file:
+                file.write(f"{step.name}\n")
 
 
 if __name__ == "__main__":

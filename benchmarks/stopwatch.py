@@ -1,38 +1,12 @@
-"""Times of calls: warmed up, repeated, and waited for on the device.
+"""Times of calls: warmed up, repeated, and waited for on the device."""
 
-Several benchmarks may run side by side, as ``run.py`` starts them: all share a lock, and the one
-that measures holds it alone, while the others wait.
-"""
-
-import contextlib
-import fcntl
 import math
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-
-LOCK = "CALOJAX_BENCHMARK_LOCK"
-"""Environment variable with the file that processes on one device lock."""
-
-_locked = os.open(os.environ[LOCK], os.O_RDONLY) if LOCK in os.environ else None
-if _locked is not None:
-    fcntl.flock(_locked, fcntl.LOCK_SH)
-
-
-@contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """The other processes wait for this one."""
-    if _locked is not None:
-        fcntl.flock(_locked, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        if _locked is not None:
-            fcntl.flock(_locked, fcntl.LOCK_SH)
 
 
 class Times(NamedTuple):
@@ -73,7 +47,7 @@ def repeat(
 
     Args:
       call: function to time.
-      repeats: number of repetitions.
+      repeats: number of repetitions; 0 calls nothing, and the times are NaN.
       seconds: total time after which no repetition starts; there is always one. If the first call
         alone takes longer, its time is the result.
       prepare: makes the arguments of each call; its time does not count.
@@ -85,12 +59,13 @@ def repeat(
         jax.block_until_ready(call(*arguments))
         return time.perf_counter() - start
 
-    with _alone():
-        begin = time.perf_counter()
-        first = timed()
-        times = [first] if first > seconds else [timed()]
-        while len(times) < repeats and time.perf_counter() - begin < seconds:
-            times.append(timed())
+    if repeats == 0:
+        return Times(*4 * (math.nan,), 0)
+    begin = time.perf_counter()
+    first = timed()
+    times = [first] if first > seconds else [timed()]
+    while len(times) < repeats and time.perf_counter() - begin < seconds:
+        times.append(timed())
     low, median, high = (float(value) for value in np.percentile(times, [25, 50, 75]))
     return Times(low, median, high, min(times), len(times))
 

@@ -43,6 +43,12 @@ def test_a_first_call_that_takes_too_long_is_the_only_one():
     assert times.low == times.median == times.high >= 0.02
 
 
+def test_without_repetitions_nothing_is_called():
+    call, calls = counting()
+    assert stopwatch.repeat(call, repeats=0).repeats == 0
+    assert not calls
+
+
 def test_a_product_reads_its_operands_and_writes_its_result():
     # Twice: the bytes of the product, and those of the program.
     assert work.of(lambda x: x @ x, X) == (PRODUCT, 3 * X.nbytes + 2 * X.nbytes)
