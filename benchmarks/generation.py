@@ -3,8 +3,9 @@
     python benchmarks/generation.py runs/NAME calovq-ds2 pointflow-ds3 --batch 1 100 10000 --best
 
 Models are folders of trained runs, or presets with random weights. The batches are those of the
-CaloChallenge. Compilation is timed on its own; the copy of the showers to the host is a row of its
-own. With ``--best`` the batch grows by factors of four until ms/shower no longer falls.
+CaloChallenge. Compilation is timed on its own; copies to the host are rows of their own: of dense
+showers, and of their hits, which are packed first. With ``--best`` the batch grows by factors of
+four until ms/shower no longer falls.
 """
 
 import dataclasses
@@ -24,6 +25,7 @@ import work
 from rows import Row
 from subjects import Subject
 
+from calojax.sampling import packing
 from calojax.sampling.generation import Precision, rounding
 
 
@@ -67,15 +69,16 @@ def whole(subject: Subject, size: int, b: Benchmark) -> tuple[Row, jax.Array]:
 
 
 def parts(subject: Subject, size: int, b: Benchmark, showers: jax.Array) -> Iterator[Row]:
-    """Rows of the copy of ``showers`` to the host and of the model's networks."""
-    copies = stopwatch.repeat(
-        np.asarray,
-        repeats=b.repeats,
-        seconds=b.seconds,
+    """Rows of the copies of ``showers`` to the host and of the model's networks."""
+    for part, copy in {
+        "host copy": np.asarray,
+        "packed host copy": lambda new: packing.fetch(packing.pack(new), new),
+    }.items():
         # A new array for each repetition, because JAX keeps the copy of an old one.
-        prepare=lambda: (jnp.copy(showers),),
-    )
-    yield {"batch": size, "part": "host copy"} | copies.per_shower(size)
+        copies = stopwatch.repeat(
+            copy, repeats=b.repeats, seconds=b.seconds, prepare=lambda: (jnp.copy(showers),)
+        )
+        yield {"batch": size, "part": part} | copies.per_shower(size)
     if b.parts:
         for part, (function, arguments) in subject.model.parts(*subject.inputs(size)).items():
             yield {"batch": size, "part": part} | timed(function, arguments, b, size)[0]

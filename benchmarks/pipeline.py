@@ -40,6 +40,7 @@ class Benchmark(rows.Options):
       num: number of showers.
       batch: showers that a device computes at a time.
       steps: steps to measure.
+      packed: copy hits from the devices, or dense showers; by default as `calojax sample` does.
       folder: folder of the file; by default that of temporary files.
     """
 
@@ -47,6 +48,7 @@ class Benchmark(rows.Options):
     num: int = 10_000
     batch: tuple[int, ...] = (1000,)
     steps: tuple[Step, ...] = ("host", "dense", "sparse")
+    packed: bool | None = None
     folder: pathlib.Path | None = None
 
 
@@ -58,10 +60,16 @@ def host_peak() -> float:
 
 
 def generate(
-    subject: Subject, energies: np.ndarray, size: int, step: Step, path: pathlib.Path
+    subject: Subject,
+    energies: np.ndarray,
+    size: int,
+    step: Step,
+    path: pathlib.Path,
+    packed: bool | None,
 ) -> None:
     """Generates a shower for each energy and takes it as far as ``step``."""
-    blocks = generation.generate(subject.model, subject.variables, energies, batch_size=size)
+    arguments = subject.model, subject.variables, energies
+    blocks = generation.generate(*arguments, batch_size=size, packed=packed, hits=step != "host")
     if step == "host":
         for _ in blocks:
             pass
@@ -81,10 +89,10 @@ def main(b: Benchmark) -> Iterator[Row]:
         for size in b.batch:
             for step in b.steps:
                 first = energies[: size * jax.local_device_count()]
-                generate(subject, first, size, step, path)
+                generate(subject, first, size, step, path, b.packed)
                 start_gib = host_peak()
                 start = time.perf_counter()
-                generate(subject, energies, size, step, path)
+                generate(subject, energies, size, step, path, b.packed)
                 seconds = time.perf_counter() - start
                 written = path.stat().st_size if step != "host" else 0
                 yield {
@@ -93,6 +101,7 @@ def main(b: Benchmark) -> Iterator[Row]:
                     "step": step,
                     "num": b.num,
                     "batch": size,
+                    "packed": b.packed,
                     "seconds": seconds,
                     "showers_per_second": b.num / seconds,
                     "bytes_per_shower": written / b.num,

@@ -1,5 +1,6 @@
 """The files in examples/: Geant4 showers of dataset 2, and trained models that sample."""
 
+import functools
 import pathlib
 
 import jax
@@ -27,9 +28,15 @@ def test_the_trained_models_sample_showers(name):
     assert set(progress.done) == {stage.name for stage in model.stages}
     energies = np.geomspace(1e3, 64e3, 32).astype(np.float32)
     # The size of blocks in test_api, so that both use one compiled program.
-    one = jax.devices()[:1]
-    blocks = generation.generate(model, variables, energies, batch_size=4, devices=one)
-    showers = np.concatenate([block for _, block in blocks])
+    blocks = functools.partial(
+        *(generation.generate, model, variables, energies),
+        batch_size=4,
+        devices=jax.devices()[:1],
+    )
+    showers, packed = (
+        np.concatenate([block for _, block in blocks(packed=packed)]) for packed in (False, True)
+    )
+    np.testing.assert_array_equal(packed, showers)
     visible = showers.sum(1) / energies
     # Geant4's mean is 0.954 with a spread of 0.06.
     assert visible.mean() == pytest.approx(0.954, abs=0.05)

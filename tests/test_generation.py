@@ -1,6 +1,7 @@
 """Generation: a shower does not depend on its batch, the devices or where one starts."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,8 @@ from two_stages import Two, TwoConfig
 from calojax import rng
 from calojax.errors import CalojaxError
 from calojax.io import ShowerArrays
-from calojax.sampling import generation
+from calojax.io.sparse import Hits, showers_of
+from calojax.sampling import generation, packing
 from calojax.sampling.incident_energies import EnergySource
 
 ONE, TWO = jax.devices()[:1], jax.devices()[:2]
@@ -93,6 +95,40 @@ def test_neither_number_nor_parts_change_a_bit(kind, whole, model, variables, sh
             np.testing.assert_array_equal(made(21, parts=parts), expected[rows])
 
 
+@dataclasses.dataclass(frozen=True)
+class Shares:
+    """Showers with hits in a share of the voxels, which is the incident energy in MeV - 1."""
+
+    def sample(self, variables, keys, energies, *, temperature):
+        voxels = jax.vmap(lambda key: jax.random.uniform(key, (120,)))(keys)
+        return jnp.where(voxels < energies[:, None] - 1, voxels, 0)
+
+
+def test_packed_showers_are_dense_ones_to_the_last_bit():
+    """Also showers without a hit, a block of them, and one with more hits than the buffers hold."""
+    energies = 1 + np.float32([0.1, 0.0, 0.5, 0.2] + 4 * [0] + [0.9, 0.9, 0.1, 0.9] + 2 * [0.3])
+    parts = [range(0, 2), range(2, 6), range(8, 14)]
+
+    def batches(**options):
+        options |= {"parts": parts, "batch_size": 4, "devices": TWO}
+        return list(generation.generate(Shares(), {}, energies, **options))
+
+    dense, packed = batches(), batches(packed=True)
+    hits = [showers for _, showers in batches(packed=True, hits=True)]
+    assert [isinstance(some, Hits) for some in hits] == [True, True, True, False, True]
+    for (_, expected), (_, found), some in zip(dense, packed, hits, strict=True):
+        np.testing.assert_array_equal(found, expected)
+        if isinstance(some, Hits):
+            np.testing.assert_array_equal(showers_of(some, 120), expected)
+
+
+def test_hits_are_packed_on_any_device():
+    showers = jax.ShapeDtypeStruct((7, 70_000), np.float32)
+    lowered = packing.pack.trace(showers).lower(lowering_platforms=("cpu", "cuda", "tpu"))
+    assert lowered.out_info.voxels[0].dtype == np.uint32
+    assert not re.search(r"stablehlo.sort|x(70000|490000)xi64|<490000xi64", lowered.as_text())
+
+
 def test_no_number_of_showers_compiles_anew(small, energies):
     def program(num):
         list(generation.generate(*small, energies[:num], batch_size=8, devices=ONE))
@@ -148,19 +184,19 @@ def test_a_full_memory_is_a_sentence_with_a_smaller_batch(error, tiny, monkeypat
         next(generation.simulate(tiny, [5e4], batch_size=100))
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1.0])
-def test_voxels_that_are_not_energies_are_the_models_fault(bad):
+def test_voxels_that_are_not_energies_are_the_models_fault(bad, packed):
     @dataclasses.dataclass(frozen=True)
     class Failing:
         bad: float
 
         def sample(self, variables, keys, energies, *, temperature):
-            return energies[:, None] * jnp.where(energies[:, None] == 3.0, self.bad, 1.0)
+            return energies[:, None] * jnp.where(energies[:, None] == 3.0, self.bad, jnp.eye(1, 3))
 
     def made(energies, **options):
-        return collect(
-            generation.generate(Failing(bad), {}, energies, batch_size=2, devices=ONE, **options)
-        )
+        options |= {"batch_size": 2, "devices": ONE, "packed": packed}
+        return collect(generation.generate(Failing(bad), {}, energies, **options))
 
     with pytest.raises(CalojaxError, match=r"model gave .* to voxel 0 of shower 5 .*train it"):
         made([1.0, 2.0, 1.0, 2.0, 1.0, 3.0])

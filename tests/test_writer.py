@@ -17,6 +17,7 @@ from calojax import files
 from calojax.errors import CalojaxError
 from calojax.geometry import detector
 from calojax.io import ShowerWriter, chunks, open_showers, write_showers, writer
+from calojax.io.sparse import hits_of
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def test_chunks_are_about_a_megabyte(name, rows):
     assert 0.9 < rows * geometry.n_voxels * 4 / 2**20 <= 1
 
 
-@pytest.mark.parametrize("layout", ["dense", "sparse"])
+@pytest.mark.parametrize("layout", ["dense", "sparse", "par04"])
 def test_bytes_depend_neither_on_batches_nor_on_threads(layout, tmp_path, monkeypatch):
     # Some 20 blocks of showers, and several chunks of energies and of hits.
     monkeypatch.setattr(chunks, "_CHUNK_BYTES", 10 * 4 * TINY.n_voxels)
@@ -76,7 +77,9 @@ def test_bytes_depend_neither_on_batches_nor_on_threads(layout, tmp_path, monkey
         path = tmp_path / f"{threads}-{batch}.hdf5"
         with ShowerWriter(path, TINY, 203, layout=layout, threads=threads) as file:
             for first in range(0, 203, batch):
-                file.append(energies[first : first + batch], showers[first : first + batch])
+                some = showers[first : first + batch]
+                hits = first // batch % 3 == 1  # Some as hits, some as arrays.
+                file.append(energies[first : first + batch], hits_of(some) if hits else some)
         contents.append(path.read_bytes())
     np.testing.assert_array_equal(open_showers(path).read(), showers)
     assert len(set(contents)) == 1

@@ -319,7 +319,9 @@ def _showers_of_run(
         batches = generation.reconstruct(model, variables, reference, seed=asked.seed)
     else:
         label = "sample"
-        batches = generation.generate(model, variables, reference.energies, seed=asked.seed)
+        batches = generation.generate(
+            model, variables, reference.energies, seed=asked.seed, hits=True
+        )
     path = folder / "showers.hdf5"
     origin = {TRAINED_ON: done.trained_on} if done.trained_on else {}
     write([Output(path, len(reference), origin)], reference.detector, batches, label=label)

@@ -101,6 +101,7 @@ def sample(
             temperature=temperature,
             precision=precision,
             batch_size=batch,
+            hits=True,
         )
         start = time.perf_counter()
         if part_size is None:

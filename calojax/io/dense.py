@@ -56,10 +56,6 @@ class Writer:
         )
         self.columns = (self._energies, self._showers)
 
-    @staticmethod
-    def prepare(showers: np.ndarray) -> np.ndarray:
-        return showers
-
-    def extend(self, energies: np.ndarray, prepared: np.ndarray) -> None:
+    def extend(self, energies: np.ndarray, showers: np.ndarray) -> None:
         self._energies.extend(energies[:, None])
-        self._showers.extend(prepared)
+        self._showers.extend(showers)

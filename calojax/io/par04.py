@@ -83,12 +83,8 @@ class Writer:
         self._angles = {name: Column(queue, file, name, np.float32, count) for name in self.angles}
         self.columns = (self._energies, self._showers, *self._angles.values())
 
-    @staticmethod
-    def prepare(showers: np.ndarray) -> np.ndarray:
-        return showers
-
-    def extend(self, energies: np.ndarray, prepared: np.ndarray) -> None:
-        cells = prepared.reshape(-1, *self._grid).transpose(0, 3, 2, 1)
+    def extend(self, energies: np.ndarray, showers: np.ndarray) -> None:
+        cells = showers.reshape(-1, *self._grid).transpose(0, 3, 2, 1)
         self._energies.extend(energies)
         self._showers.extend(cells)
         for name, column in self._angles.items():

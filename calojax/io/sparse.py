@@ -6,7 +6,7 @@ Beside ``incident_energies`` [n, 1] a file holds, for all hits of all showers on
 with ``hit_offsets`` [n + 1]. Its attributes are ``layout = "sparse"`` and ``n_voxels``.
 """
 
-from typing import NamedTuple
+import dataclasses
 
 import h5py
 import numpy as np
@@ -28,8 +28,9 @@ HIT_ENERGIES = "hit_energies"
 _ROWS = 64
 
 
-class Hits(NamedTuple):
-    """The hits of b showers.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Hits:
+    """The hits of b showers, sliced like an array [b, v].
 
     Attributes:
       counts: number of hits of each shower, [b].
@@ -40,6 +41,15 @@ class Hits(NamedTuple):
     counts: np.ndarray
     voxels: np.ndarray
     energies: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def __getitem__(self, rows: slice) -> "Hits":
+        counts = self.counts[rows]
+        first = self.counts[: rows.start].sum() if rows.start else 0
+        own = slice(first, first + counts.sum())
+        return Hits(counts, self.voxels[own], self.energies[own])
 
 
 def voxel_type(n_voxels: int) -> np.dtype:
@@ -59,8 +69,10 @@ def hits_of(showers: np.ndarray) -> Hits:
 
 def showers_of(hits: Hits, n_voxels: int) -> np.ndarray:
     """The showers [b, v] that have those hits."""
-    showers = np.zeros((len(hits.counts), n_voxels), hits.energies.dtype)
-    showers[np.repeat(np.arange(len(hits.counts)), hits.counts), hits.voxels] = hits.energies
+    showers = np.zeros((len(hits), n_voxels), hits.energies.dtype)
+    # With one index instead of two; it takes half the time.
+    where = np.repeat(np.arange(0, showers.size, n_voxels), hits.counts) + hits.voxels
+    showers.reshape(-1)[where] = hits.energies
     return showers
 
 
@@ -185,14 +197,10 @@ class Writer:
         self._last = np.uint64(0)
         self._offsets.extend(np.zeros(1, np.uint64))
 
-    @staticmethod
-    def prepare(showers: np.ndarray) -> Hits:
-        return hits_of(showers)
-
-    def extend(self, energies: np.ndarray, prepared: Hits) -> None:
-        offsets = self._last + np.cumsum(prepared.counts, dtype=np.uint64)
+    def extend(self, energies: np.ndarray, hits: Hits) -> None:
+        offsets = self._last + np.cumsum(hits.counts, dtype=np.uint64)
         self._last = offsets[-1]
         self._energies.extend(energies[:, None])
         self._offsets.extend(offsets)
-        self._voxels.extend(prepared.voxels)
-        self._hits.extend(prepared.energies)
+        self._voxels.extend(hits.voxels)
+        self._hits.extend(hits.energies)

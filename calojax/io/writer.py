@@ -18,6 +18,7 @@ from calojax.geometry import Detector
 from calojax.io import dense, par04, sparse
 from calojax.io.chunks import Queue, rows_of_a_chunk
 from calojax.io.source import checked_energies, checked_shapes, checked_showers
+from calojax.io.sparse import Hits, hits_of, showers_of
 from calojax.io.stored_geometry import store_detector
 
 LayoutName = Literal["dense", "sparse", "par04", "lemurs"]
@@ -136,21 +137,23 @@ class ShowerWriter:
     def _new_block(self) -> None:
         rows = min(rows_of_a_chunk(self.detector), self.count)
         self._energies = np.empty(rows, np.float32)
-        self._showers = np.empty((rows, self.detector.n_voxels), np.float32)
+        # An array, or the hits of a whole block.
+        self._showers: Any = np.empty((rows, self.detector.n_voxels), np.float32)
         self._filled = 0
 
-    def append(self, energies: np.ndarray, showers: np.ndarray) -> None:
+    def append(self, energies: np.ndarray, showers: np.ndarray | Hits) -> None:
         """Adds incident energies [b] or [b, 1] and their showers [b, v], both in MeV.
 
-        The arrays are copied. Threads check the voxels, so a later call, or the end, may report a
-        bad one.
+        Arrays are copied. Threads check the voxels, so a later call, or the end, may report a bad
+        one. `calojax.io.sparse.Hits` of showers are neither copied nor checked.
 
         Raises:
           CalojaxError: if the shapes do not fit, a value is not finite, a voxel is negative, an
             incident energy is not positive, there are more showers than announced, or the disk is
             full.
         """
-        energies, showers = checked_shapes(self.path, self.detector, energies, showers)
+        if not isinstance(showers, Hits):
+            energies, showers = checked_shapes(self.path, self.detector, energies, showers)
         energies = checked_energies(self.path, energies, self.written)
         stop = self.written + len(showers)
         if stop > self.count:
@@ -162,8 +165,14 @@ class ShowerWriter:
             room = slice(self._filled, self._filled + len(energies))
             taken = len(self._energies[room])
             self._energies[room] = energies[:taken]
-            with np.errstate(over="ignore"):  # What float32 cannot hold is refused as infinite.
-                self._showers[room] = showers[:taken]
+            some = showers[:taken]
+            if isinstance(some, Hits) and taken < len(self._energies):
+                some = showers_of(some, self.detector.n_voxels)
+            if isinstance(some, Hits):
+                self._showers = some
+            else:
+                with np.errstate(over="ignore"):  # What float32 cannot hold is refused as infinite.
+                    self._showers[room] = some
             energies, showers = energies[taken:], showers[taken:]
             self._filled += taken
             self.written += taken
@@ -177,7 +186,11 @@ class ShowerWriter:
         first = self.written - self._filled
 
         def prepare() -> Any:
-            return self._layout.prepare(checked_showers(self.path, showers, first))
+            takes_hits = self._layout is sparse.Writer
+            if isinstance(showers, Hits):
+                return showers if takes_hits else showers_of(showers, self.detector.n_voxels)
+            checked = checked_showers(self.path, showers, first)
+            return hits_of(checked) if takes_hits else checked
 
         self._queue.put(lambda prepared: self._rows.extend(energies, prepared), prepare)
         # Twice the threads: the next items wait when a thread is free, and memory stays bounded.

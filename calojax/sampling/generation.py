@@ -26,8 +26,9 @@ from calojax import distributed, rng
 from calojax.errors import CalojaxError
 from calojax.geometry import Detector
 from calojax.io.source import ShowerSource, checked_energies
+from calojax.io.sparse import Hits, showers_of
 from calojax.models.base import Model, Variables
-from calojax.sampling import gflash
+from calojax.sampling import gflash, packing
 from calojax.sampling.incident_energies import EnergySource, listed
 
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]
@@ -63,6 +64,8 @@ def generate(
     temperature: float = 1.0,
     precision: Precision = "default",
     devices: Sequence[Any] | None = None,
+    packed: bool | None = None,
+    hits: bool = False,
 ) -> Batches:
     """Yields showers for incident energies [n] in MeV, in order.
 
@@ -78,6 +81,9 @@ def generate(
       temperature: temperature of `Model.sample`.
       precision: precision of matrix products.
       devices: devices that take the blocks in turn (default: all of this process).
+      packed: whether hits are copied from the devices instead of dense showers, which changes no
+        bit (default: unless the devices are CPUs).
+      hits: whether packed showers come as `calojax.io.sparse.Hits`, which `ShowerWriter` takes.
 
     Raises:
       CalojaxError: if the energies are not positive numbers, the batch size, the seed or the
@@ -89,7 +95,10 @@ def generate(
     root = rng.stream(rng.root(seed), STREAM)
     function = _Sample(model, temperature, precision)
     wanted = [range(len(source))] if parts is None else parts
-    yield from _run(function, _energies_of(source), variables, root, wanted, batch_size, devices)
+    yield from _run(
+        *(function, _energies_of(source), variables, root, wanted, batch_size, devices),
+        *(packed, hits),
+    )
 
 
 def default_batch_size() -> int:
@@ -235,7 +244,9 @@ def _run(
     parts: Sequence[range],
     batch_size: int | None,
     devices: Sequence[Any] | None,
-) -> Batches:
+    packed: bool | None = None,
+    hits: bool = False,
+) -> Iterator[tuple[np.ndarray, Any]]:
     """Runs a function over the blocks of ``parts``, which the devices take in turn."""
     size = default_batch_size() if batch_size is None else batch_size
     if size < 1:
@@ -243,6 +254,8 @@ def _run(
     devices = jax.local_devices() if devices is None else list(devices)
     # A program is compiled for each device, so use no more devices than there are blocks.
     devices = devices[: len(list(itertools.islice(blocks(parts, size), len(devices))))]
+    if packed is None:
+        packed = any(device.platform != "cpu" for device in devices)
     advice = f"--batch {size} is too large for it"
     if size > 1:
         advice += f"; use a smaller one, such as {size // 2}"
@@ -252,20 +265,23 @@ def _run(
         for number, (first, kept) in enumerate(blocks(parts, size)):
             # The host fetches a block while its device computes the next one.
             if len(under_way) == 2 * len(devices):
-                yield from _fetched(*under_way.popleft())
+                yield from _fetched(*under_way.popleft(), hits)
             device = number % len(devices)
             index = np.arange(first, first + size, dtype=np.uint64).astype(np.uint32)
             arrays = inputs(first, size)
             given = jax.device_put((index, *arrays), devices[device])
-            result = _compute(function, *constants[device], *given)
-            result[0].copy_to_host_async()
-            under_way.append((first, kept, arrays[0], result))
+            showers, good = _compute(function, *constants[device], *given)
+            # Places in the buffers are 32-bit numbers.
+            small = packing.pack(showers) if packed and showers.size < 2**30 else None
+            (showers if small is None else small.counts).copy_to_host_async()
+            under_way.append((first, kept, arrays[0], showers, good, small))
         for started in under_way:
-            yield from _fetched(*started)
+            yield from _fetched(*started, hits)
 
 
-# The first shower of a block, ranges to keep, incident energies and the result of `_compute`.
-_UnderWay = tuple[int, list[range], np.ndarray, tuple[jax.Array, jax.Array]]
+# The first shower of a block, ranges to keep, incident energies, the result of `_compute`, and its
+# hits if they are packed.
+_UnderWay = tuple[int, list[range], np.ndarray, jax.Array, jax.Array, packing.Packed | None]
 
 
 # One program per device: XLA fuses one over all devices differently, so it would round differently.
@@ -286,15 +302,22 @@ def _fetched(
     first: int,
     kept: list[range],
     energies: np.ndarray,
-    result: tuple[jax.Array, jax.Array],
-) -> Batches:
+    showers: jax.Array,
+    good: jax.Array,
+    packed: packing.Packed | None,
+    hits: bool,
+) -> Iterator[tuple[np.ndarray, Any]]:
     """Energies and showers of each range to keep of a block."""
-    showers, good = jax.device_get(result)
+    good = jax.device_get(good)
+    here = packing.fetch(packed, showers) if packed and good else jax.device_get(showers)
     for piece in kept:
         rows = slice(piece.start - first, piece.stop - first)
-        if not good:
-            _check(piece.start, energies[rows], showers[rows])
-        yield energies[rows], showers[rows]
+        some = here[rows]
+        if isinstance(some, Hits):
+            some = some if hits else showers_of(some, showers.shape[1])
+        elif not good:
+            _check(piece.start, energies[rows], some)
+        yield energies[rows], some
 
 
 def _check(first: int, energies: np.ndarray, showers: np.ndarray) -> None:
