@@ -41,6 +41,12 @@ def stream(key: jax.Array, name: str, step: int | jax.Array = 0) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(key, zlib.crc32(name.encode())), step)
 
 
+@jax.jit  # Under its own name, so that `calojax.export` finds it.
+def normal_quantile(p: jax.Array) -> jax.Array:
+    """The numbers below which a standard normal number lies with probabilities p."""
+    return jax.scipy.special.ndtri(p)
+
+
 def per_item(key: jax.Array, index: jax.Array) -> jax.Array:
     """One key for each global index: index [n] -> keys [n]."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(index, jnp.uint32))

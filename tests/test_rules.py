@@ -8,6 +8,7 @@ import pytest
 import scipy.special
 from jax import lax
 
+from calojax import rng
 from calojax.export.graph import Graph
 from calojax.export.rules import NoRule, convert
 from calojax.nn.priors import gru
@@ -103,7 +104,8 @@ CASES = {
     "erf": (lax.erf, SMALL),
     "erfc": (lax.erfc, np.linspace(-5, 9, 200, dtype=np.float32)),
     "ndtr": (jax.scipy.special.ndtr, np.linspace(-9, 9, 200, dtype=np.float32)),
-    "ndtri": (jax.scipy.special.ndtri, np.linspace(1e-6, 1 - 1e-6, 200, dtype=np.float32)),
+    "normal quantile": (rng.normal_quantile, np.linspace(1e-6, 1 - 1e-6, 200, dtype=np.float32)),
+    "normal quantile at the ends": (rng.normal_quantile, np.float32([0, 1, 1e-30, 2, np.nan])),
     "comparisons": (lambda x: (x > 0.1) & (x <= 0.9) | ~(x < 0.5) ^ (x != 0.1), X),
     "is_finite": (jnp.isfinite, np.float32([1.0, np.inf, np.nan, -np.inf])),
     "select": (lambda x: jnp.where(x > 0, x, -2.0), X),
@@ -115,6 +117,7 @@ CASES = {
     "concatenate, stack": (lambda x: jnp.concatenate([jnp.stack([x, x], 1)[:, 0], x], 1), X),
     "slice": (lambda x: x[:, 1:5:2, ::-2], CUBE),
     "split": (lambda x: jnp.split(x, [1, 3], 1)[1], X),
+    "unstack": (lambda x: sum(jnp.unstack(x, axis=1)[1:]), CUBE),
     "rev": (lambda x: x[::-1, ::-1], X),
     "pad": (lambda x: lax.pad(x, 7.0, [(1, 2, 1), (-1, 3, 2)]), X),
     "roll": (lambda x: jnp.roll(x, 2, 1), X),

@@ -79,10 +79,11 @@ class Value:
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype
-    scope: Scope
+    # Not shown by `repr`, which would go through the whole graph.
+    scope: Scope = dataclasses.field(repr=False)
     op: str = ""
-    inputs: tuple[Any, ...] = ()
-    attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    inputs: tuple[Any, ...] = dataclasses.field(default=(), repr=False)
+    attributes: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
     highest: int | None = None
 
 

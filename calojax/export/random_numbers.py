@@ -182,7 +182,7 @@ def _bits_to_uniform(x: jax.Array) -> jax.Array:
 def _bits_to_normal(x: jax.Array) -> jax.Array:
     # From the nearer end, so that the tail keeps its digits.
     odd = 2 * jnp.minimum(x, _P - 1 - x) + 1
-    tail = jax.scipy.special.ndtri(odd.astype(jnp.float32) * np.float32(0.5 / _P))
+    tail = rng.normal_quantile(odd.astype(jnp.float32) * np.float32(0.5 / _P))
     return jnp.where(2 * x < _P, tail, -tail)
 
 

@@ -3,6 +3,7 @@
 `convert` walks a jaxpr. What depends on constants only is computed while walking.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -341,6 +342,11 @@ def _split(graph: Graph, equation: Any, x: Tensor) -> list[Tensor]:
     return list(graph.emit("Split", [x, where], shapes, [x.dtype] * len(sizes), axis=axis))
 
 
+def _unstack(graph: Graph, equation: Any, x: Tensor) -> list[Tensor]:
+    axis = equation.params["axis"]
+    return [graph.take(x, np.asarray(i), axis) for i in range(x.shape[axis])]
+
+
 def _reverse(graph: Graph, equation: Any, x: Tensor) -> Tensor:
     turned = [axis in equation.params["dimensions"] for axis in range(len(x.shape))]
     starts = [n - 1 if turn else 0 for n, turn in zip(x.shape, turned, strict=True)]
@@ -629,9 +635,12 @@ def _scatter(graph: Graph, equation: Any, x: Tensor, index: Tensor, update: Tens
 
 def _scan(graph: Graph, equation: Any, *values: Tensor) -> list[Tensor]:
     p = equation.params
-    bounds = p["num_consts"], p["num_consts"] + p["num_carry"]
-    consts, carry = list(values[: bounds[0]]), list(values[bounds[0] : bounds[1]])
-    xs, inner = values[bounds[1] :], p["jaxpr"]
+    if "ft_in" in p:  # Since JAX 0.11.
+        first, second, _ = map(len, p["ft_in"].unpack())
+    else:
+        first, second = p["num_consts"], p["num_carry"]
+    consts, carry = list(values[:first]), list(values[first : first + second])
+    xs, inner = values[first + second :], p["jaxpr"]
 
     def step(carry: list[Tensor], elements: list[Tensor]):
         results = _walk(graph, inner.jaxpr, inner.consts, [*consts, *carry, *elements[: len(xs)]])
@@ -685,13 +694,57 @@ def _gru(graph: Graph, values: list[Any]) -> list[Tensor] | None:
     return [graph.reshape(after, state.shape)]
 
 
-# Inner functions of JAX that ONNX has an operator for.
-_BY_NAME: dict[str, Callable[[Graph, list[Tensor]], list[Tensor] | None]] = {"gru_step": _gru}
+# Quantiles of the normal distribution (Wichura, Applied Statistics 37, 1988, AS 241, PPND7):
+# numerators and denominators in the centre, in the tails and far out, highest power first.
+_QUANTILES = {
+    "centre": (
+        (59.109374720, 159.29113202, 50.434271938, 3.3871327179),
+        (67.187563600, 78.757757664, 17.895169469, 1.0),
+    ),
+    "tail": (
+        (0.17023821103, 1.3067284816, 2.7568153900, 1.4234372777),
+        (0.12021132975, 0.73700164250, 1.0),
+    ),
+    "far": (
+        (0.017337203997, 0.42868294337, 3.0812263860, 6.6579051150),
+        (0.012258202635, 0.24197894225, 1.0),
+    ),
+}
+
+
+def _normal_quantile(graph: Graph, values: list[Tensor]) -> list[Tensor]:
+    """`calojax.rng.normal_quantile`; JAX computes with bits of numbers since 0.12."""
+
+    def ratio(where: str, x: jax.Array) -> jax.Array:
+        above, below = (
+            functools.reduce(lambda total, number: total * x + number, coefficients)
+            for coefficients in _QUANTILES[where]
+        )
+        return above / below
+
+    def quantile(p: jax.Array) -> jax.Array:
+        centre = p - 0.5
+        share = jax.numpy.where(centre < 0, p, 1 - p)
+        root = jax.numpy.sqrt(-jax.numpy.log(share))
+        tail = jax.numpy.where(root > 5, ratio("far", root - 5), ratio("tail", root - 1.6))
+        tail = jax.numpy.where(share == 0, np.inf, tail)
+        near = centre * ratio("centre", 0.180625 - centre * centre)
+        outside = jax.numpy.where(centre < 0, -tail, tail)
+        return jax.numpy.where(abs(centre) <= 0.425, near, outside)
+
+    return convert(graph, quantile, *values)
+
+
+# Inner functions of JAX that ONNX has an operator for, or that differ between versions of JAX.
+_BY_NAME: dict[str, Callable[[Graph, list[Tensor]], list[Tensor] | None]] = {
+    "gru_step": _gru,
+    "normal_quantile": _normal_quantile,
+}
 
 # Rules that take NumPy arrays too; JAX would compile a program for each.
 _OF_ARRAYS = {
     *("convert_element_type", "reshape", "squeeze", "transpose", "concatenate"),
-    *("stack", "slice", "rev"),
+    *("stack", "unstack", "slice", "rev"),
 }
 
 _RULES: dict[str, Callable[..., Any]] = {
@@ -703,6 +756,7 @@ _RULES: dict[str, Callable[..., Any]] = {
     "stack": _stack,
     "slice": _slice,
     "split": _split,
+    "unstack": _unstack,
     "rev": _reverse,
     "pad": _pad,
     "reduce_sum": _reduction("ReduceSum"),

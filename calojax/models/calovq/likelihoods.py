@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from calojax import rng
 from calojax.geometry import Detector
 from calojax.models.voxels import layer_max, over_voxels
 
@@ -103,7 +104,7 @@ class Density:
         hit = (arrival < 1.0) | (arrival == first)
         # The upper tail from u (1 - Phi(a)) = Phi(-z) keeps its digits where Phi(a) is near 1.
         tail = jax.scipy.special.ndtr(-(lower - mean) / scale)
-        z = -jax.scipy.special.ndtri(jnp.maximum(1.0 - uniform, 1e-7) * tail)
+        z = -rng.normal_quantile(jnp.maximum(1.0 - uniform, 1e-7) * tail)
         return jnp.maximum(mean + scale * z, lower), hit
 
     @staticmethod
