@@ -13,6 +13,7 @@ import pytest
 from conftest import depends
 
 from calojax import rng
+from calojax.nn import recurrence
 from calojax.nn.priors import categorical
 from calojax.nn.priors.autoregressive import Autoregressive
 from calojax.nn.priors.flow import Flow, Trunk
@@ -147,6 +148,15 @@ def test_a_sequence_does_not_depend_on_the_others(name):
     np.testing.assert_array_equal(again, codes[order])
     assert again.dtype == jnp.int32
     assert len(np.unique(codes, axis=0)) > 8
+
+
+def test_several_steps_in_a_turn_draw_the_same_codes(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(recurrence, "_ON_GPU", 4)
+    draw = jax.jit(functools.partial(PRIORS["gru"].draw, temperature=1.0))
+    given = variables("gru"), PRIORS["gru"].noise(KEYS[:64]), CONTEXT[:64]
+    assert "unroll=4" in str(jax.make_jaxpr(draw)(*given))
+    np.testing.assert_array_equal(draw(*given), drawn("gru")[:64])
 
 
 @priors

@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from calojax.nn.mixture import Mixture
 from calojax.nn.mlp import MLP
+from calojax.nn.recurrence import scan
 
 
 class LayerEnergies(NamedTuple):
@@ -109,7 +110,7 @@ class EnergyDensity(nn.Module):
             *(self.output, self.output_bias, *by_layer),
         )
         nothing = jnp.zeros((visible.shape[0], 2 * self.layers), visible.dtype)
-        seen = jax.lax.scan(layer, nothing, inputs)[0]
+        seen = scan(layer, nothing, inputs)[0]
         return LayerEnergies(seen[:, : self.layers], seen[:, self.layers :] > 0, visible)
 
     def _masked(self) -> jax.Array:

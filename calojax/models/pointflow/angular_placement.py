@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from calojax.nn.cylinder import Conv
+from calojax.nn.recurrence import scan
 
 # Scale of log(1 + E / unit) of hits, to bring it to order one.
 _LOG_SCALE = 5.0
@@ -80,7 +81,7 @@ class Placement(nn.Module):
             return (jnp.concatenate([before[:, 1:], seen], 1), total), placed
 
         by_layer = [jnp.moveaxis(array, 1, 0) for array in (rings, showers, by_energy, gumbel)]
-        _, placed = jax.lax.scan(layer, start, tuple(by_layer))
+        _, placed = scan(layer, start, tuple(by_layer))
         return jnp.moveaxis(placed, 0, 1)
 
     def _scores(self, before: jax.Array, rings: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ import numpy as np
 
 from calojax.nn.priors import categorical
 from calojax.nn.priors.prior import Network, Noise, Variables
+from calojax.nn.recurrence import scan
 
 
 class Cell(Network, Protocol):
@@ -88,6 +89,6 @@ class Autoregressive:
         for start, end in itertools.pairwise(ends.tolist()):
             carry = cell.grow(carry, end)
             piece = jax.tree.map(lambda x, start=start, end=end: x[start:end], inputs)
-            (carry, token), drawn = jax.lax.scan(step, (carry, token), piece)
+            (carry, token), drawn = scan(step, (carry, token), piece)
             codes.append(drawn)
         return jnp.concatenate(codes).T
