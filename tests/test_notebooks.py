@@ -1,4 +1,4 @@
-"""The notebooks of the documentation run, with short trainings."""
+"""The notebooks of the documentation run, with few showers, small models and short trainings."""
 
 import dataclasses
 import json
@@ -7,6 +7,7 @@ import pathlib
 import jax
 import matplotlib
 import pytest
+from conftest import tiny_config
 
 from calojax import distributed
 from calojax.io import open_showers, write_showers
@@ -14,25 +15,25 @@ from calojax.models.calovq.presets import PRESETS
 from calojax.sampling import generation
 
 NOTEBOOKS = sorted((pathlib.Path(__file__).parents[1] / "docs" / "notebooks").glob("*.ipynb"))
+# Numbers in the notebooks of training steps and of showers, and those that are taken instead.
+SHORTER = {", 300)": ", 2)", "--num 2000": "--num 200", "--num 500": "--num 32"}
 
 
-def shortened(config):
-    """The model's settings with two steps of 32 showers in every stage."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.name == "schedule":
-            value = dataclasses.replace(value, steps=2, batch_size=32, warmup=1)
-        elif dataclasses.is_dataclass(value):
-            value = shortened(value)
-        config = dataclasses.replace(config, **{field.name: value})
-    return config
+def shorter(source):
+    for number, small in SHORTER.items():
+        source = source.replace(number, small)
+    return source
+
+
+def test_the_numbers_are_in_the_notebooks():
+    sources = "".join(path.read_text() for path in NOTEBOOKS)
+    assert all(number in sources for number in SHORTER)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path, tmp_path, monkeypatch, one_device):
     for name in ("calovq-demo", "calovq-tiny"):
-        preset = PRESETS[name]
-        small = dataclasses.replace(preset, model=shortened(preset.model))
+        small = dataclasses.replace(PRESETS[name], model=tiny_config(steps=2))
         monkeypatch.setitem(PRESETS, name, small)
     monkeypatch.setenv("CALOJAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(generation, "default_batch_size", lambda: 4)
@@ -52,4 +53,5 @@ def test_notebook_runs(path, tmp_path, monkeypatch, one_device):
     names: dict = {"__name__": "__main__"}
     with matplotlib.rc_context():
         for number, cell in enumerate(cells):
-            exec(compile("".join(cell["source"]), f"{path.name}, cell {number}", "exec"), names)
+            source = shorter("".join(cell["source"]))
+            exec(compile(source, f"{path.name}, cell {number}", "exec"), names)

@@ -277,7 +277,7 @@ def test_bins_without_entries_are_not_drawn():
 
 
 @pytest.mark.parametrize(
-    ("backend", "known"), [("module://matplotlib_inline.backend_inline", True), ("unheard", False)]
+    ("backend", "known"), [("module://matplotlib.backends.backend_svg", True), ("unheard", False)]
 )
 def test_a_backend_that_only_notebooks_know_will_do(backend, known):
     code = (

@@ -95,6 +95,7 @@ CASES = {
     "neg, abs, sign": (lambda x: jnp.sign(x) * jnp.abs(x) - (-x), X),
     "floor, ceil, round": (lambda x: jnp.floor(x) * 10 + jnp.ceil(x) + jnp.round(2 * x), X),
     "exp, log, sqrt": (lambda x: jnp.exp(x) + jnp.log(x) + jnp.sqrt(x) + lax.rsqrt(x), POSITIVE),
+    "log2": (jnp.log2, POSITIVE),
     "tanh, sin, cos": (lambda x: jnp.tanh(x) + jnp.sin(x) * jnp.cos(x), X),
     "logistic": (jax.nn.sigmoid, 30 * X),
     "softplus": (jax.nn.softplus, 30 * X),

@@ -297,6 +297,7 @@ _ELEMENTWISE: dict[str, Callable[..., Tensor]] = {
     "select_n": _select,
     "log1p": _log1p,
     "expm1": _expm1,
+    "log2": lambda graph, x: graph.op("Div", graph.op("Log", x), _like(x, np.log(2))),
     "erfc": _erfc,
     "stop_gradient": _as_is,
     "copy": _as_is,
