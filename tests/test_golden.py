@@ -1,6 +1,8 @@
 """A training step of every family of models, number by number: catches silent changes of maths."""
 
 import dataclasses
+import math
+import re
 
 import jax
 import numpy as np
@@ -8,7 +10,7 @@ import optax
 import pytest
 from conftest import tiny_config
 
-from calojax import models
+from calojax import distributed, models
 from calojax.models.base import Schedule
 from calojax.models.calovq_released.config import (
     GPTConfig,
@@ -76,8 +78,21 @@ def test_every_family_has_golden_steps():
     assert CONFIGS.keys() == models.families().keys()
 
 
+def assert_devices_exchange_gradients_only(program: str, model, stage, variables) -> None:
+    """Once per step, not in a loop: gradients, sums of a codebook, and a few numbers."""
+    pattern = r"= (.*?) (all-\S+|collective-\S+|reduce-scatter)\((?:.*op_name=\"([^\"]*))?"
+    found = re.findall(pattern, program)
+    assert {kind for _, kind, _ in found} == {"all-reduce"}
+    assert not [name for _, _, name in found if "while/body" in name]
+    shapes = [shape for result, *_ in found for shape in re.findall(r"\w32\[([\d,]*)\]", result)]
+    numbers = sum(math.prod(map(int, filter(None, shape.split(",")))) for shape in shapes)
+    trees = [variables["params"][name] for name in stage.parameters]
+    trees += [variables["state"][name] for name in stage.state]
+    assert numbers < sum(leaf.size for leaf in jax.tree.leaves(trees)) + 1000
+
+
 @pytest.mark.parametrize("name", CONFIGS)
-def test_first_step_of_every_stage_and_that_it_learns(name, tiny, one_device, two_devices):
+def test_first_step_of_every_stage_and_that_it_learns(name, tiny, two_devices):
     generator = np.random.default_rng(0)
     showers = generator.exponential(10.0, (16, tiny.n_voxels)).astype(np.float32)
     showers *= generator.random(showers.shape) < 0.3
@@ -89,17 +104,21 @@ def test_first_step_of_every_stage_and_that_it_learns(name, tiny, one_device, tw
     for stage in model.stages:
         stage = dataclasses.replace(stage, schedule=SCHEDULE)
         state = step.start(jax.tree.map(jax.numpy.array, variables), stage)
-        # On two devices the numbers are the same; points in groups are the harder case.
-        mesh = two_devices if stage.packing else one_device
-        take = step.make(model, stage, 0, mesh)
-        state, metrics = take(state, batch)
+        # On two devices the numbers are the same.
+        parts = distributed.sharded(two_devices)
+        given = {key: jax.device_put(array, parts) for key, array in batch.items()}
+        state = distributed.replicate(state, two_devices)
+        take = step.make(model, stage, 0, two_devices).lower(state, given).compile()
+        if name == "calovq":
+            assert_devices_exchange_gradients_only(take.as_text(), model, stage, variables)
+        state, metrics = take(state, given)
         moved = jax.tree.map(np.subtract, state.variables["params"], variables["params"])
         norms = (metrics["loss"], metrics["gradient_norm"], optax.tree.norm(moved))
         found[stage.name] = tuple(float(f"{x:.5g}") for x in norms)
         if stage.packing:
             continue  # The noise of its loss is larger than the gain of a few steps.
         for _ in range(7):
-            state, metrics = take(state, batch)
+            state, metrics = take(state, given)
         assert metrics["loss"] < found[stage.name][0]
     golden = GOLDEN[name]
     same = found.keys() == golden.keys() and np.allclose(

@@ -52,6 +52,13 @@ def primitives(jaxpr) -> set[str]:
     return found.union(*(primitives(x) for x in inner if hasattr(x, "eqns")))
 
 
+def assert_suits_accelerators(traced: jax.stages.Traced) -> None:
+    """A program lowers for accelerators, calls no host, and computes nothing in float64."""
+    text = traced.lower(lowering_platforms=("cuda", "rocm", "tpu")).as_text()
+    assert "callback" not in text
+    assert "f64" not in text
+
+
 # Presets with the same settings for another detector are traced once.
 DIFFERENT = {preset.model: name for name, preset in PRESETS.items()}
 
@@ -67,8 +74,10 @@ def test_each_preset_trains_its_parameters_and_samples(name):
         new = model.sample(variables, KEYS, batch["energies"])
         return new, model.reconstruct(variables, KEYS, batch)
 
-    for some in jax.eval_shape(outputs, variables, batch):
+    traced = jax.jit(outputs).trace(variables, batch)
+    for some in traced.out_info:
         assert (some.shape, some.dtype) == ((B, model.detector.n_voxels), jnp.float32)
+    assert_suits_accelerators(traced)
 
 
 @pytest.mark.parametrize("name", [name for name in DIFFERENT.values() if "calovq" in name])

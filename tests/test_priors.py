@@ -14,7 +14,7 @@ from conftest import depends
 
 from calojax import rng
 from calojax.nn import recurrence
-from calojax.nn.priors import categorical
+from calojax.nn.priors import categorical, gru
 from calojax.nn.priors.autoregressive import Autoregressive
 from calojax.nn.priors.flow import Flow, Trunk
 from calojax.nn.priors.gpt import GPT
@@ -148,6 +148,25 @@ def test_a_sequence_does_not_depend_on_the_others(name):
     np.testing.assert_array_equal(again, codes[order])
     assert again.dtype == jnp.int32
     assert len(np.unique(codes, axis=0)) > 8
+
+
+def test_the_gradient_of_the_states_is_that_of_the_steps():
+    generator = np.random.default_rng(0)
+    shapes = (5, 4), (7, 5, 12), (4, 12), (1, 4)
+    arguments = [jnp.float32(generator.normal(size=shape)) for shape in shapes]
+    weights = jnp.float32(generator.normal(size=(7, 5, 4)))
+
+    def stepped(state, gates, kernel, bias):
+        states = []
+        for step in gates:
+            states.append(state := gru.gru_step(state, step, kernel, bias))
+        return jnp.stack(states)
+
+    def gradient(states):
+        return jax.grad(lambda arrays: (states(*arrays) * weights).sum())(arguments)
+
+    for found, expected in zip(gradient(gru.gru_states), gradient(stepped), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_several_steps_in_a_turn_draw_the_same_codes(monkeypatch):

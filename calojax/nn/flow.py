@@ -109,9 +109,12 @@ class Coupling(nn.Module):
         x = nn.relu(x.reshape(len(first), -1, x.shape[-1]) + first).reshape(x.shape)
         for layer in self.layers:
             x = nn.relu(layer(x))
-        # Points lie along the last axis in memory, so that vector instructions work on many points.
-        # Without the constraint XLA keeps the other layout and reads parameters one by one.
-        rows = with_layout_constraint(self.out(x).T, Layout((0, 1)))
+        rows = self.out(x).T
+        if jax.default_backend() == "cpu":
+            # Points lie along the last axis in memory, so that vector instructions work on many of
+            # them; by itself XLA keeps the other layout and reads parameters one by one. Devices
+            # that share a batch would each gather the whole of it for this.
+            rows = with_layout_constraint(rows, Layout((0, 1)))
         return rows.reshape(self.moved, -1, len(x)).swapaxes(0, 1)
 
     def __call__(self, kept: jax.Array, context: jax.Array) -> jax.Array:

@@ -117,12 +117,7 @@ class GRU(nn.Module):
         codes = [known[:, before - lag : before - lag + t] for lag in self.lags]
         context = context[:, None] if context.ndim == 2 else context
         gates = _gates(tables, codes, tables.positions[None, :t], context)
-
-        def step(state, gates):
-            state = gru_step(state, gates, *tables.state)
-            return state, state
-
-        _, states = jax.lax.scan(step, state, gates.swapaxes(0, 1))
+        states = gru_states(state, gates.swapaxes(0, 1), *tables.state)
         return self.output(states.swapaxes(0, 1))
 
     def __call__(self, context: jax.Array) -> jax.Array:
@@ -176,8 +171,57 @@ def _gates(
 @jax.jit  # Under its own name, so that `calojax.export` finds it.
 def gru_step(state: jax.Array, gates: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     """The state [b, w] after one step, as in `flax.linen.GRUCell`, from gates [b, 3 w]."""
+    return _cell(state, gates, state @ kernel, bias)
+
+
+def _cell(state: jax.Array, gates: jax.Array, product: jax.Array, bias: jax.Array) -> jax.Array:
+    """`gru_step`, given the product of state and kernel [b, 3 w]."""
     reset, update, new = jnp.split(gates, 3, -1)
-    of_reset, of_update, of_new = jnp.split(state @ kernel, 3, -1)
+    of_reset, of_update, of_new = jnp.split(product, 3, -1)
     reset, update = nn.sigmoid(reset + of_reset), nn.sigmoid(update + of_update)
     new = nn.tanh(new + reset * (of_new + bias))
     return (1.0 - update) * new + update * state
+
+
+@jax.custom_vjp
+def gru_states(state: jax.Array, gates: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    """The states [t, b, w] after each of t steps of `gru_step`, from gates [t, b, 3 w].
+
+    The gradient of the kernel is one product over all steps after the loop. Automatic
+    differentiation would add it up in the loop, where devices that share a batch would exchange it
+    at every step.
+    """
+
+    def step(state, gates):
+        state = gru_step(state, gates, kernel, bias)
+        return state, state
+
+    return jax.lax.scan(step, state, gates)[1]
+
+
+def _forward(state, gates, kernel, bias):
+    def step(state, gates):
+        after, pull = jax.vjp(lambda *x: _cell(*x, bias), state, gates, state @ kernel)
+        return after, (after, state, pull)
+
+    states, before, pulls = jax.lax.scan(step, state, gates)[1]
+    return states, (before, pulls, kernel, bias)
+
+
+def _backward(kept, of_states):
+    before, pulls, kernel, bias = kept
+
+    def step(of_state, given):
+        of_output, pull = given
+        of_state, of_gates, of_product = pull(of_state + of_output)
+        return of_state + of_product @ kernel.T, (of_gates, of_product)
+
+    start = jnp.zeros_like(before[0])
+    of_state, (of_gates, of_products) = jax.lax.scan(step, start, (of_states, pulls), reverse=True)
+    # No reshape of steps and sequences into one axis, which would gather a batch on all devices.
+    of_kernel = jnp.einsum("tbw,tbg->wg", before, of_products)
+    of_bias = of_products[..., -before.shape[-1] :].sum((0, 1)).reshape(bias.shape)
+    return of_state, of_gates, of_kernel, of_bias
+
+
+gru_states.defvjp(_forward, _backward)
