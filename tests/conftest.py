@@ -4,10 +4,12 @@ import os
 import tempfile
 
 # Before JAX starts. Tests of data parallelism need several devices; and tests compile far longer
-# than they compute, so code is not optimised.
+# than they compute, so code is not optimised, and loops are not made by way of MLIR, which takes
+# twice as long (JAX 0.12 ignores that option).
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+    + " --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # The same small programs are compiled again and again, here and in child processes.

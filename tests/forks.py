@@ -23,6 +23,8 @@ import two_stages
 from calojax import checkpoint, cli, models
 from calojax.cli import train
 
+# Other options stay those of the tests; the last count holds.
+_ONE_DEVICE = " --xla_force_host_platform_device_count=1"
 # Of <sched.h> and <sys/mount.h>.
 _NEW_USER, _NEW_MOUNTS, _READ_ONLY = 0x10000000, 0x00020000, 1
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -40,7 +42,7 @@ def start(function, *arguments) -> multiprocessing.process.BaseProcess:
 
 def calojax(arguments: list[str], output: pathlib.Path) -> None:
     """Runs a command on one device in a child, with what it prints in a file."""
-    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+    os.environ["XLA_FLAGS"] += _ONE_DEVICE
     redirect(output)
     models.register("two", two_stages.FAMILY)
     # Two seconds of drawing that no test here asks for.
@@ -73,7 +75,7 @@ def calojax_on(disk: Disk, arguments: list[str], report: pathlib.Path) -> None:
     ``report`` then holds JSON: its ``status``, the last ``line`` it printed, the files ``left`` on
     the disk, and whether a ``newest`` checkpoint there can be read (its steps).
     """
-    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+    os.environ["XLA_FLAGS"] += _ONE_DEVICE
     output = report.with_suffix(".output")
     redirect(output)
     train._draw_losses = lambda run: None
