@@ -124,8 +124,12 @@ def test_log_slope_is_that_of_autodiff(scale, function):
     x = points(200)
     p = parameters(scale, len(x), seed=2)
     _, log_slope = function(x, p)
-    slope = jax.jit(jax.vmap(jax.grad(lambda x, p: function(x, p)[0]), (0, 1)))(x, p)
-    np.testing.assert_allclose(log_slope, jnp.log(slope), atol=1e-3)
+    with jax.enable_x64(True):
+        slope = jax.jit(jax.vmap(jax.grad(lambda x, p: function(x, p)[0]), (0, 1)))(
+            wide(x), wide(p)
+        )
+        exact = np.log(np.asarray(slope))
+    np.testing.assert_allclose(log_slope, exact, atol=1e-3)
 
 
 @pytest.mark.parametrize("function", [forward, inverse])
@@ -188,7 +192,8 @@ def test_tails_are_the_identity_and_meet_the_spline_smoothly():
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_knots_are_hit_with_their_slopes(scale):
-    with jax.enable_x64(True):
+    # Step by step: a compiled sum may put a knot into the bin beside, whose slope can be another.
+    with jax.enable_x64(True), jax.disable_jit():
         p = parameters(scale, 1, seed=3, dtype=jnp.float64)
         x, y, slope = (values[:, 0] for values in knots(p))
         each = jnp.repeat(p, BINS + 1, 1)
