@@ -11,7 +11,6 @@ row's: an early code or hit that falls the other way changes the rest of a showe
 import dataclasses
 import pathlib
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import numpy as np
@@ -54,9 +53,11 @@ def main(b: Benchmark) -> Iterator[Row]:
     reference = ShowerArrays(detector, source.energies[:num], source.read(0, num))
     size, other = b.batch
     cpu, device = jax.devices("cpu")[:1], jax.devices()[:1]
-    cases: list[tuple[Any, generation.Precision, int]] = [(cpu, "float32", size)]
-    cases += [(device, name, size) for name in ("float32", "tf32", "bf16")] * (device != cpu)
-    cases.append((device, "float32", other))
+    precisions: tuple[generation.Precision, ...] = ("float32", "tf32", "bf16")
+    cases = [(cpu, precisions[0], size)]
+    if device != cpu:
+        cases += [(device, precision, size) for precision in precisions]
+    cases.append((device, precisions[0], other))
     exact = None
     for where, precision, batch in cases:
         blocks = generation.generate(

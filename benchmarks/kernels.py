@@ -125,12 +125,14 @@ def main(b: Benchmark) -> Iterator[Row]:
             for part, (function, arguments) in parts.items():
                 jitted = jax.jit(function, in_shardings=there, out_shardings=there)
                 # What models choose by the kind of device is chosen as on a GPU.
-                with mock.patch("jax.default_backend", lambda: "gpu"):
+                with mock.patch("jax.default_backend", return_value="gpu"):
                     program = jitted.lower(*shapes(arguments)).compile()
                 row = {"benchmark": "kernels", **subject.columns, "batch": size, "part": part}
                 row |= {"compiled_for": device.device_kind}
-                memory = program.memory_analysis().temp_size_in_bytes / 2**20
-                yield row | Program(program.as_text()).columns() | {"temporary_mib": memory}
+                row |= Program(program.as_text() or "").columns()
+                if (memory := program.memory_analysis()) is not None:
+                    row["temporary_mib"] = memory.temp_size_in_bytes / 2**20
+                yield row
 
 
 if __name__ == "__main__":

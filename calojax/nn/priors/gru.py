@@ -201,7 +201,10 @@ def gru_states(state: jax.Array, gates: jax.Array, kernel: jax.Array, bias: jax.
 
 def _forward(state, gates, kernel, bias):
     def step(state, gates):
-        after, pull = jax.vjp(lambda *x: _cell(*x, bias), state, gates, state @ kernel)
+        def cell(state, gates, product):
+            return _cell(state, gates, product, bias)
+
+        after, pull = jax.vjp(cell, state, gates, state @ kernel)
         return after, (after, state, pull)
 
     states, before, pulls = jax.lax.scan(step, state, gates)[1]
