@@ -9,38 +9,27 @@ row's: an early code or hit that falls the other way changes the rest of a showe
 """
 
 import dataclasses
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
+import precision
 import rows
 import subjects
-import tyro
 from rows import Row
 
-from calojax.evaluation import suite
-from calojax.io import ShowerArrays, open_showers
 from calojax.sampling import generation
 
 
 @dataclasses.dataclass(frozen=True)
-class Benchmark(rows.Options):
-    """Options.
+class Benchmark(precision.Benchmark):
+    """Options, beside those of `precision`.
 
     Attributes:
-      model: folder of a trained run.
-      reference: file of Geant4 showers; the generated ones have the same energies.
-      showers: largest number of showers.
-      metrics: metrics of `calojax evaluate`.
-      batch: batch size, and another one for the second row of the device.
+      batch: batch size, and another one for the last row.
     """
 
-    model: tyro.conf.Positional[str] = "examples/calovq-ds2"
-    reference: pathlib.Path = pathlib.Path("examples/geant4_ds2_test.hdf5")
-    showers: int = 5000
-    metrics: tuple[str, ...] = ("histograms", "fpd", "correlations")
     batch: tuple[int, int] = (1000, 250)
 
 
@@ -48,34 +37,30 @@ def main(b: Benchmark) -> Iterator[Row]:
     """A row for each device, precision and batch size."""
     b = b.small(showers=64, metrics=("histograms",), batch=(32, 16))
     subject = subjects.find(b.model)
-    detector = subject.model.detector
-    source = open_showers(b.reference, detector)
-    num = min(b.showers, len(source))
-    reference = ShowerArrays(detector, source.energies[:num], source.read(0, num))
+    reference = precision.first_showers(b, subject.model.detector)
     size, other = b.batch
     cpu, device = jax.devices("cpu")[:1], jax.devices()[:1]
-    precisions = ("float32", "tf32", "bf16") if device != cpu else ()
+    roundings = ("float32", "tf32", "bf16") if device != cpu else ()
     cases: list[Any] = [(cpu, "float32", size), (device, "float32", other)]
-    cases[1:1] = [(device, precision, size) for precision in precisions]
+    cases[1:1] = [(device, rounding, size) for rounding in roundings]
     exact = None
-    for where, precision, batch in cases:
+    for where, rounding, batch in cases:
         blocks = generation.generate(
             subject.model,
             subject.variables,
             reference.energies,
+            seed=b.seed,
             batch_size=batch,
-            precision=precision,
+            precision=rounding,
             devices=where,
         )
         showers = np.concatenate([block for _, block in blocks])
         exact = showers if exact is None else exact
         changed = (np.abs(showers - exact) > 1e-3 * exact).any(1)
-        sample = ShowerArrays(detector, reference.energies, showers)
-        found = suite.evaluate(sample, reference, suite.Options(metrics=b.metrics, slices=()))
         row = {"benchmark": "agreement", **subject.columns, "on": where[0].platform}
-        row |= {"precision": precision, "batch": batch, "showers": num}
-        row |= {"changed": float(changed.mean()), "equal": bool((showers == exact).all())}
-        yield row | {key: float(value) for key, value in found.scores.items()}
+        row |= {"precision": rounding, "batch": batch, "changed": float(changed.mean())}
+        row |= {"equal": bool((showers == exact).all())}
+        yield row | precision.scores(b, showers, reference)
 
 
 if __name__ == "__main__":

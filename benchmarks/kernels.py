@@ -37,13 +37,8 @@ H100 = """gpu_device_info {
 dnn_version_info { major: 9 minor: 8 }"""
 # Instructions of an optimised program that launch nothing.
 FREE = {
-    "parameter",
-    "constant",
-    "tuple",
-    "get-tuple-element",
-    "bitcast",
-    "after-all",
-    "fusion-done",
+    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast"),
+    *("after-all", "fusion-done"),
 }
 
 
@@ -64,26 +59,29 @@ class Program:
     """An optimised program: its computations by name, as lists of instructions."""
 
     def __init__(self, text: str):
+        self._text = text
         self._computations: dict[str, list[str]] = {}
-        self._loops: list[tuple[int | None, int]] = []
-        name, lines = "", text.splitlines()
-        for line in lines:
+        name = ""
+        for line in text.splitlines():
             if found := re.match(r"(ENTRY )?%?([\w.-]+) \(.*\) -> .*{$", line):
                 name = "ENTRY" if found[1] else found[2]
                 self._computations[name] = []
             elif name and " = " in line:
                 self._computations[name].append(re.sub(r"/\*.*?\*/", "", line))
-        self.text = text
 
     def columns(self) -> Row:
         """Kernels, loops, calls of libraries, and arrays of 64-bit numbers."""
-        kernels = self._kernels("ENTRY")
-        calls = collections.Counter(re.findall(r'custom_call_target="([^"]+)"', self.text))
-        wide = len(re.findall(r"= [sf]64\[\d", self.text))
-        return {"kernels": kernels, "loops": self._loops, "calls": dict(calls), "wide": wide}
+        loops: list[tuple[int | None, int]] = []
+        kernels = self._kernels("ENTRY", loops)
+        calls = collections.Counter(re.findall(r'custom_call_target="([^"]+)"', self._text))
+        wide = len(re.findall(r"= [sf]64\[\d", self._text))
+        return {"kernels": kernels, "loops": loops, "calls": dict(calls), "wide": wide}
 
-    def _kernels(self, name: str) -> int:
-        """Kernels of a computation; an unknown number of turns counts as one."""
+    def _kernels(self, name: str, loops: list[tuple[int | None, int]]) -> int:
+        """Kernels of a computation, whose loops are added to ``loops``.
+
+        An unknown number of turns counts as one, and of branches the longest.
+        """
         total = 0
         for line in self._computations[name]:
             operation = re.match(r"\s*(?:ROOT )?%?[\w.-]+ = (?:\(.*?\)|\S+) ([\w-]+)\(", line)
@@ -91,16 +89,16 @@ class Program:
             called = dict(re.findall(r"(\w+)=%([\w.-]+)", line))
             if kind == "while":
                 turns = re.search(r"known_trip_count\D*(\d+)", line)
-                inner = self._kernels(called["body"])
-                self._loops.append((int(turns[1]) if turns else None, inner))
+                inner = self._kernels(called["body"], loops)
+                loops.append((int(turns[1]) if turns else None, inner))
                 total += (int(turns[1]) if turns else 1) * inner
             elif kind == "conditional":
                 several = re.search(r"branch_computations={([^}]*)}", line)
                 branches = [called[key] for key in called if key.endswith("_computation")]
                 branches += re.findall(r"%([\w.-]+)", several[1] if several else "")
-                total += max(map(self._kernels, branches))
+                total += max(self._kernels(branch, loops) for branch in branches)
             elif kind == "call":
-                total += self._kernels(called["to_apply"])
+                total += self._kernels(called["to_apply"], loops)
             elif kind and kind not in FREE:
                 total += 1
         return total

@@ -23,6 +23,7 @@ from jax.extend.core.primitives import conv_general_dilated_p, dot_general_p
 from rows import Row
 
 from calojax.evaluation import suite
+from calojax.geometry import Detector
 from calojax.io import ShowerArrays, open_showers
 from calojax.sampling import generation
 
@@ -76,14 +77,25 @@ def rounded(mantissa: int) -> Iterator[None]:
         jax.clear_caches()
 
 
+def first_showers(b: Benchmark, detector: Detector) -> ShowerArrays:
+    """The showers of the reference that the generated ones are compared with."""
+    source = open_showers(b.reference, detector)
+    num = min(b.showers, len(source))
+    return ShowerArrays(detector, source.energies[:num], source.read(0, num))
+
+
+def scores(b: Benchmark, showers: np.ndarray, reference: ShowerArrays) -> Row:
+    """Columns of a row: number of showers [n, v] in MeV with the reference's energies, scores."""
+    sample = ShowerArrays(reference.detector, reference.energies, showers)
+    found = suite.evaluate(sample, reference, suite.Options(metrics=b.metrics, slices=()))
+    return {"showers": len(sample)} | {k: float(value) for k, value in found.scores.items()}
+
+
 def main(b: Benchmark) -> Iterator[Row]:
     """A row for each precision."""
     b = b.small(showers=64, metrics=("histograms",))
     subject = subjects.find(b.model)
-    detector = subject.model.detector
-    source = open_showers(b.reference, detector)
-    num = min(b.showers, len(source))
-    reference = ShowerArrays(detector, source.energies[:num], source.read(0, num))
+    reference = first_showers(b, subject.model.detector)
     exact = None
     for name, mantissa in MANTISSA.items():
         with rounded(mantissa):
@@ -92,11 +104,9 @@ def main(b: Benchmark) -> Iterator[Row]:
             )
             showers = np.concatenate([block for _, block in blocks])
         exact = showers if exact is None else exact
-        sample = ShowerArrays(detector, reference.energies, showers)
-        found = suite.evaluate(sample, reference, suite.Options(metrics=b.metrics, slices=()))
-        scores = {key: float(value) for key, value in found.scores.items()}
-        row = {"benchmark": "precision", **subject.columns, "precision": name, "showers": num}
-        yield row | {"changed": float(np.mean(showers != exact))} | scores
+        row = {"benchmark": "precision", **subject.columns, "precision": name}
+        row |= {"changed": float(np.mean(showers != exact))}
+        yield row | scores(b, showers, reference)
 
 
 if __name__ == "__main__":

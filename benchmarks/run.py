@@ -16,7 +16,7 @@ import pathlib
 import subprocess
 import sys
 import time
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import tyro
 
@@ -24,6 +24,7 @@ HERE = pathlib.Path(__file__).parent
 EXAMPLES = ("examples/calovq-ds2", "examples/pointflow-ds2")
 PRESETS = ("calovq-ds1-photons", "calovq-ds2", "calovq-ds2-flow", "pointflow-ds2")
 LARGE = ("calovq-ds3", "pointflow-ds3")
+Script = Literal["generation", "training", "rivals", "pipeline", "agreement", "limits"]
 # Scripts whose programs are worth compiling beforehand.
 COMPILED = ("generation", "training", "rivals")
 
@@ -31,7 +32,7 @@ COMPILED = ("generation", "training", "rivals")
 class Step(NamedTuple):
     """A benchmark: the name of its script, and arguments."""
 
-    script: str
+    script: Script
     arguments: tuple[str, ...] = ()
 
     @property
@@ -57,7 +58,7 @@ class Measurements:
     out: pathlib.Path = pathlib.Path("benchmarks/results")
     minutes: float = 8.0
     together: int = os.cpu_count() or 1
-    only: tuple[str, ...] = ("generation", "training", "rivals", "pipeline", "agreement", "limits")
+    only: tuple[Script, ...] = get_args(Script)
     calovq: pathlib.Path | None = None
     pointflow: pathlib.Path | None = None
     smoke: bool = False
@@ -92,11 +93,11 @@ def main(m: Measurements) -> None:
     """Runs the benchmarks that are not finished."""
     begin = time.monotonic()
     m.out.mkdir(parents=True, exist_ok=True)
-    listed = m.out / "finished.txt"
+    listed = m.out / "finished.partial"
     listed.touch()
     # Processes side by side share the memory of the device.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(m.out.absolute() / "programs"))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(m.out.absolute() / "programs.partial"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     asked = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
     kind = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()

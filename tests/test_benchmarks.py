@@ -5,6 +5,7 @@ import time
 
 import jax
 import jax.numpy as jnp
+import kernels
 import pytest
 import stopwatch
 import table
@@ -98,6 +99,47 @@ def test_a_convolution_counts_its_windows():
 
     # Six windows of four bins with three channels, for five channels of two showers.
     assert work.of(convolve, signal, kernel).operations == 2 * (6 * 4 * 3) * 5 * 2
+
+
+PROGRAM = """
+%body (x: f32[8]) -> f32[8] {
+  %x = f32[8]{0} parameter(0)
+  %fusion.1 = f32[8]{0} fusion(%x), kind=kLoop, calls=%inner
+  ROOT %fusion.2 = (f32[8]{0}, /*index=1*/s64[2]{0}) fusion(%fusion.1), kind=kLoop, calls=%inner
+}
+
+%short (x: f32[8]) -> f32[8] {
+  ROOT %copy.1 = f32[8]{0} copy(%x)
+}
+
+%long (x: f32[8]) -> f32[8] {
+  %copy.2 = f32[8]{0} copy(%x)
+  ROOT %call.1 = f32[8]{0} call(%copy.2), to_apply=%short
+}
+
+ENTRY %main (a: f32[8]) -> f32[8] {
+  %a = f32[8]{0} parameter(0)
+  %w = (f32[8]{0}, /*index=1*/s32[]) while(%t), condition=%test, body=%body, \
+backend_config={"known_trip_count":{"n":"5"}}
+  %unknown = f32[8]{0} while(%t), condition=%test, body=%body
+  %gemm = f32[8]{0} custom-call(%a), custom_call_target="__cublas$gemm"
+  ROOT %c = f32[8]{0} conditional(%i, %a, %a), branch_computations={%short, %long}
+}
+"""
+
+
+def test_kernels_are_counted_in_loops_branches_and_calls():
+    program = kernels.Program(PROGRAM)
+    assert (
+        program.columns()
+        == program.columns()
+        == {
+            "kernels": 5 * 2 + 2 + 1 + 2,
+            "loops": [(5, 2), (None, 2)],
+            "calls": {"__cublas$gemm": 1},
+            "wide": 0,
+        }
+    )
 
 
 def test_a_table_has_every_evaluation_under_its_name(tmp_path, capsys):

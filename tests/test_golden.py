@@ -79,20 +79,23 @@ def test_every_family_has_golden_steps():
 
 
 def assert_devices_exchange_gradients_only(program: str, model, stage, variables) -> None:
-    """Once per step, not in a loop: gradients, sums of a codebook, and a few numbers."""
+    """And sums of a codebook, and a few numbers; Calo-VQ once per step, not in a loop."""
     pattern = r"= (.*?) (all-\S+|collective-\S+|reduce-scatter)\((?:.*op_name=\"([^\"]*))?"
     found = re.findall(pattern, program)
     assert {kind for _, kind, _ in found} == {"all-reduce"}
-    assert not [name for _, _, name in found if "while/body" in name]
+    if models.name_of(model) == "calovq":
+        assert not [name for _, _, name in found if "while/body" in name]
     shapes = [shape for result, *_ in found for shape in re.findall(r"\w32\[([\d,]*)\]", result)]
     numbers = sum(math.prod(map(int, filter(None, shape.split(",")))) for shape in shapes)
     trees = [variables["params"][name] for name in stage.parameters]
     trees += [variables["state"][name] for name in stage.state]
-    assert numbers < sum(leaf.size for leaf in jax.tree.leaves(trees)) + 1000
+    assert numbers < 1.01 * sum(leaf.size for leaf in jax.tree.leaves(trees)) + 1000
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_first_step_of_every_stage_and_that_it_learns(name, tiny, two_devices):
+def test_first_step_of_every_stage_and_that_it_learns(name, tiny, two_devices, monkeypatch):
+    # What pays on a CPU only is not chosen.
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     generator = np.random.default_rng(0)
     showers = generator.exponential(10.0, (16, tiny.n_voxels)).astype(np.float32)
     showers *= generator.random(showers.shape) < 0.3
@@ -109,8 +112,7 @@ def test_first_step_of_every_stage_and_that_it_learns(name, tiny, two_devices):
         given = {key: jax.device_put(array, parts) for key, array in batch.items()}
         state = distributed.replicate(state, two_devices)
         take = step.make(model, stage, 0, two_devices).lower(state, given).compile()
-        if name == "calovq":
-            assert_devices_exchange_gradients_only(take.as_text(), model, stage, variables)
+        assert_devices_exchange_gradients_only(take.as_text(), model, stage, variables)
         state, metrics = take(state, given)
         moved = jax.tree.map(np.subtract, state.variables["params"], variables["params"])
         norms = (metrics["loss"], metrics["gradient_norm"], optax.tree.norm(moved))

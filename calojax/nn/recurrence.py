@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-# Steps of a turn of the loop on a GPU. XLA fuses them: the 17 kernels of a step of the GRU prior
+# Steps of a turn of the loop on a GPU. XLA fuses them: the 16 kernels of a step of the GRU prior
 # become 11 (for an H100, one shower), and each waits for the one before. More steps compile longer.
 _ON_GPU = 8
 

@@ -95,9 +95,9 @@ def generate(
     root = rng.stream(rng.root(seed), STREAM)
     function = _Sample(model, temperature, precision)
     wanted = [range(len(source))] if parts is None else parts
+    given = _energies_of(source)
     yield from _run(
-        *(function, _energies_of(source), variables, root, wanted, batch_size, devices),
-        *(packed, hits),
+        function, given, variables, root, wanted, batch_size, devices, packed=packed, hits=hits
     )
 
 
@@ -244,6 +244,7 @@ def _run(
     parts: Sequence[range],
     batch_size: int | None,
     devices: Sequence[Any] | None,
+    *,
     packed: bool | None = None,
     hits: bool = False,
 ) -> Iterator[tuple[np.ndarray, Any]]:
