@@ -383,5 +383,5 @@ def check_shapes(where: pathlib.Path, model: Model, variables: Variables) -> Non
         if has != needs:
             raise CalojaxError(
                 f"{where}: array {name!r} has shape {has}, but the model in its description needs "
-                f"{needs}; the checkpoint is damaged or foreign."
+                f"{needs}; the checkpoint is damaged, or of another version."
             )

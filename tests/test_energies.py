@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 from calojax import rng
-from calojax.models.calovq.energies import EnergyDensity, LayerEnergies
+from calojax.models.calovq.energies import EnergyDensity, LayerEnergies, Scales
 from calojax.models.calovq.energy_vae import EnergyVAE
 from calojax.nn.mixture import Mixture
 
@@ -17,6 +17,9 @@ MODELS = {
     "density": EnergyDensity(layers=3, width=8, components=2),
     "vae": EnergyVAE(layers=3, latents=2, hidden=(8,), components=2),
 }
+
+
+SCALES = Scales(jnp.log(jnp.array([0.3, 0.5, 0.2])), jnp.full(3, 0.1))
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +33,9 @@ def inputs() -> LayerEnergies:
 def trained(request, inputs):
     """A model and random variables, all of them other than zero."""
     model = request.param
-    variables = jax.jit(model.init)(jax.random.key(1), inputs, jnp.zeros((5, 1)), jax.random.key(0))
+    variables = jax.jit(model.init)(
+        jax.random.key(1), inputs, jnp.zeros((5, 1)), SCALES, jax.random.key(0)
+    )
     leaves, structure = jax.tree.flatten(variables)
     keys = jax.random.split(jax.random.key(3), len(leaves))
     moved = [x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
@@ -45,7 +50,7 @@ def drawn(trained):
     @jax.jit
     def draw(keys):
         noise, condition = model.noise(keys), jnp.ones((len(keys), 1))
-        return noise, model.apply(variables, noise, condition, method="draw"), condition
+        return noise, model.apply(variables, noise, condition, SCALES, method="draw"), condition
 
     return draw(rng.per_item(rng.root(2), np.arange(20_000)))
 
@@ -64,13 +69,13 @@ def test_mixture_has_its_closed_form_and_quantiles():
 def test_terms_are_those_of_the_distributions(trained, inputs):
     model, variables = trained
     condition, key = jnp.zeros((5, 1)), jax.random.key(4)
-    terms = jax.jit(model.apply)(variables, inputs, condition, key)
+    terms = jax.jit(model.apply)(variables, inputs, condition, SCALES, key)
     assert all(term.shape == (5,) for term in terms.values())
 
     @jax.jit
     def parts():
         if isinstance(model, EnergyDensity):
-            logits, share = model.apply(variables, inputs, condition, method="likelihood")
+            logits, share = model.apply(variables, inputs, condition, SCALES, method="likelihood")
             return jax.nn.sigmoid(logits), Mixture(share).log_prob(inputs.share), 0.0, 1.0, None
         posterior = model.apply(variables, inputs, condition, method="posterior")
         mean, std = posterior.loc, posterior.scale_diag
@@ -90,13 +95,13 @@ def test_terms_are_those_of_the_distributions(trained, inputs):
 
 def test_a_layer_depends_on_all_preceding_layers_only(inputs):
     model = MODELS["density"]
-    variables = model.init(jax.random.key(1), inputs, jnp.zeros((5, 1)), jax.random.key(0))
+    variables = model.init(jax.random.key(1), inputs, jnp.zeros((5, 1)), SCALES, jax.random.key(0))
 
     def outputs(share):
         energies = inputs._replace(share=share)
-        return model.apply(variables, energies, jnp.zeros((5, 1)), method="likelihood")[1].sum(-1)[
-            0
-        ]
+        condition = jnp.zeros((5, 1))
+        found = model.apply(variables, energies, condition, SCALES, method="likelihood")
+        return found[1].sum(-1)[0]
 
     slopes = np.asarray(jax.jit(jax.jacobian(outputs))(inputs.share))[:, 0]
     np.testing.assert_array_equal(slopes != 0, np.tri(3, k=-1, dtype=bool))
@@ -110,7 +115,7 @@ def test_draws_follow_the_density(trained, drawn):
     @jax.jit
     def given():
         if isinstance(model, EnergyDensity):
-            logits, share = model.apply(variables, energies, condition, method="likelihood")
+            logits, share = model.apply(variables, energies, condition, SCALES, method="likelihood")
             return jax.nn.sigmoid(logits), Mixture(share).mean(), Mixture(share).variance()
         latent = noise["normal"][:, : model.latents]
         present, share, _ = model.apply(variables, latent, condition, method="likelihood")
@@ -132,6 +137,6 @@ def test_a_shower_drawn_alone_equals_the_same_in_a_batch(trained, drawn):
     model, variables = trained
     noise, energies, condition = drawn
     draw = jax.jit(functools.partial(model.apply, method="draw"))
-    alone = draw(variables, {k: v[5:6] for k, v in noise.items()}, condition[5:6])
+    alone = draw(variables, {k: v[5:6] for k, v in noise.items()}, condition[5:6], SCALES)
     for a, b in zip(alone, energies, strict=True):
         np.testing.assert_allclose(a[0], b[5], rtol=1e-4, atol=1e-6)

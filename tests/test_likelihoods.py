@@ -20,9 +20,9 @@ SURE = [50.0, 0.5, 0.0]
 
 
 KEYS = rng.per_item(rng.root(0), np.arange(N))
-NOISE = Density().noise(KEYS, 2)
-draws = jax.jit(functools.partial(Density().draw, detector=TWO_VOXELS))
-loss = jax.jit(Density().loss)
+ONE = Density(components=1)
+NOISE = ONE.noise(KEYS, 2)
+draws = jax.jit(functools.partial(ONE.draw, detector=TWO_VOXELS))
 
 
 def draw(out, lower):
@@ -52,6 +52,38 @@ def test_draws_follow_the_truncated_normal(logit, mean, raw, lower):
     assert values.min() >= lower - 1e-6
 
 
+# Logit, log weight of the second normal, means (offsets are added), raw scales.
+MIXTURE = [0.5, -0.7, 0.35, 0.3, -1.0, 0.5]
+
+
+def mixture(lower):
+    """Weight, mean and scale of the truncated normals of `MIXTURE`, and the share of each."""
+    weights = 1 / (1 + np.exp([-MIXTURE[1], MIXTURE[1]]))[::-1]
+    means, scales = np.add(MIXTURE[2:4], [-0.1, 0.1]), scale_of(np.array(MIXTURE[4:]))
+    shares = weights * scipy.stats.norm.sf(lower, means, scales)
+    return means, scales, shares / shares.sum()
+
+
+def test_draws_follow_the_mixture():
+    lower = 0.3
+    out = np.broadcast_to(np.float32([MIXTURE, [50.0, 0.0, 0.5, 0.5, 0.0, 0.0]]), (N, 2, 6))
+    model = Density(components=2)
+    y, hit = jax.jit(functools.partial(model.draw, detector=TWO_VOXELS))(
+        NOISE, out, np.full((N, 2), lower, np.float32)
+    )
+    means, scales, shares = mixture(lower)
+
+    def cdf(x):
+        parts = scipy.stats.truncnorm.cdf(
+            x[:, None], (lower - means) / scales, np.inf, means, scales
+        )
+        return parts @ shares
+
+    assert 0.2 < shares[0] < 0.8
+    values = np.asarray(y)[np.asarray(hit)[:, 0], 0]
+    assert scipy.stats.kstest(values, cdf).pvalue > 1e-3
+
+
 def test_layers_are_never_left_without_a_hit():
     # Hits so rare that almost every layer would draw none: one voxel three times as likely.
     out = np.float32([[-9.0 + np.log(3.0), 0.3, 0.0], [-9.0, 0.3, 0.0]])
@@ -63,11 +95,13 @@ def test_layers_are_never_left_without_a_hit():
     assert hit[one, 0].mean() == pytest.approx(0.75, abs=4 * np.sqrt(0.75 * 0.25 / N))
 
 
-def test_density_integrates_to_one():
-    logit, mean, raw, lower = 0.5, 0.1, 1.0, 0.15
+@pytest.mark.parametrize("outputs", [[0.5, 0.1, 1.0], MIXTURE])
+def test_density_integrates_to_one(outputs):
+    lower = 0.15
     y = np.linspace(lower, 3.0, 20_000, dtype=np.float32)[:, None]
-    out = np.broadcast_to(np.float32([logit, mean, raw]), (len(y), 1, 3))
+    out = np.broadcast_to(np.float32(outputs), (len(y), 1, len(outputs)))
     edge = np.full((len(y), 1), lower, np.float32)
+    loss = jax.jit(Density(len(outputs) // 3).loss)
     density, empty = (np.exp(-np.asarray(loss(out, y, hit, edge))) for hit in (y == y, y != y))
     total = np.sum((density[1:] + density[:-1]) / 2 * np.diff(y[:, 0])) + empty[0]
     # 3 is more than eight standard deviations away.
@@ -77,7 +111,7 @@ def test_density_integrates_to_one():
 def test_density_gradients_are_finite_far_from_the_data():
     out = np.float32([[[50.0, -30.0, -30.0], [-50.0, 30.0, 30.0], [0.0, 0.0, 0.0]]])
     y, lower = np.float32([[0.5, 1e-8, 0.0]]), np.full((1, 3), 0.2, np.float32)
-    gradient = jax.jit(jax.grad(lambda o: Density().loss(o, y, y > 0, lower).sum()))(out)
+    gradient = jax.jit(jax.grad(lambda o: ONE.loss(o, y, y > 0, lower).sum()))(out)
     assert np.isfinite(gradient).all()
 
 

@@ -32,6 +32,7 @@ class AutoencoderConfig:
       decay: decay of the moving averages per step.
       revive_below: share of latents, relative to an even one, below which a code is dead.
       head: likelihood of a voxel: "point", as in the talk, or "density".
+      components: number of normals in the density of a voxel.
       scale: space of the voxels: fractions of the layer ("linear"), compressed as in the talk
         ("arctanh"), or energies through the spectrum of all hits ("quantile").
       condition_on_layers: condition decoder and prior on the layer energies.
@@ -53,10 +54,26 @@ class AutoencoderConfig:
     decay: float = 0.99
     revive_below: float = 0.03
     head: LikelihoodName = "density"
+    components: int = 2
     scale: VoxelTransformName = "quantile"
     condition_on_layers: bool = True
     rotate: bool = False
     schedule: Schedule = Schedule()
+
+
+@dataclasses.dataclass(frozen=True)
+class TextureConfig:
+    """The dependence of hits on each other, given their codes.
+
+    Attributes:
+      kind: none ("independent"), or a network that sees the hits around a voxel ("neighbours").
+      width: features of a column of voxels in that network.
+      schedule: optimiser schedule.
+    """
+
+    kind: Literal["independent", "neighbours"] = "independent"
+    width: int = 64
+    schedule: Schedule = Schedule(batch_size=64, best=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,8 +137,10 @@ class CaloVQConfig:
       autoencoder: VQ-VAE.
       energies: model of layer energies.
       prior: model of codes.
+      texture: dependence of hits on their neighbours.
     """
 
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     energies: EnergiesConfig = EnergiesConfig()
     prior: PriorConfig = PriorConfig()
+    texture: TextureConfig = TextureConfig()

@@ -2,7 +2,8 @@
 
 The visible fraction E_sum / E_inc comes first. Then every layer, from the front to the back, is
 empty with some probability, and otherwise the logarithm of its share of the visible energy is a
-mixture of normals; both depend on the incident energy, the visible fraction and all layers before.
+mixture of normals; both depend on the incident energy, the visible fraction, all layers before and
+the share that these have left.
 In training all layers are computed at once, because a layer's weights for later layers are masked
 (MADE, Germain et al. 2015, arXiv:1502.03509).
 
@@ -38,6 +39,17 @@ class LayerEnergies(NamedTuple):
     visible: Float[Array, " b"]
 
 
+class Scales(NamedTuple):
+    """Mean and standard deviation of the logarithms of shares, [l]."""
+
+    mean: jax.Array
+    std: jax.Array
+
+    def shares(self, energies: LayerEnergies) -> Float[Array, "b l"]:
+        """Shares of the visible energy."""
+        return jnp.where(energies.present, jnp.exp(energies.share * self.std + self.mean), 0.0)
+
+
 class EnergyDensity(nn.Module):
     """A density of the energies of l layers, layer after layer.
 
@@ -56,6 +68,7 @@ class EnergyDensity(nn.Module):
         small = nn.initializers.normal(0.05)
         self.history = self.param("history", small, (l, 2 * l, w))
         self.given = self.param("given", nn.initializers.normal(0.5), (l, 2, w))
+        self.left = self.param("left", nn.initializers.normal(0.3), (l, 2, w))
         self.bias = self.param("bias", nn.initializers.zeros, (l, w))
         self.hidden = MLP((w,), w)
         self.output = self.param("output", small, (l, w, 1 + 3 * self.components))
@@ -63,10 +76,14 @@ class EnergyDensity(nn.Module):
         self.visible = MLP((64, 64), 3 * self.components)
 
     def __call__(
-        self, energies: LayerEnergies, condition: Float[Array, "b 1"], key: PRNGKeyArray
+        self,
+        energies: LayerEnergies,
+        condition: Float[Array, "b 1"],
+        scales: Scales,
+        key: PRNGKeyArray,
     ) -> dict[str, jax.Array]:
         """Terms of -log p(energies | condition) in nats, each [b]; the key is not used."""
-        present, share = self.likelihood(energies, condition)
+        present, share = self.likelihood(energies, condition, scales)
         share = jnp.where(energies.present, Mixture(share).log_prob(energies.share), 0.0)
         occupied = energies.present.astype(present.dtype)
         return {
@@ -76,12 +93,15 @@ class EnergyDensity(nn.Module):
         }
 
     def likelihood(
-        self, energies: LayerEnergies, condition: Float[Array, "b 1"]
+        self, energies: LayerEnergies, condition: Float[Array, "b 1"], scales: Scales
     ) -> tuple[Float[Array, "b l"], Float[Array, "b l n"]]:
         """Logits of the presence, and parameters of the share's mixture, given preceding layers."""
         seen = jnp.concatenate([energies.share, energies.present], -1)
         history = jnp.einsum("bk,lkw->blw", seen, self._masked())
+        shares = scales.shares(energies)
+        left = _left(jnp.cumsum(shares, -1) - shares)
         x = history + self._start(energies.visible, condition)
+        x = x + jnp.einsum("blk,lkw->blw", left, self.left)
         outputs = jnp.einsum("blw,lwn->bln", self._features(x), self.output) + self.output_bias
         return outputs[..., 0], outputs[..., 1:]
 
@@ -90,27 +110,33 @@ class EnergyDensity(nn.Module):
         """The random numbers of `draw` from keys [b] (see `random_numbers`)."""
         return random_numbers(keys, self.layers)
 
-    def draw(self, noise: Mapping[str, jax.Array], condition: Float[Array, "b 1"]) -> LayerEnergies:
+    def draw(
+        self, noise: Mapping[str, jax.Array], condition: Float[Array, "b 1"], scales: Scales
+    ) -> LayerEnergies:
         """Layer energies from `noise`."""
         (presence, component), normal = jnp.moveaxis(noise["uniform"], 1, 0), noise["normal"]
         visible = Mixture(self.visible(condition)).at(component[:, -1], normal[:, -1])
         start = self._start(visible, condition)
 
-        def layer(seen, inputs):
-            i, weights, start, output, bias, presence, component, normal = inputs
-            outputs = self._features(seen @ weights + start) @ output + bias
+        def layer(carry, inputs):
+            seen, before = carry
+            i, weights, start, of_left, output, bias, scale, presence, component, normal = inputs
+            x = seen @ weights + start + _left(before) @ of_left
+            outputs = self._features(x) @ output + bias
             present = presence < nn.sigmoid(outputs[:, 0])
             share = jnp.where(present, Mixture(outputs[:, 1:]).at(component, normal), 0.0)
             drawn = jnp.stack([share, present.astype(share.dtype)], 1)
-            return seen.reshape(-1, 2, self.layers).at[..., i].set(drawn).reshape(seen.shape), None
+            seen = seen.reshape(-1, 2, self.layers).at[..., i].set(drawn).reshape(seen.shape)
+            before = before + scale.shares(LayerEnergies(share, present, visible))
+            return (seen, before), None
 
         by_layer = (x.swapaxes(0, 1)[:-1] for x in (presence, component, normal))
         inputs = (
-            *(np.arange(self.layers), self._masked(), start.swapaxes(0, 1)),
-            *(self.output, self.output_bias, *by_layer),
+            *(np.arange(self.layers), self._masked(), start.swapaxes(0, 1), self.left),
+            *(self.output, self.output_bias, scales, *by_layer),
         )
         nothing = jnp.zeros((visible.shape[0], 2 * self.layers), visible.dtype)
-        seen = scan(layer, nothing, inputs)[0]
+        (seen, _), _ = scan(layer, (nothing, jnp.zeros_like(visible)), inputs)
         return LayerEnergies(seen[:, : self.layers], seen[:, self.layers :] > 0, visible)
 
     def _masked(self) -> jax.Array:
@@ -126,6 +152,15 @@ class EnergyDensity(nn.Module):
     def _features(self, x: jax.Array) -> jax.Array:
         x = nn.silu(x)
         return nn.silu(x + self.hidden(x))
+
+
+def _left(before: jax.Array) -> jax.Array:
+    """Features of the share of the visible energy that layers before have left: [..., 2].
+
+    Without them a network hardly learns that all shares are one together.
+    """
+    left = jnp.maximum(1.0 - before, 1e-4)
+    return jnp.stack([left, jnp.log(left) / 3.0], -1)
 
 
 def random_numbers(keys: PRNGKeyArray, layers: int, latents: int = 0) -> dict[str, jax.Array]:

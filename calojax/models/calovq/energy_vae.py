@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from calojax.models.calovq.energies import LayerEnergies, random_numbers
+from calojax.models.calovq.energies import LayerEnergies, Scales, random_numbers
 from calojax.nn.mixture import Mixture
 from calojax.nn.mlp import MLP
 
@@ -55,7 +55,11 @@ class EnergyVAE(nn.Module):
         return present, Mixture(out[:, :-1, 1:]), Mixture(out[:, -1, 1:])
 
     def __call__(
-        self, energies: LayerEnergies, condition: Float[Array, "b c"], key: PRNGKeyArray
+        self,
+        energies: LayerEnergies,
+        condition: Float[Array, "b c"],
+        scales: Scales,
+        key: PRNGKeyArray,
     ) -> dict[str, jax.Array]:
         """Terms of the negative ELBO in nats, each [b]; the key gives the latents."""
         posterior = self.posterior(energies, condition)
@@ -76,7 +80,9 @@ class EnergyVAE(nn.Module):
         """The random numbers of `draw` from keys [b] (see `random_numbers`)."""
         return random_numbers(keys, self.layers, self.latents)
 
-    def draw(self, noise: Mapping[str, jax.Array], condition: Float[Array, "b c"]) -> LayerEnergies:
+    def draw(
+        self, noise: Mapping[str, jax.Array], condition: Float[Array, "b c"], scales: Scales
+    ) -> LayerEnergies:
         """Layer energies from `noise`."""
         (presence, component), numbers = jnp.moveaxis(noise["uniform"], 1, 0), noise["normal"]
         latent, normal = jnp.split(numbers, [self.latents], -1)

@@ -3,11 +3,15 @@
 They work in the space of a `voxel_transforms.VoxelTransform`, where every voxel is a number y.
 """
 
+import dataclasses
+import functools
+import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from calojax import rng
@@ -26,6 +30,8 @@ Noise = Mapping[str, Any]
 # Beyond 4 the normal's upper tail (3e-5) loses its float32 digits; at 4 it is already exponential.
 _MAX_TRUNCATION = 4.0
 _MIN_SCALE = 1e-2
+# Distance of the means of components at the start.
+_OFFSET = 0.2
 
 
 class Point:
@@ -59,25 +65,36 @@ class Point:
         return out[..., 0], jnp.ones(out.shape[:-1], bool)
 
 
+@dataclasses.dataclass(frozen=True)
 class Density:
-    """A density per voxel: empty with some probability, otherwise a truncated normal.
+    """A density per voxel: empty with some probability, otherwise a mixture of truncated normals.
 
     With squared error, the output for a soft voxel is its mean over showers in which it is mostly
-    empty. Here a hit is a Bernoulli variable, and its y is normal, truncated at the readout
-    threshold. Both are drawn in generation.
+    empty. Here a hit is a Bernoulli variable, and its y is a mixture of normals, truncated at the
+    readout threshold. Both are drawn in generation.
+
+    Attributes:
+      components: number of normals k.
     """
 
-    outputs = 3
+    components: int = 2
+
+    @property
+    def outputs(self) -> int:
+        """Decoder outputs per voxel: hit logit, k - 1 log weights, k means, k scales."""
+        return 3 * self.components
 
     def loss(self, out: Outputs, y: Voxels, hit: Hits, lower: Voxels) -> Float[Array, " b"]:
         """Negative log-likelihood of y in nats, not of energies."""
-        logit, mean, scale = self._split(out, lower)
-        standard = (y - mean) / scale
-        log_normal = -0.5 * standard**2 - jnp.log(scale) - 0.5 * jnp.log(2 * jnp.pi)
-        log_kept = jax.scipy.special.log_ndtr(-(lower - mean) / scale)
+        logit, normals = self._split(out, lower)
+        log_normal = [
+            n.log_weight - 0.5 * ((y - n.mean) / n.scale) ** 2 - jnp.log(n.scale) for n in normals
+        ]
+        log_kept = [n.log_weight + jax.scipy.special.log_ndtr(n.above(lower)) for n in normals]
+        log_y = _logsumexp(log_normal) - _logsumexp(log_kept) - 0.5 * math.log(2 * math.pi)
         log_hit = jax.nn.log_sigmoid(logit)
         log_empty = jax.nn.log_sigmoid(-logit)
-        return -jnp.sum(jnp.where(hit, log_hit + log_normal - log_kept, log_empty), -1)
+        return -jnp.sum(jnp.where(hit, log_hit + log_y, log_empty), -1)
 
     def noise(self, keys: PRNGKeyArray, voxels: int) -> Noise:
         """Uniform numbers of hits and of their y, [b, v] each, from one key for each shower."""
@@ -90,31 +107,117 @@ class Density:
     def draw(
         self, noise: Noise, out: Outputs, lower: Voxels, detector: Detector
     ) -> tuple[Voxels, Hits]:
-        """Draws hits and their y, by the inverse distribution function of the truncated normal.
-
-        A layer has at least one hit: if none is drawn, one voxel becomes a hit, with probability
-        in proportion to its hit rate.
-        """
-        logit, mean, scale = self._split(out, lower)
+        """Draws hits and their y."""
         uniform_hit, uniform = noise["uniform"]
-        # Hits as first arrivals of Poisson processes before time 1: P(hit) = sigmoid(logit), and
-        # voxel i is the first of its layer with probability rate_i / sum of rates.
-        arrival = -jnp.log1p(-uniform_hit) / jax.nn.softplus(logit)
-        first = -over_voxels(layer_max(-arrival, detector), detector)
-        hit = (arrival < 1.0) | (arrival == first)
-        # The upper tail from u (1 - Phi(a)) = Phi(-z) keeps its digits where Phi(a) is near 1.
-        tail = jax.scipy.special.ndtr(-(lower - mean) / scale)
-        z = -rng.normal_quantile(jnp.maximum(1.0 - uniform, 1e-7) * tail)
-        return jnp.maximum(mean + scale * z, lower), hit
+        y, arrival = self.proposed(uniform_hit, uniform, out, lower)
+        return self.settled(y, arrival, detector)
 
-    @staticmethod
-    def _split(out: jax.Array, lower: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """(hit logit, mean, scale), each [b, v]."""
-        logit, mean, scale = jnp.moveaxis(out, -1, 0)
-        # softplus(-2) = 0.13 at the start: the standard deviation of y in real showers.
-        scale = jax.nn.softplus(scale - 2.0) + _MIN_SCALE
-        return logit, jnp.maximum(mean, lower - _MAX_TRUNCATION * scale), scale
+    def proposed(
+        self, uniform_hit: jax.Array, uniform: jax.Array, out: jax.Array, lower: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Draws y, by the inverse distribution function of the truncated normal, and arrivals.
+
+        Hits are first arrivals of Poisson processes before time 1: P(hit) = sigmoid(logit).
+
+        Args:
+          uniform_hit: uniform numbers of hits [...].
+          uniform: uniform numbers of their y [...].
+          out: decoder outputs [..., n].
+          lower: y of the readout threshold [...].
+        """
+        logit, normals = self._split(out, lower)
+        arrival = -jnp.log1p(-uniform_hit) / jax.nn.softplus(logit)
+        mean, scale, tail, uniform = _chosen(normals, uniform, lower)
+        # The upper tail from u (1 - Phi(a)) = Phi(-z) keeps its digits where Phi(a) is near 1.
+        z = -rng.normal_quantile(jnp.maximum(1.0 - uniform, 1e-7) * tail)
+        return jnp.maximum(mean + scale * z, lower), arrival
+
+    def settled(self, y: Voxels, arrival: Voxels, detector: Detector) -> tuple[Voxels, Hits]:
+        """y and hits of `proposed` voxels, with at least one hit in each layer.
+
+        If none is drawn, the voxel that comes first becomes a hit: voxel i with probability
+        rate_i / sum of rates.
+        """
+        first = -over_voxels(layer_max(-arrival, detector), detector)
+        return y, (arrival < 1.0) | (arrival == first)
+
+    def residuals(
+        self, out: jax.Array, lower: jax.Array, y: jax.Array, hit: jax.Array
+    ) -> jax.Array:
+        """How voxels differ from what the outputs say, [..., 2].
+
+        The hit minus its probability, and a hit's y minus its mean in units of the mean scale.
+        """
+        logit, normals = self._split(out, lower)
+        weights = jax.nn.softmax(jnp.stack([n.log_weight for n in normals]), 0)
+        mean, scale = (
+            functools.reduce(jnp.add, [w * x for w, x in zip(weights, terms, strict=True)])
+            for terms in ([n.mean for n in normals], [n.scale for n in normals])
+        )
+        of_y = jnp.where(hit, (y - mean) / scale, 0.0)
+        return jnp.stack([hit - jax.nn.sigmoid(logit), jnp.clip(of_y, -5.0, 5.0)], -1)
+
+    def _split(self, out: jax.Array, lower: jax.Array) -> tuple[jax.Array, list["_Normal"]]:
+        """Hit logit and normals, each number [b, v]."""
+        k = self.components
+        logit, *rest = jnp.moveaxis(out, -1, 0)
+        weights, means, scales = (
+            [jnp.zeros_like(logit), *rest[: k - 1]],
+            rest[k - 1 : -k],
+            rest[-k:],
+        )
+        # Components start at different means, so that they do not stay equal.
+        offsets = _OFFSET * (np.arange(k) - (k - 1) / 2)
+        normals = []
+        for weight, mean, scale, offset in zip(weights, means, scales, offsets, strict=True):
+            # softplus(-2) = 0.13 at the start: the standard deviation of y in real showers.
+            scale = jax.nn.softplus(scale - 2.0) + _MIN_SCALE
+            mean = jnp.maximum(mean + float(offset), lower - _MAX_TRUNCATION * scale)
+            normals.append(_Normal(weight, mean, scale))
+        return logit, normals
+
+
+class _Normal(NamedTuple):
+    """A component of a mixture; weights are relative to that of the first one."""
+
+    log_weight: jax.Array
+    mean: jax.Array
+    scale: jax.Array
+
+    def above(self, lower: jax.Array) -> jax.Array:
+        """Distance of the mean above the threshold in standard deviations."""
+        return (self.mean - lower) / self.scale
+
+
+def _logsumexp(terms: list[jax.Array]) -> jax.Array:
+    return functools.reduce(jnp.logaddexp, terms)
+
+
+def _chosen(
+    normals: list[_Normal], uniform: jax.Array, lower: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Mean, scale and share above the threshold of a component drawn by a uniform number.
+
+    The last result is again uniform: the place within the component's part of [0, 1].
+    """
+    tails = [jax.scipy.special.ndtr(n.above(lower)) for n in normals]
+    mean, scale, tail = normals[0].mean, normals[0].scale, tails[0]
+    if len(normals) == 1:
+        return mean, scale, tail, uniform
+    largest = functools.reduce(jnp.maximum, [n.log_weight for n in normals])
+    masses = [
+        tail * jnp.exp(n.log_weight - largest) for n, tail in zip(normals, tails, strict=True)
+    ]
+    below, place = masses[0], uniform * functools.reduce(jnp.add, masses)
+    within = place / below
+    for normal, its_tail, mass in zip(normals[1:], tails[1:], masses[1:], strict=True):
+        before = place < below
+        mean = jnp.where(before, mean, normal.mean)
+        scale = jnp.where(before, scale, normal.scale)
+        tail = jnp.where(before, tail, its_tail)
+        within = jnp.where(before, within, (place - below) / mass)
+        below = below + mass
+    return mean, scale, tail, within
 
 
 Likelihood = Point | Density
-LIKELIHOODS: dict[LikelihoodName, Likelihood] = {"point": Point(), "density": Density()}

@@ -5,6 +5,7 @@ After the Calo-VQ talk (CaloChallenge workshop, November 2022). The released cod
 
 - ``autoencoder``: a VQ-VAE maps the voxels, normalised per layer, to codes and back, fully
   connected or by convolutions on the cylinder;
+- ``texture`` (optional): a network that makes hits depend on the hits beside them;
 - ``energies``: a density of the visible fraction and the layer energies;
 - ``prior``: a network for p(codes | incident energy, layer energies).
 
@@ -39,10 +40,11 @@ from calojax.models.base import (
 )
 from calojax.models.calovq import networks, transforms
 from calojax.models.calovq.config import AutoencoderConfig, CaloVQConfig
-from calojax.models.calovq.energies import EnergyDensity, LayerEnergies
+from calojax.models.calovq.energies import EnergyDensity, LayerEnergies, Scales
 from calojax.models.calovq.energy_vae import EnergyVAE
-from calojax.models.calovq.likelihoods import LIKELIHOODS, Likelihood
+from calojax.models.calovq.likelihoods import Density, Likelihood, Point
 from calojax.models.calovq.networks import Condition, Networks
+from calojax.models.calovq.texture import Texture, check_turns
 from calojax.models.calovq.voxel_transforms import VOXEL_TRANSFORMS, VoxelTransform
 from calojax.models.voxels import (
     energy_condition,
@@ -78,7 +80,8 @@ class CaloVQ:
         autoencoder = ("encoder", "decoder", *learnt)
         return (
             Stage("autoencoder", autoencoder, config.autoencoder.schedule, state=averaged),
-            Stage("energies", ("energies",), config.energies.schedule),
+            *self._texture_stages,
+            Stage("energies", ("energies",), config.energies.schedule, prepare=self.summed),
             Stage(
                 "prior",
                 ("context", "prior"),
@@ -87,6 +90,12 @@ class CaloVQ:
                 prepare=self.encoded if self._few_views else None,
             ),
         )
+
+    @property
+    def _texture_stages(self) -> tuple[Stage, ...]:
+        c = self.config.texture
+        stage = Stage("texture", ("texture",), c.schedule, needs=("autoencoder",))
+        return (stage,) if c.kind == "neighbours" else ()
 
     # --- modules ----------------------------------------------------------------------------------
 
@@ -102,6 +111,11 @@ class CaloVQ:
     @functools.cached_property
     def _decoder(self) -> nn.Module:
         return self.networks.decoder(self.likelihood.outputs)
+
+    @functools.cached_property
+    def _texture(self) -> Texture:
+        assert self.detector.grid is not None
+        return Texture(self.detector.grid, self.likelihood.outputs, self.config.texture.width)
 
     @functools.cached_property
     def _context(self) -> nn.Module:
@@ -123,7 +137,13 @@ class CaloVQ:
     @property
     def likelihood(self) -> Likelihood:
         """The likelihood of a voxel."""
-        return LIKELIHOODS[self.config.autoencoder.head]
+        c = self.config.autoencoder
+        return Point() if c.head == "point" else Density(c.components)
+
+    @property
+    def _density(self) -> Density:
+        assert isinstance(self.likelihood, Density)
+        return self.likelihood
 
     @property
     def voxel_transform(self) -> VoxelTransform:
@@ -136,6 +156,8 @@ class CaloVQ:
         _ = self._prior  # Raises an error if its settings do not fit the codes.
         if self.config.autoencoder.rotate:
             rotation_table(self.detector)  # Raises an error if they cannot be rotated.
+        if self._texture_stages:
+            check_turns(self.config.autoencoder.head, self.detector)
         return transforms.fit(showers, self.detector)
 
     def init(self, key: PRNGKeyArray, transforms: Variables, batch: Batch) -> Variables:
@@ -155,8 +177,13 @@ class CaloVQ:
             book = self._quantizer.start(rng.stream(key, "codebook"), latents)
             variables[self._quantizer.home]["codebook"] = book
         initial("decoder", self._decoder, latents, condition)
+        if self._texture_stages:
+            shape = 1, self.detector.n_voxels
+            out, residuals = jnp.zeros((*shape, self.likelihood.outputs)), jnp.zeros((*shape, 2))
+            initial("texture", self._texture, out, residuals)
         shares = self._shares(variables, layer_energy, energies)
-        initial("energies", self._energies, shares, self._energy(energies), key)
+        scales = self._scales(variables)
+        initial("energies", self._energies, shares, self._energy(energies), scales, key)
         initial("context", self._context, condition)
         initial("prior", self._prior, self._prior_context(variables, energies, layer_energy))
         return variables
@@ -168,9 +195,14 @@ class CaloVQ:
     ) -> tuple[jax.Array, Outcome]:
         """Loss of a stage; metrics have the names of the papers' terms.
 
-        The prior takes showers, or their codes from `encoded`.
+        Energies and prior take showers, or what `summed` and `encoded` make of them.
         """
         energies = batch["energies"]
+        if stage == "energies":
+            layer_energy = batch.get("layer_energy")
+            if layer_energy is None:
+                layer_energy = layer_sums(batch["showers"], self.detector)
+            return self._energies_loss(variables, key, layer_energy, energies)
         if "codes" in batch:
             codes = self._random_view(rng.stream(key, "view"), batch["codes"], training)
             return self._prior_loss(variables, key, codes, energies, batch["layer_energy"])
@@ -183,8 +215,9 @@ class CaloVQ:
             codes = self._encode(variables, showers, energies)
             layer_energy = layer_sums(showers, self.detector)
             return self._prior_loss(variables, key, codes, energies, layer_energy)
-        losses = {"autoencoder": self._autoencoder_loss, "energies": self._energies_loss}
-        metrics, state = losses[stage](variables, key, showers, energies)
+        if stage == "texture":
+            return self._texture_loss(variables, showers, energies)
+        metrics, state = self._autoencoder_loss(variables, key, showers, energies)
         if not training:
             state = {}
         return metrics["loss"], Outcome(metrics, variables["state"] | state)
@@ -213,13 +246,26 @@ class CaloVQ:
         averaged = self._quantizer.home == "state"
         return metrics, {"codebook": quantised.codebook} if averaged else {}
 
-    def _energies_loss(self, variables, key, showers, energies):
-        shares = self._shares(variables, layer_sums(showers, self.detector), energies)
+    def _texture_loss(self, variables, showers, energies):
+        layer_energy, statistics = layer_sums(showers, self.detector), variables["transforms"]
+        codes = self._encode(variables, showers, energies)
+        out = jax.lax.stop_gradient(self._decoded(variables, codes, energies, layer_energy))
+        y = self.voxel_transform.numbers(showers, layer_energy, statistics)
+        lower = self.voxel_transform.lower(layer_energy, statistics)
+        residuals = self._density.residuals(out, lower, y, showers > 0)
+        corrected = trained(self._texture, variables, "texture")(out, residuals)
+        loss = self.likelihood.loss(corrected, y, showers > 0, lower).mean()
+        loss = loss / self.detector.n_layers
+        return loss, Outcome({"loss": loss}, variables["state"])
+
+    def _energies_loss(self, variables, key, layer_energy, energies):
+        shares = self._shares(variables, layer_energy, energies)
         terms = trained(self._energies, variables, "energies")(
-            shares, self._energy(energies), rng.stream(key, "posterior")
+            shares, self._energy(energies), self._scales(variables), rng.stream(key, "posterior")
         )
         metrics = {name: term.mean() for name, term in terms.items()}
-        return {"loss": jax.tree.reduce(jnp.add, metrics)} | metrics, {}
+        loss = jax.tree.reduce(jnp.add, metrics)
+        return loss, Outcome({"loss": loss} | metrics, variables["state"])
 
     def _prior_loss(self, variables, key, codes, energies, layer_energy):
         loss = self._prior.loss(
@@ -230,7 +276,12 @@ class CaloVQ:
         ).mean()
         return loss, Outcome({"loss": loss}, variables["state"])
 
-    # --- codes that are computed once -------------------------------------------------------------
+    # --- what is computed once for each shower ----------------------------------------------------
+
+    def summed(self, variables: Variables, batch: Batch) -> Batch:
+        """Input of the loss of layer energies."""
+        layer_energy = layer_sums(batch["showers"], self.detector)
+        return {"energies": batch["energies"], "layer_energy": layer_energy}
 
     def encoded(self, variables: Variables, batch: Batch) -> Batch:
         """Input of the prior's loss: layer energies, and codes [b, views, t] of each shower.
@@ -337,7 +388,7 @@ class CaloVQ:
     ) -> LayerEnergy:
         """Layer energies from the energy model."""
         drawn = trained(self._energies, variables, "energies").draw(
-            noise["energies"], self._energy(energies)
+            noise["energies"], self._energy(energies), self._scales(variables)
         )
         return transforms.layer_energies(*drawn, energies, variables["transforms"])
 
@@ -366,13 +417,28 @@ class CaloVQ:
         layer_energy: LayerEnergy,
     ) -> Showers:
         """Showers from codes and layer energies."""
-        vectors = self._quantizer.vectors(self._codebook(variables), codes)
-        condition = self._condition(variables, energies, layer_energy)
-        out = trained(self._decoder, variables, "decoder")(vectors, condition)
+        out = self._decoded(variables, codes, energies, layer_energy)
         statistics = variables["transforms"]
         lower = self.voxel_transform.lower(layer_energy, statistics)
-        y, hit = self.likelihood.draw(noise["voxels"], out, lower, self.detector)
+        if self._texture_stages:
+            y, hit = self._textured(variables, noise["voxels"]["uniform"], out, lower)
+        else:
+            y, hit = self.likelihood.draw(noise["voxels"], out, lower, self.detector)
         return self.voxel_transform.showers(y, hit, layer_energy, statistics)
+
+    def _textured(self, variables, uniforms, out, lower):
+        """y and hits of voxels that are drawn in turns."""
+        likelihood = self._density
+
+        def draw(corrected, out, *given):
+            uniform_hit, uniform, lower = (array[..., 0] for array in given)
+            y, arrival = likelihood.proposed(uniform_hit, uniform, corrected, lower)
+            residuals = likelihood.residuals(out, lower, y, arrival < 1.0)
+            return jnp.stack([y, arrival], -1), residuals
+
+        texture = trained(self._texture, variables, "texture")
+        drawn = texture.in_turns(out, (out, *uniforms, lower), draw)
+        return likelihood.settled(drawn[..., 0], drawn[..., 1], self.detector)
 
     # --- helpers ----------------------------------------------------------------------------------
 
@@ -382,6 +448,10 @@ class CaloVQ:
     def _shares(self, variables, layer_energy, energies) -> LayerEnergies:
         statistics = variables["transforms"]
         return LayerEnergies(*transforms.layer_shares(layer_energy, energies, statistics))
+
+    def _scales(self, variables) -> Scales:
+        statistics = variables["transforms"]
+        return Scales(statistics["share_mean"], statistics["share_std"])
 
     def _condition(self, variables, energies, layer_energy) -> Condition:
         """Condition of decoder and prior: incident energy, and layer energies if set."""
@@ -404,6 +474,12 @@ class CaloVQ:
         """Codes [b, t]."""
         latents = self._latents(variables, showers, energies)
         return self._quantizer.codes(self._codebook(variables), latents)
+
+    def _decoded(self, variables, codes, energies, layer_energy):
+        """Decoder outputs [b, v, n]."""
+        vectors = self._quantizer.vectors(self._codebook(variables), codes)
+        condition = self._condition(variables, energies, layer_energy)
+        return trained(self._decoder, variables, "decoder")(vectors, condition)
 
     def _prior_context(self, variables, energies, layer_energy):
         condition = self._condition(variables, energies, layer_energy)

@@ -9,9 +9,10 @@ from calojax.models.calovq.config import (
     CaloVQConfig,
     EnergiesConfig,
     PriorConfig,
+    TextureConfig,
 )
 
-_Block = TypeVar("_Block", AutoencoderConfig, EnergiesConfig, PriorConfig)
+_Block = TypeVar("_Block", AutoencoderConfig, EnergiesConfig, PriorConfig, TextureConfig)
 
 
 def _trained(block: _Block, steps: int, batch_size: int = 256) -> _Block:
@@ -35,6 +36,7 @@ def _cylinder(
         _trained(autoencoder, 100_000),
         _trained(EnergiesConfig(), 20_000, 512),
         _trained(PriorConfig(), 50_000),
+        _trained(TextureConfig("neighbours"), 10_000),
     )
 
 

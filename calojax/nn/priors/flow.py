@@ -6,8 +6,9 @@ arXiv:2211.15089). A pass of the sampler draws codes from these distributions, w
 that they imply, and goes on to a later t with both. One pass draws codes independently of each
 other; the more passes, the nearer the draws come to the joint distribution.
 
-By Bayes' theorem p(code | x_t) is proportional to p(x_t here | code) p(code | x_t elsewhere). The
-first factor is a normal density (`evidence`), so the network has only the second one to learn.
+By Bayes' theorem p(code | x_t) is p(x_t here | code) p(code | x_t elsewhere) up to a factor. Given
+the first one, a normal density, the network has a lower loss, but generated showers are less
+diverse (docs/results.md), so it learns the product.
 
 The network is a transformer over patches of neighbouring codes whose blocks are modulated by t and
 the context (adaLN-zero, Peebles and Xie 2022, arXiv:2212.09748).
@@ -20,7 +21,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from calojax import rng
 from calojax.errors import CalojaxError
@@ -88,7 +88,7 @@ class Flow:
     """A prior that draws all codes in a few passes; its variables include the codebook.
 
     Attributes:
-      network: network of the distribution of codes given x_t elsewhere.
+      network: network of the distribution of codes given x_t.
       passes: runs of the network per sequence.
       spacing: density of the sampler's times: below 1 they are closer together near t = 1.
     """
@@ -109,7 +109,7 @@ class Flow:
         time = training_times(keys)
         noise = _normal(rng.streams(keys, "noise"), (codes.shape[1], vectors.shape[1]))
         noisy = _mix(time[:, None, None], vectors[codes], noise)
-        logits = self.logits(variables, noisy, time, context)
+        logits = self.network.bind(variables).logits(noisy, time, context)
         return -categorical.log_prob(logits, codes).mean(-1)
 
     def noise(self, keys: jax.Array) -> Noise:
@@ -125,14 +125,14 @@ class Flow:
         self, variables: Variables, noise: Noise, context: jax.Array, *, temperature: float = 1.0
     ) -> jax.Array:
         """See `Prior`."""
-        vectors = standardised(variables)
+        vectors, network = standardised(variables), self.network.bind(variables)
         number = context.shape[0]
 
         def run(state, inputs):
             noisy, _ = state
             time, later, u = inputs
-            at = jnp.full(number, time)
-            codes = categorical.choose(u, self.logits(variables, noisy, at, context, temperature))
+            logits = network.logits(noisy, jnp.full(number, time), context)
+            codes = categorical.choose(u, logits / temperature)
             chosen = vectors[codes]
             implied = (noisy - time * chosen) / (1 - time)
             return (_mix(later, chosen, implied), codes), None
@@ -142,36 +142,12 @@ class Flow:
         start = noise["normal"], jnp.zeros((number, self.network.length), jnp.int32)
         return jax.lax.scan(run, start, (times[:-1], times[1:], u))[0][1]
 
-    def logits(
-        self,
-        variables: Variables,
-        noisy: jax.Array,
-        time: jax.Array,
-        context: jax.Array,
-        temperature: float = 1.0,
-    ) -> jax.Array:
-        """Logits of p(code | x_t): x_t [b, t, d], t [b] -> [b, t, k]."""
-        elsewhere = self.network.bind(variables).logits(noisy, time, context)
-        # The evidence is no part of the model, so the temperature leaves it alone.
-        return elsewhere / temperature + evidence(noisy, time, standardised(variables))
-
 
 def standardised(variables: Variables) -> jax.Array:
     """Vectors of the codebook [k, d], with mean 0 and standard deviation 1 in every dimension."""
     vectors = jax.lax.stop_gradient(variables["codebook"]["vectors"])
     spread = jnp.maximum(vectors.std(0, keepdims=True), 1e-6)
     return (vectors - vectors.mean(0, keepdims=True)) / spread
-
-
-def evidence(
-    noisy: Float[Array, "b t d"], time: Float[Array, " b"], vectors: Float[Array, "k d"]
-) -> Float[Array, "b t k"]:
-    """log p(x_t | code) without the terms that are equal for all codes."""
-    time = time[:, None, None]
-    # In full precision, because it is divided by (1 - t)^2.
-    product = jnp.einsum("btd,kd->btk", noisy, vectors, precision=jax.lax.Precision.HIGHEST)
-    norm = (vectors**2).sum(-1)[None, None]
-    return (time * product - time**2 * norm / 2) / (1 - time) ** 2
 
 
 def training_times(keys: jax.Array) -> jax.Array:
