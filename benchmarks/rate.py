@@ -5,7 +5,8 @@
 
 A row for every run: the bits of a shower's codes under its prior, the share of codes that survive
 small noise on the latents, the scores of reconstructed showers, which the first stage limits, and
-those of generated ones.
+those of generated ones. With ``--others`` also the scores of other Geant4 showers, reconstructed:
+as good as generated ones could be with a perfect prior and perfect layer energies.
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ from rows import Row
 
 import calojax
 from calojax import plot, rng
+from calojax.evaluation.samples import Selection
 from calojax.io import ShowerSource, open_showers
 from calojax.models.calovq.model import CaloVQ
 from calojax.models.voxels import layer_sums
@@ -45,12 +47,14 @@ class Rate(rows.Options):
     Attributes:
       runs: folders of trained runs of Calo-VQ.
       reference: test showers.
+      others: other Geant4 showers, at least as many.
       rows: file of rows to draw, instead of measuring runs.
       picture: picture of the rows.
     """
 
     runs: tyro.conf.Positional[tuple[pathlib.Path, ...]] = ()
     reference: pathlib.Path | None = None
+    others: pathlib.Path | None = None
     rows: pathlib.Path | None = None
     picture: pathlib.Path | None = None
 
@@ -66,13 +70,15 @@ def main(options: Rate) -> Iterator[Row]:
     if options.reference is None:
         raise SystemExit("error: --reference must name the test showers.")
     reference = open_showers(options.reference)
+    others = open_showers(options.others) if options.others else None
     for folder in options.runs:
-        yield measured(folder, reference)
+        yield measured(folder, reference, others)
 
 
-def measured(folder: pathlib.Path, reference: ShowerSource) -> Row:
+def measured(folder: pathlib.Path, reference: ShowerSource, others: ShowerSource | None) -> Row:
     """The row of a run."""
     run = calojax.load(folder)
+    assert isinstance(run.model, CaloVQ)
     config = run.model.config
     row: Row = {
         "benchmark": "rate",
@@ -82,17 +88,26 @@ def measured(folder: pathlib.Path, reference: ShowerSource) -> Row:
         "codebook": config.autoencoder.codebook,
         "prior": config.prior.kind,
         "energies": config.energies.kind,
+        "texture": config.texture.kind,
     }
     row |= code_statistics(run, reference)
-    reconstructed = generation.reconstruct(run.model, run.variables, reference, seed=1)
-    showers = np.concatenate([batch for _, batch in reconstructed])
-    for name, sample in (
-        ("reconstructed", showers),
-        ("generated", calojax.generate(run, reference.energies, seed=1, batch_size=BATCH)),
-    ):
+    samples = {
+        "reconstructed": reconstructed(run, reference),
+        "generated": calojax.generate(run, reference.energies, seed=1, batch_size=BATCH),
+    }
+    if others:
+        first = Selection(others, np.arange(len(reference)))
+        samples["perfect"] = reconstructed(run, first)
+    for name, sample in samples.items():
         found = calojax.evaluate(sample, reference, metrics=METRICS, slices=()).scores
         row |= {f"{name}_{key}": found[key] for key in SCORES}
     return row
+
+
+def reconstructed(run: calojax.TrainedModel, source: ShowerSource) -> np.ndarray:
+    """Showers encoded and decoded again, [n, v]."""
+    batches = generation.reconstruct(run.model, run.variables, source, seed=1)
+    return np.concatenate([batch for _, batch in batches])
 
 
 def code_statistics(run: calojax.TrainedModel, reference: ShowerSource) -> Row:

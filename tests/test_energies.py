@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 from calojax import rng
-from calojax.models.calovq.energies import EnergyDensity, LayerEnergies, Scales
+from calojax.models.calovq.energies import EnergyDensity, LayerEnergies, Scales, with_noise
 from calojax.models.calovq.energy_vae import EnergyVAE
 from calojax.nn.mixture import Mixture
 
@@ -75,7 +75,8 @@ def test_terms_are_those_of_the_distributions(trained, inputs):
     @jax.jit
     def parts():
         if isinstance(model, EnergyDensity):
-            logits, share = model.apply(variables, inputs, condition, SCALES, method="likelihood")
+            seen = with_noise(inputs, key)
+            logits, share = model.apply(variables, seen, condition, SCALES, method="likelihood")
             return jax.nn.sigmoid(logits), Mixture(share).log_prob(inputs.share), 0.0, 1.0, None
         posterior = model.apply(variables, inputs, condition, method="posterior")
         mean, std = posterior.loc, posterior.scale_diag

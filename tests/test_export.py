@@ -22,6 +22,7 @@ from calojax.cli import main
 from calojax.errors import CalojaxError
 from calojax.export import Options, par04, random_numbers
 from calojax.geometry import DETECTORS, Layer
+from calojax.models.calovq.config import TextureConfig
 from calojax.models.calovq_released.config import (
     GPTConfig,
     ReleasedAutoencoderConfig,
@@ -33,7 +34,7 @@ from calojax.sampling.generation import STREAM
 
 PROGRESS = Progress(1, "prior", 1, (), 0, (1e3, 1e5))
 CYLINDER = {"network": "cylinder", "filters": 4, "kernel": (3, 2, 2), "strides": (2, 2, 1)}
-# Every prior, network, likelihood and model of layer energies; codes that are drawn in two steps.
+# Every prior, network, likelihood, texture and model of layer energies; codes drawn in two steps.
 KINDS = {
     "gru": {**CYLINDER, "head": "density", "scale": "quantile", "codebook_size": 70},
     "flow": {"codebook": "fsq"},
@@ -57,6 +58,8 @@ def trained(batch):
     @functools.cache
     def trained(kind):
         config = tiny_config(**KINDS[kind])
+        if kind == "gru":
+            config = dataclasses.replace(config, texture=TextureConfig("neighbours", width=8))
         if kind == "flow":
             prior = dataclasses.replace(config.prior, kind=kind, layers=1, heads=2, passes=3)
             energies = dataclasses.replace(config.energies, kind="vae", hidden=(8,))

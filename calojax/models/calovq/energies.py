@@ -24,6 +24,11 @@ from calojax.nn.mixture import Mixture
 from calojax.nn.mlp import MLP
 from calojax.nn.recurrence import scan
 
+# Below this share of the visible energy, what is left depends on the errors of the layers before.
+_LEAST_LEFT = 0.003
+# Standard deviation of the noise on standardised shares.
+_NOISE = 0.05
+
 
 class LayerEnergies(NamedTuple):
     """Standardised layer energies (see `calojax.models.calovq.transforms.layer_shares`).
@@ -82,8 +87,12 @@ class EnergyDensity(nn.Module):
         scales: Scales,
         key: PRNGKeyArray,
     ) -> dict[str, jax.Array]:
-        """Terms of -log p(energies | condition) in nats, each [b]; the key is not used."""
-        present, share = self.likelihood(energies, condition, scales)
+        """Terms of -log p(energies | condition) in nats, each [b].
+
+        The network sees preceding layers with noise, so that in generation it does not follow
+        their errors.
+        """
+        present, share = self.likelihood(with_noise(energies, key), condition, scales)
         share = jnp.where(energies.present, Mixture(share).log_prob(energies.share), 0.0)
         occupied = energies.present.astype(present.dtype)
         return {
@@ -98,8 +107,8 @@ class EnergyDensity(nn.Module):
         """Logits of the presence, and parameters of the share's mixture, given preceding layers."""
         seen = jnp.concatenate([energies.share, energies.present], -1)
         history = jnp.einsum("bk,lkw->blw", seen, self._masked())
-        shares = scales.shares(energies)
-        left = _left(jnp.cumsum(shares, -1) - shares)
+        before = jnp.cumsum(scales.shares(energies)[:, :-1], -1)
+        left = _left(jnp.pad(before, ((0, 0), (1, 0))))
         x = history + self._start(energies.visible, condition)
         x = x + jnp.einsum("blk,lkw->blw", left, self.left)
         outputs = jnp.einsum("blw,lwn->bln", self._features(x), self.output) + self.output_bias
@@ -154,13 +163,19 @@ class EnergyDensity(nn.Module):
         return nn.silu(x + self.hidden(x))
 
 
+def with_noise(energies: LayerEnergies, key: PRNGKeyArray) -> LayerEnergies:
+    """The energies with noise on the shares of layers that are not empty."""
+    noise = _NOISE * jax.random.normal(key, energies.share.shape)
+    return energies._replace(share=energies.share + jnp.where(energies.present, noise, 0.0))
+
+
 def _left(before: jax.Array) -> jax.Array:
     """Features of the share of the visible energy that layers before have left: [..., 2].
 
     Without them a network hardly learns that all shares are one together.
     """
-    left = jnp.maximum(1.0 - before, 1e-4)
-    return jnp.stack([left, jnp.log(left) / 3.0], -1)
+    left = jnp.maximum(1.0 - before, _LEAST_LEFT)
+    return jnp.stack([left, jnp.log(left)], -1)
 
 
 def random_numbers(keys: PRNGKeyArray, layers: int, latents: int = 0) -> dict[str, jax.Array]:
