@@ -58,12 +58,11 @@ def trained(batch):
     @functools.cache
     def trained(kind):
         config = tiny_config(**KINDS[kind])
-        if kind == "gru":
-            config = dataclasses.replace(config, texture=TextureConfig("neighbours", width=8))
         if kind == "flow":
             prior = dataclasses.replace(config.prior, kind=kind, layers=1, heads=2, passes=3)
             energies = dataclasses.replace(config.energies, kind="vae", hidden=(8,))
-            config = dataclasses.replace(config, prior=prior, energies=energies)
+            texture = TextureConfig("neighbours", width=8)
+            config = dataclasses.replace(config, prior=prior, energies=energies, texture=texture)
         model = models.build(RELEASED if kind == "released" else config, EQUAL_CELLS)
         transforms = model.fit([(batch["energies"], batch["showers"])])
         generator = np.random.default_rng(0)
