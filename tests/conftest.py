@@ -78,6 +78,7 @@ def tiny_config(steps: int = 8, **autoencoder) -> CaloVQConfig:
                 "length": 4,
                 "codebook_size": 16,
                 "code_width": 4,
+                "components": 1,
                 "rotate": True,
                 "schedule": schedule,
             }

@@ -125,7 +125,11 @@ PRESETS = {
         "Calo-VQ, fully connected, for a 120-voxel test geometry: seconds on a CPU",
         "tiny",
         CaloVQConfig(
-            _trained(AutoencoderConfig(hidden=(64,), codebook_size=64, rotate=True), 200, 64),
+            _trained(
+                AutoencoderConfig(hidden=(64,), codebook_size=64, components=1, rotate=True),
+                200,
+                64,
+            ),
             _trained(EnergiesConfig(width=32), 200, 64),
             _trained(PriorConfig(width=32), 100, 64),
         ),
