@@ -6,7 +6,8 @@
 A row for every run: the bits of a shower's codes under its prior, the share of codes that survive
 small noise on the latents, the scores of reconstructed showers, which the first stage limits, and
 those of generated ones. With ``--others`` also the scores of other Geant4 showers, reconstructed:
-as good as generated ones could be with a perfect prior and perfect layer energies.
+as good as generated ones could be with a perfect prior and perfect layer energies; ``pairs`` is how
+many times as many pairs of neighbouring hits these have as before.
 """
 
 import dataclasses
@@ -98,6 +99,7 @@ def measured(folder: pathlib.Path, reference: ShowerSource, others: ShowerSource
     if others:
         first = Selection(others, np.arange(len(reference)))
         samples["perfect"] = reconstructed(run, first)
+        row["pairs"] = pairs(samples["perfect"], run) / pairs(first.read(), run)
     for name, sample in samples.items():
         found = calojax.evaluate(sample, reference, metrics=METRICS, slices=()).scores
         row |= {f"{name}_{key}": found[key] for key in SCORES}
@@ -108,6 +110,12 @@ def reconstructed(run: calojax.TrainedModel, source: ShowerSource) -> np.ndarray
     """Showers encoded and decoded again, [n, v]."""
     batches = generation.reconstruct(run.model, run.variables, source, seed=1)
     return np.concatenate([batch for _, batch in batches])
+
+
+def pairs(showers: np.ndarray, run: calojax.TrainedModel) -> int:
+    """Number of pairs of hits beside each other in z or alpha, in the outer half of the radii."""
+    hit = showers.reshape(-1, *run.detector.grid)[..., run.detector.grid[2] // 2 :] > 0
+    return int((hit & np.roll(hit, 1, 2)).sum() + (hit[:, 1:] & hit[:, :-1]).sum())
 
 
 def code_statistics(run: calojax.TrainedModel, reference: ShowerSource) -> Row:

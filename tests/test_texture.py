@@ -94,7 +94,8 @@ def test_a_model_trains_it_as_a_stage_and_draws_with_it(tiny, variables, batch):
     np.testing.assert_allclose(layer_sums(again, model.detector), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_detectors_without_a_grid_are_refused(batch):
-    model = textured(tiny_config(), DETECTORS["ds1-photons"])
+@pytest.mark.parametrize(("detector", "head"), [("ds1-photons", "density"), ("tiny", "point")])
+def test_voxels_that_cannot_be_drawn_in_turns_are_refused(detector, head):
+    model = textured(tiny_config(head=head, rotate=False), DETECTORS[detector])
     with pytest.raises(CalojaxError, match="take --texture"):
         model.fit([])

@@ -82,7 +82,7 @@ def generate(
       precision: precision of matrix products.
       devices: devices that take the blocks in turn (default: all of this process).
       packed: whether hits are copied from the devices instead of dense showers, which changes no
-        bit (default: unless the devices are CPUs).
+        bit (default: blocks of a million voxels or more, unless the devices are CPUs).
       hits: whether packed showers come as `calojax.io.sparse.Hits`, which `ShowerWriter` takes.
 
     Raises:

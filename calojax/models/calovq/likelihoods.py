@@ -87,11 +87,10 @@ class Density:
     def loss(self, out: Outputs, y: Voxels, hit: Hits, lower: Voxels) -> Float[Array, " b"]:
         """Negative log-likelihood of y in nats, not of energies."""
         logit, normals = self._split(out, lower)
-        log_normal = [
-            n.log_weight - 0.5 * ((y - n.mean) / n.scale) ** 2 - jnp.log(n.scale) for n in normals
-        ]
-        log_kept = [n.log_weight + jax.scipy.special.log_ndtr(n.above(lower)) for n in normals]
-        log_y = _logsumexp(log_normal) - _logsumexp(log_kept) - 0.5 * math.log(2 * math.pi)
+        log_y = _log_sum(
+            [n.log_weight - 0.5 * ((y - n.mean) / n.scale) ** 2 - jnp.log(n.scale) for n in normals]
+        ) - _log_sum([n.log_weight + jnp.log(n.kept(lower)) for n in normals])
+        log_y -= 0.5 * math.log(2 * math.pi)
         log_hit = jax.nn.log_sigmoid(logit)
         log_empty = jax.nn.log_sigmoid(-logit)
         return -jnp.sum(jnp.where(hit, log_hit + log_y, log_empty), -1)
@@ -110,7 +109,7 @@ class Density:
         """Draws hits and their y."""
         uniform_hit, uniform = noise["uniform"]
         y, arrival = self.proposed(uniform_hit, uniform, out, lower)
-        return self.settled(y, arrival, detector)
+        return y, self.hits(arrival, detector)
 
     def proposed(
         self, uniform_hit: jax.Array, uniform: jax.Array, out: jax.Array, lower: jax.Array
@@ -124,6 +123,9 @@ class Density:
           uniform: uniform numbers of their y [...].
           out: decoder outputs [..., n].
           lower: y of the readout threshold [...].
+
+        Returns:
+          y [...] and arrivals [...], the times of the first arrivals.
         """
         logit, normals = self._split(out, lower)
         arrival = -jnp.log1p(-uniform_hit) / jax.nn.softplus(logit)
@@ -132,14 +134,14 @@ class Density:
         z = -rng.normal_quantile(jnp.maximum(1.0 - uniform, 1e-7) * tail)
         return jnp.maximum(mean + scale * z, lower), arrival
 
-    def settled(self, y: Voxels, arrival: Voxels, detector: Detector) -> tuple[Voxels, Hits]:
-        """y and hits of `proposed` voxels, with at least one hit in each layer.
+    def hits(self, arrival: Voxels, detector: Detector) -> Hits:
+        """Hits of voxels by their arrivals, at least one in each layer.
 
-        If none is drawn, the voxel that comes first becomes a hit: voxel i with probability
+        If none arrives in time, the first voxel becomes the hit: voxel i with probability
         rate_i / sum of rates.
         """
         first = -over_voxels(layer_max(-arrival, detector), detector)
-        return y, (arrival < 1.0) | (arrival == first)
+        return (arrival < 1.0) | (arrival == first)
 
     def residuals(
         self, out: jax.Array, lower: jax.Array, y: jax.Array, hit: jax.Array
@@ -158,14 +160,11 @@ class Density:
         return jnp.stack([hit - jax.nn.sigmoid(logit), jnp.clip(of_y, -5.0, 5.0)], -1)
 
     def _split(self, out: jax.Array, lower: jax.Array) -> tuple[jax.Array, list["_Normal"]]:
-        """Hit logit and normals, each number [b, v]."""
+        """Hit logit and normals, each number [...]."""
         k = self.components
         logit, *rest = jnp.moveaxis(out, -1, 0)
-        weights, means, scales = (
-            [jnp.zeros_like(logit), *rest[: k - 1]],
-            rest[k - 1 : -k],
-            rest[-k:],
-        )
+        weights = [jnp.zeros_like(logit), *rest[: k - 1]]
+        means, scales = rest[k - 1 : -k], rest[-k:]
         # Components start at different means, so that they do not stay equal.
         offsets = _OFFSET * (np.arange(k) - (k - 1) / 2)
         normals = []
@@ -184,13 +183,15 @@ class _Normal(NamedTuple):
     mean: jax.Array
     scale: jax.Array
 
-    def above(self, lower: jax.Array) -> jax.Array:
-        """Distance of the mean above the threshold in standard deviations."""
-        return (self.mean - lower) / self.scale
+    def kept(self, lower: jax.Array) -> jax.Array:
+        """The share above the threshold, at least 3e-5 by `_MAX_TRUNCATION`."""
+        return jax.scipy.special.ndtr((self.mean - lower) / self.scale)
 
 
-def _logsumexp(terms: list[jax.Array]) -> jax.Array:
-    return functools.reduce(jnp.logaddexp, terms)
+def _log_sum(logs: list[jax.Array]) -> jax.Array:
+    """Logarithm of a sum, from the logarithms of its terms."""
+    largest = jax.lax.stop_gradient(functools.reduce(jnp.maximum, logs))
+    return largest + jnp.log(functools.reduce(jnp.add, [jnp.exp(x - largest) for x in logs]))
 
 
 def _chosen(
@@ -200,7 +201,7 @@ def _chosen(
 
     The last result is again uniform: the place within the component's part of [0, 1].
     """
-    tails = [jax.scipy.special.ndtr(n.above(lower)) for n in normals]
+    tails = [n.kept(lower) for n in normals]
     mean, scale, tail = normals[0].mean, normals[0].scale, tails[0]
     if len(normals) == 1:
         return mean, scale, tail, uniform

@@ -78,9 +78,10 @@ class CaloVQ:
         config, home = self.config, self._quantizer.home
         learnt, averaged = (("codebook",) * (home == where) for where in ("params", "state"))
         autoencoder = ("encoder", "decoder", *learnt)
+        texture = Stage("texture", ("texture",), config.texture.schedule, needs=("autoencoder",))
         return (
             Stage("autoencoder", autoencoder, config.autoencoder.schedule, state=averaged),
-            *self._texture_stages,
+            *((texture,) if self._texture else ()),
             Stage("energies", ("energies",), config.energies.schedule, prepare=self.summed),
             Stage(
                 "prior",
@@ -90,12 +91,6 @@ class CaloVQ:
                 prepare=self.encoded if self._few_views else None,
             ),
         )
-
-    @property
-    def _texture_stages(self) -> tuple[Stage, ...]:
-        c = self.config.texture
-        stage = Stage("texture", ("texture",), c.schedule, needs=("autoencoder",))
-        return (stage,) if c.kind == "neighbours" else ()
 
     # --- modules ----------------------------------------------------------------------------------
 
@@ -113,8 +108,11 @@ class CaloVQ:
         return self.networks.decoder(self.likelihood.outputs)
 
     @functools.cached_property
-    def _texture(self) -> Texture:
-        assert self.detector.grid is not None
+    def _texture(self) -> Texture | None:
+        """The network of hits in turns; None where hits are independent."""
+        if self.config.texture.kind == "independent":
+            return None
+        assert self.detector.grid is not None  # `fit` checks it.
         return Texture(self.detector.grid, self.likelihood.outputs, self.config.texture.width)
 
     @functools.cached_property
@@ -156,7 +154,7 @@ class CaloVQ:
         _ = self._prior  # Raises an error if its settings do not fit the codes.
         if self.config.autoencoder.rotate:
             rotation_table(self.detector)  # Raises an error if they cannot be rotated.
-        if self._texture_stages:
+        if self.config.texture.kind == "neighbours":
             check_turns(self.config.autoencoder.head, self.detector)
         return transforms.fit(showers, self.detector)
 
@@ -177,7 +175,7 @@ class CaloVQ:
             book = self._quantizer.start(rng.stream(key, "codebook"), latents)
             variables[self._quantizer.home]["codebook"] = book
         initial("decoder", self._decoder, latents, condition)
-        if self._texture_stages:
+        if self._texture:
             shape = 1, self.detector.n_voxels
             out, residuals = jnp.zeros((*shape, self.likelihood.outputs)), jnp.zeros((*shape, 2))
             initial("texture", self._texture, out, residuals)
@@ -199,10 +197,8 @@ class CaloVQ:
         """
         energies = batch["energies"]
         if stage == "energies":
-            layer_energy = batch.get("layer_energy")
-            if layer_energy is None:
-                layer_energy = layer_sums(batch["showers"], self.detector)
-            return self._energies_loss(variables, key, layer_energy, energies)
+            sums = batch if "layer_energy" in batch else self.summed(variables, batch)
+            return self._energies_loss(variables, key, sums["layer_energy"], energies)
         if "codes" in batch:
             codes = self._random_view(rng.stream(key, "view"), batch["codes"], training)
             return self._prior_loss(variables, key, codes, energies, batch["layer_energy"])
@@ -253,6 +249,7 @@ class CaloVQ:
         y = self.voxel_transform.numbers(showers, layer_energy, statistics)
         lower = self.voxel_transform.lower(layer_energy, statistics)
         residuals = self._density.residuals(out, lower, y, showers > 0)
+        assert self._texture is not None
         corrected = trained(self._texture, variables, "texture")(out, residuals)
         loss = self.likelihood.loss(corrected, y, showers > 0, lower).mean()
         loss = loss / self.detector.n_layers
@@ -420,13 +417,14 @@ class CaloVQ:
         out = self._decoded(variables, codes, energies, layer_energy)
         statistics = variables["transforms"]
         lower = self.voxel_transform.lower(layer_energy, statistics)
-        if self._texture_stages:
-            y, hit = self._textured(variables, noise["voxels"]["uniform"], out, lower)
+        if self._texture:
+            texture = trained(self._texture, variables, "texture")
+            y, hit = self._in_turns(texture, noise["voxels"]["uniform"], out, lower)
         else:
             y, hit = self.likelihood.draw(noise["voxels"], out, lower, self.detector)
         return self.voxel_transform.showers(y, hit, layer_energy, statistics)
 
-    def _textured(self, variables, uniforms, out, lower):
+    def _in_turns(self, texture, uniforms, out, lower):
         """y and hits of voxels that are drawn in turns."""
         likelihood = self._density
 
@@ -436,9 +434,8 @@ class CaloVQ:
             residuals = likelihood.residuals(out, lower, y, arrival < 1.0)
             return jnp.stack([y, arrival], -1), residuals
 
-        texture = trained(self._texture, variables, "texture")
         drawn = texture.in_turns(out, (out, *uniforms, lower), draw)
-        return likelihood.settled(drawn[..., 0], drawn[..., 1], self.detector)
+        return drawn[..., 0], likelihood.hits(drawn[..., 1], self.detector)
 
     # --- helpers ----------------------------------------------------------------------------------
 

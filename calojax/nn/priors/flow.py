@@ -6,9 +6,8 @@ arXiv:2211.15089). A pass of the sampler draws codes from these distributions, w
 that they imply, and goes on to a later t with both. One pass draws codes independently of each
 other; the more passes, the nearer the draws come to the joint distribution.
 
-By Bayes' theorem p(code | x_t) is p(x_t here | code) p(code | x_t elsewhere) up to a factor. Given
-the first one, a normal density, the network has a lower loss, but generated showers are less
-diverse (docs/results.md), so it learns the product.
+The network learns p(code | x_t) as a whole. With the normal density of x_t at the code's own
+position as a known factor its loss was lower, but showers were less diverse (docs/results.md).
 
 The network is a transformer over patches of neighbouring codes whose blocks are modulated by t and
 the context (adaLN-zero, Peebles and Xie 2022, arXiv:2212.09748).
