@@ -15,8 +15,8 @@ from calojax.models.calovq.config import TextureConfig
 from calojax.models.calovq.texture import Texture
 from calojax.models.voxels import layer_sums
 
-# Layers are filled up from 5 to 6, and there is an odd number of radii.
-GRID = 5, 4, 3
+# Layers are filled up from 4 to 6, and there is an odd number of radii.
+GRID = 4, 4, 3
 TEXTURE = Texture(GRID, outputs=2, width=8)
 LAYER, ALPHA, R = np.indices(GRID).reshape(3, -1)
 TURN = 4 * (LAYER % 3) + 2 * (ALPHA % 2) + R % 2
@@ -25,7 +25,7 @@ TURN = 4 * (LAYER % 3) + 2 * (ALPHA % 2) + R % 2
 @pytest.fixture(scope="module")
 def given():
     """Random variables, outputs and residuals of two showers."""
-    out, residuals = jax.random.normal(jax.random.key(0), (2, 2, 60, 2))
+    out, residuals = jax.random.normal(jax.random.key(0), (2, 2, 48, 2))
     variables = jax.jit(TEXTURE.init)(jax.random.key(1), out, residuals)
     generator = np.random.default_rng(0)
     moved = jax.tree.map(lambda x: np.float32(generator.normal(0, 0.5, x.shape)), variables)
@@ -52,7 +52,7 @@ def test_a_voxel_sees_the_voxels_around_it_of_earlier_turns_only(given):
 
 def test_turn_after_turn_equals_all_at_once(given):
     variables, out, _ = given
-    noise = jax.random.normal(jax.random.key(2), (2, 60, 1))
+    noise = jax.random.normal(jax.random.key(2), (2, 48, 1))
 
     def draw(corrected, noise):
         drawn = corrected + noise

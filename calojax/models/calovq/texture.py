@@ -4,11 +4,7 @@ Given its codes, the decoder describes every voxel on its own. Where they leave 
 neighbours is hit, both are then hit too often, or neither. So voxels are drawn in twelve turns, and
 in each one a network corrects the decoder's outputs by the hits around them that earlier turns have
 drawn. A turn has every third layer and every second angle and radius: neighbours are in different
-turns.
-
-A column is all radii at one layer and angle. Columns whose layers and angles have the same
-remainders by 3 and 2 form a sublattice [b, z / 3, alpha / 2, r, n]. On sublattices the columns of a
-turn and their neighbours are aligned.
+turns. The turns are the steps of one loop.
 """
 
 import itertools
@@ -17,19 +13,17 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from calojax.errors import CalojaxError
 from calojax.geometry import Detector
 
-Sublattice = tuple[int, int]
-"""Remainders of layers and angles."""
-
-# Distances of the layers and angles of a turn, and of the farthest columns that a column sees.
-_APART = 3, 2
+# Distances of the layers, angles and radii of a turn.
+_APART = 3, 2, 2
+# First layer, angle and radius of each turn.
+_TURNS = np.array(list(itertools.product(*map(range, _APART))), np.int32)
+# Distances of the farthest layers and angles that a voxel sees, at all radii.
 _SEEN = 2, 1
-_SUBLATTICES = [(p, q) for p in range(_APART[0]) for q in range(_APART[1])]
-# Even and odd radii.
-_TURNS = 2 * len(_SUBLATTICES)
 
 
 def check_turns(head: str, detector: Detector) -> None:
@@ -49,12 +43,12 @@ def check_turns(head: str, detector: Detector) -> None:
 
 
 class Texture(nn.Module):
-    """Corrections of the decoder's outputs for voxels.
+    """Corrections of the decoder's outputs for voxels, by a network for each turn.
 
     Attributes:
       grid: bins of the detector (z, alpha, r).
       outputs: decoder outputs of a voxel n.
-      width: features of a column.
+      width: features of the voxels at one layer and angle.
     """
 
     grid: tuple[int, int, int]
@@ -62,13 +56,20 @@ class Texture(nn.Module):
     width: int
 
     def setup(self):
-        radii = [len(range(odd, self.grid[2], 2)) for odd in (0, 1)]
-        self.hidden = [nn.Dense(self.width) for _ in range(_TURNS)]
+        seen = int(np.prod([2 * far + 1 for far in _SEEN]))
+        inputs = self.grid[2] * (self.outputs + 2 * seen)
+        corrections = -(-self.grid[2] // _APART[2]) * self.outputs
+        random, zeros = nn.initializers.lecun_normal(batch_axis=0), nn.initializers.zeros
+        turns = len(_TURNS)
+        self.hidden = (
+            self.param("hidden_kernel", random, (turns, inputs, self.width)),
+            self.param("hidden_bias", zeros, (turns, self.width)),
+        )
         # The first corrections are zero.
-        self.last = [
-            nn.Dense(radii[turn % 2] * self.outputs, kernel_init=nn.initializers.zeros)
-            for turn in range(_TURNS)
-        ]
+        self.last = (
+            self.param("last_kernel", zeros, (turns, self.width, corrections)),
+            self.param("last_bias", zeros, (turns, corrections)),
+        )
 
     def __call__(self, out: jax.Array, residuals: jax.Array) -> jax.Array:
         """Corrected outputs, given all hits.
@@ -99,67 +100,74 @@ class Texture(nn.Module):
         Returns:
           Results, [b, v, m].
         """
-        outputs = self._split(out)
-        arrays = [self._split(array) for array in given]
-        known: dict[Sublattice, jax.Array] = {}
-        results = {}
-        for number, here in enumerate(_SUBLATTICES):
-            drawn = []
-            for odd in (0, 1):
-                own = outputs[here][..., odd::2, :]
-                own = own + self._correction(
-                    2 * number + odd, here, outputs[here], known, own.shape
-                )
-                drawn.append(draw(own, *(array[here][..., odd::2, :] for array in arrays)))
-                nothing = jnp.zeros_like(outputs[here][..., 1::2, :2])
-                known[here] = _interleaved(drawn[0][1], drawn[1][1] if odd else nothing)
-            results[here] = _interleaved(drawn[0][0], drawn[1][0])
+        outputs, *arrays = (_by_turn(self._filled(array)) for array in (out, *given))
+        # All radii at a layer and an angle: [turns / 2, b, z / 3, alpha / 2, r n].
+        columns = jnp.moveaxis(outputs.reshape(-1, _APART[2], *outputs.shape[1:]), 1, 5)
+        columns = columns.reshape(*columns.shape[:4], -1)[..., : self.grid[2] * self.outputs]
+
+        def turn(known, xs):
+            number, (hidden, hidden_bias), (last, last_bias), own, *given = xs
+            first = jnp.asarray(_TURNS)[number]
+            x = jnp.concatenate([columns[number // _APART[2]], *self._seen(known, first)], -1)
+            x = nn.silu(x @ hidden + hidden_bias)
+            corrected = own + (x @ last + last_bias).reshape(own.shape)
+            results, residuals = draw(corrected, *given)
+            return _with(known, residuals, first), results
+
+        known = jnp.zeros_like(self._filled(out[..., :2]))
+        numbers = jnp.arange(len(_TURNS))
+        _, results = jax.lax.scan(turn, known, (numbers, self.hidden, self.last, outputs, *arrays))
         return self._merged(results)
 
-    def _correction(self, turn: int, here: Sublattice, outputs, known, shape) -> jax.Array:
-        """Corrections of the outputs of a turn."""
-        features = [outputs, *_neighbours(here, known)]
-        x = jnp.concatenate([f.reshape(*f.shape[:3], -1) for f in features], -1)
-        return self.last[turn](nn.silu(self.hidden[turn](x))).reshape(shape)
+    def _filled(self, x: jax.Array) -> jax.Array:
+        """Voxels [b, v, m] by their turns, [b, z / 3, 3, alpha / 2, 2, r / 2, 2, m].
 
-    def _split(self, x: jax.Array) -> dict[Sublattice, jax.Array]:
-        """The sublattices of [b, v, m]; layers are filled up to a multiple of their distance."""
-        (z, alpha, r), (apart, beside) = self.grid, _APART
-        x = x.reshape(x.shape[0], z, alpha, r, -1)
-        x = jnp.pad(x, ((0, 0), (0, -z % apart), (0, 0), (0, 0), (0, 0)))
-        x = x.reshape(x.shape[0], -1, apart, alpha // beside, beside, r, x.shape[-1])
-        return {(p, q): x[:, :, p, :, q] for p, q in _SUBLATTICES}
+        Layers and radii are filled up with zeros.
+        """
+        x = x.reshape(x.shape[0], *self.grid, -1)
+        missing = [(0, -bins % apart) for bins, apart in zip(self.grid, _APART, strict=True)]
+        x = jnp.pad(x, ((0, 0), *missing, (0, 0)))
+        z, alpha, r = (bins // apart for bins, apart in zip(x.shape[1:4], _APART, strict=True))
+        return x.reshape(-1, z, _APART[0], alpha, _APART[1], r, _APART[2], x.shape[-1])
 
-    def _merged(self, x: dict[Sublattice, jax.Array]) -> jax.Array:
-        """Inverse of `_split`."""
-        (z, alpha, r), (apart, beside) = self.grid, _APART
-        layers = [jnp.stack([x[p, q] for q in range(beside)], 3) for p in range(apart)]
-        whole = jnp.stack(layers, 2)
-        b, m = whole.shape[0], whole.shape[-1]
-        return whole.reshape(b, -1, alpha * r, m)[:, :z].reshape(b, -1, m)
+    def _grid(self, x: jax.Array) -> jax.Array:
+        """Inverse of `_filled`, [b, z, alpha, r, m]."""
+        b, z, p, alpha, q, r, o, m = x.shape
+        return x.reshape(b, z * p, alpha * q, r * o, m)[:, : self.grid[0], :, : self.grid[2]]
+
+    def _merged(self, x: jax.Array) -> jax.Array:
+        """Results of all turns, [turns, b, z / 3, alpha / 2, r / 2, m], as [b, v, m]."""
+        x = x.reshape(*_APART, *x.shape[1:])
+        whole = self._grid(x.transpose(3, 4, 0, 5, 1, 6, 2, 7))
+        return whole.reshape(whole.shape[0], -1, whole.shape[-1])
+
+    def _seen(self, known: jax.Array, first: jax.Array) -> list[jax.Array]:
+        """What is known around a turn: [b, z / 3, alpha / 2, 2 r] for each distance."""
+        far_z, far_alpha = _SEEN
+        z, alpha = known.shape[1], known.shape[3]
+        grid = self._grid(known)
+        grid = grid.reshape(*grid.shape[:3], -1)
+        # Beyond the ends of the detector nothing is known.
+        grid = jnp.pad(grid, ((0, 0), (far_z, far_z + -self.grid[0] % _APART[0]), (0, 0), (0, 0)))
+        grid = jnp.concatenate([grid[:, :, -far_alpha:], grid, grid[:, :, :far_alpha]], 2)
+        sizes = _APART[0] * (z - 1) + 2 * far_z + 1, _APART[1] * (alpha - 1) + 2 * far_alpha + 1
+        near = jax.lax.dynamic_slice_in_dim(grid, first[0], sizes[0], 1)
+        near = jax.lax.dynamic_slice_in_dim(near, first[1], sizes[1], 2)
+        return [
+            near[:, dz :: _APART[0], da :: _APART[1]][:, :z, :alpha]
+            for dz in range(2 * far_z + 1)
+            for da in range(2 * far_alpha + 1)
+        ]
 
 
-def _neighbours(here: Sublattice, known: dict[Sublattice, jax.Array]) -> list[jax.Array]:
-    """What is known of a column and of those around it, [b, z / 3, alpha / 2, r, 2] each."""
-    found = []
-    for dz, da in itertools.product(*(range(-far, far + 1) for far in _SEEN)):
-        step_z, p = divmod(here[0] + dz, _APART[0])
-        step_a, q = divmod(here[1] + da, _APART[1])
-        if (p, q) in known:
-            x = known[p, q]
-            if step_z:
-                # Beyond the ends of the detector nothing is known.
-                empty = jnp.zeros_like(x[:, :1])
-                parts = (x[:, 1:], empty) if step_z > 0 else (empty, x[:, :-1])
-                x = jnp.concatenate(parts, 1)
-            found.append(jnp.roll(x, -step_a, 2))
-    return found
+def _by_turn(x: jax.Array) -> jax.Array:
+    """[b, z / 3, 3, alpha / 2, 2, r / 2, 2, m] -> [turns, b, z / 3, alpha / 2, r / 2, m]."""
+    x = x.transpose(2, 4, 6, 0, 1, 3, 5, 7)
+    return x.reshape(-1, *x.shape[3:])
 
 
-def _interleaved(even: jax.Array, odd: jax.Array) -> jax.Array:
-    """Even and odd radii in turn: [..., r, m]."""
-    r = even.shape[-2] + odd.shape[-2]
-    missing = even.shape[-2] - odd.shape[-2]
-    odd = jnp.pad(odd, ((0, 0),) * (odd.ndim - 2) + ((0, missing), (0, 0)))
-    both = jnp.stack([even, odd], -2)
-    return both.reshape(*even.shape[:-2], -1, even.shape[-1])[..., :r, :]
+def _with(known: jax.Array, residuals: jax.Array, first: jax.Array) -> jax.Array:
+    """What is known after a turn."""
+    p, q, o = first
+    places = 0, 0, p, 0, q, 0, o, 0
+    return jax.lax.dynamic_update_slice(known, jnp.expand_dims(residuals, (2, 4, 6)), places)
