@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 
-.PHONY: demo test lint docs links setup clean
+.PHONY: demo test gpu lint docs links setup clean
 
 setup: $(VENV)/installed
 
@@ -31,6 +31,13 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+# On a machine with an accelerator: whether it makes a CPU's showers, and how fast it is, in eight
+# minutes; then the picture of docs/speed.md. Installs nothing: PYTHON has calojax[plots] and JAX for
+# the accelerator.
+gpu:
+	$(PYTHON) benchmarks/run.py --out benchmarks/results
+	$(PYTHON) benchmarks/picture.py benchmarks/results/generation_*.jsonl --out docs/speed.png
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,12 +1,12 @@
-"""Everything that is worth measuring on a device, the most useful first, in one command.
+"""Everything that is worth checking and measuring on a device, the most useful first.
 
     python benchmarks/run.py --out benchmarks/results --minutes 8
 
-First the benchmarks run side by side without measuring, for the cache of compiled programs, because
-compiling takes most of the time; then one by one. Each writes its rows as it goes, to a file named
-after the benchmark and the kind of device. Finished benchmarks are not repeated: after an
-interruption the same command goes on. At the end of the time the rest is stopped, and its rows so
-far stay.
+Before that, the benchmarks run side by side without measuring, to fill the cache of compiled
+programs, because compiling takes most of the time. Then they run one by one. Each writes its rows
+as it goes, to a file named after the benchmark and the kind of device. Finished benchmarks are not
+repeated: after an interruption the same command goes on. At the end of the time the rest is
+stopped, and its rows so far stay.
 """
 
 import concurrent.futures
@@ -68,7 +68,9 @@ class Measurements:
         short = ("--repeats", "10", "--seconds", "3")
         batches = ("--batch", "1", "100", "10000", *short)
         found = [
+            *(Step("agreement", (name,)) for name in EXAMPLES),
             *(Step("generation", (name, *batches)) for name in EXAMPLES),
+            Step("pipeline", (EXAMPLES[0], "--num", "200000", "--batch", "10000")),
             *(Step("generation", (name, *batches, "--no-parts")) for name in PRESETS),
             Step("training", ("calovq-ds2", *short)),
             Step("training", ("calovq-ds2-flow", *short)),
@@ -83,8 +85,6 @@ class Measurements:
             *found,
             *(Step("generation", (name, *batches, "--no-parts")) for name in LARGE),
             Step("training", ("pointflow-ds2", *short)),
-            Step("pipeline", (EXAMPLES[0], "--num", "200000", "--batch", "10000")),
-            *(Step("agreement", (name,)) for name in EXAMPLES),
             Step("limits", short),
         ]
 

@@ -1,12 +1,15 @@
-"""The benchmarks' stopwatch, their count of operations on programs with known ones, and tables."""
+"""The benchmarks' stopwatch, count of operations on programs with known ones, tables and order."""
 
 import json
+import pathlib
+import subprocess
 import time
 
 import jax
 import jax.numpy as jnp
 import kernels
 import pytest
+import run
 import stopwatch
 import table
 import work
@@ -150,3 +153,27 @@ def test_a_table_has_every_evaluation_under_its_name(tmp_path, capsys):
     table.main((f"x={tmp_path}/a=1", f"x={tmp_path}/b"))
     lines = capsys.readouterr().out.splitlines()
     assert [lines[0], lines[2]] == ["| score | x | x |", "| FPD * 1e3 | 1 | 2 |"]
+
+
+def test_all_benchmarks_of_a_device_run_once_in_the_order_of_their_worth(tmp_path, monkeypatch):
+    ran = []
+
+    def fake(command, **options):
+        if command[1] == "-c":
+            return subprocess.CompletedProcess(command, 0, "gpu\n")
+        ran.append(command)
+        if len(ran) == 3:  # Two are finished, and one runs until the end of the time.
+            raise subprocess.TimeoutExpired(command, options["timeout"])
+        return subprocess.CompletedProcess(command, 1 if len(ran) == 4 else 0)
+
+    monkeypatch.setattr(subprocess, "run", fake)
+    measurements = run.Measurements(tmp_path, smoke=True)
+    run.main(measurements)
+    scripts = [pathlib.Path(command[1]).stem for command in ran]
+    assert scripts == [step.script for step in measurements.steps()]
+    assert scripts[:3] == ["agreement", "agreement", "generation"]
+    assert ran[0][-2:] == ["--out", str(tmp_path / "agreement_gpu.jsonl")]
+    unfinished = [command[1:4] for command in ran[2:4]]
+    ran.clear()
+    run.main(measurements)
+    assert [command[1:4] for command in ran] == unfinished
