@@ -44,7 +44,7 @@ def curves(showers: ShowerSource) -> list[tuple[np.ndarray, tuple[np.ndarray, np
     mean = average(showers, np.array([energies.min(), np.nextafter(energies.max(), np.inf)]))
     root = np.sqrt(len(showers))
     total = showers.read(0, len(showers)).sum(axis=1) / energies
-    edges = np.linspace(0.7, 1.2, 26)
+    edges = np.linspace(0.7, 1.2, 21)
     counts = np.histogram(total, edges)[0]
     return [
         (detector.z_edges, (mean.longitudinal[0], mean.longitudinal_spread[0] / root)),
