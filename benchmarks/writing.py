@@ -22,7 +22,8 @@ from rows import Row
 
 from calojax.geometry import Detector, find_detector
 from calojax.io import open_showers
-from calojax.io.writer import LayoutName, ShowerWriter, cores, rows_of_a_chunk
+from calojax.io.layouts import LayoutName
+from calojax.io.writer import ShowerWriter, cores, rows_of_a_chunk
 
 
 @dataclasses.dataclass(frozen=True)

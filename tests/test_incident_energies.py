@@ -148,6 +148,11 @@ def test_a_file_needs_no_showers(key, shape, name, tiny, tmp_path):
     np.testing.assert_array_equal(found, [2e3, 3e3, 4e3, 5e3])
 
 
+def test_energies_of_showerdata_are_in_gev(tiny, tmp_path):
+    path = raw(tmp_path / "e.h5", energies=np.float32([[2], [3]]), directions=np.eye(2, 3))
+    np.testing.assert_array_equal(energies_of(str(path), tiny, num=None, seed=0), [2e3, 3e3])
+
+
 def test_a_folder_of_parts_and_showers_of_any_geometry_give_energies(tmp_path, tiny):
     plan = shards.split(5, 3)
     shards.begin(tmp_path, {"num": 5, "part_size": 3})

@@ -67,7 +67,7 @@ def test_chunks_are_about_a_megabyte(name, rows):
     assert 0.9 < rows * geometry.n_voxels * 4 / 2**20 <= 1
 
 
-@pytest.mark.parametrize("layout", ["dense", "sparse", "par04"])
+@pytest.mark.parametrize("layout", ["dense", "sparse", "par04", "showerdata", "ddml"])
 def test_bytes_depend_neither_on_batches_nor_on_threads(layout, tmp_path, monkeypatch):
     # Some 20 blocks of showers, and several chunks of energies and of hits.
     monkeypatch.setattr(chunks, "_CHUNK_BYTES", 10 * 4 * TINY.n_voxels)
@@ -81,8 +81,10 @@ def test_bytes_depend_neither_on_batches_nor_on_threads(layout, tmp_path, monkey
                 hits = first // batch % 3 == 1  # Some as hits, some as arrays.
                 file.append(energies[first : first + batch], hits_of(some) if hits else some)
         contents.append(path.read_bytes())
-    np.testing.assert_array_equal(open_showers(path).read(), showers)
     assert len(set(contents)) == 1
+    if layout != "ddml":  # Which cannot be read.
+        tolerance = 1e-6 if layout == "showerdata" else 0  # In GeV, floats round otherwise.
+        np.testing.assert_allclose(open_showers(path).read(), showers, rtol=tolerance)
 
 
 def test_batches_may_be_changed_after_they_were_appended(path):

@@ -11,7 +11,8 @@ from calojax.errors import CalojaxError, printable
 from calojax.files import check_output
 from calojax.geometry import chosen_detector
 from calojax.io import open_showers, sparse
-from calojax.io.writer import LayoutName, ShowerWriter
+from calojax.io.layouts import LayoutName
+from calojax.io.writer import ShowerWriter
 from calojax.progress import progress_bar
 
 # Voxels held at a time: 64 MiB.
@@ -36,8 +37,10 @@ def convert(
       files: HDF5 files of any layout, or folders of parts, in the order of the output.
       out: HDF5 file to write; it appears when it is complete.
       layout: layout of the output: dense (the CaloChallenge's), sparse (only the hits), par04 or
-        lemurs (a grid of r, alpha and z).
-      geometry: geometry of the files: a built-in name, or a binning file ending in .xml.
+        lemurs (a grid of r, alpha and z), showerdata (points for ShowerData), or ddml (square cells
+        for DDML's LoadHdf5, without incident energies).
+      geometry: geometry of the files: a built-in name, or a binning file ending in .xml. Files of
+        points need it unless calojax wrote them.
       particle: name or PDG number of the particle, for a binning file of several particles.
       scale: factor for the energies of voxels. Par04 and LEMURS have deposits in silicon, which
         datasets 2 and 3 divide by 0.033: 30.303 or 0.033 converts them.

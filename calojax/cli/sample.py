@@ -3,7 +3,7 @@
 import functools
 import pathlib
 import time
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
@@ -15,6 +15,7 @@ from calojax.cli.showers import Output, warn_outside, write
 from calojax.errors import CalojaxError, printable
 from calojax.files import check_output
 from calojax.io import shards
+from calojax.io.layouts import LayoutName
 from calojax.io.marks import TRAINED_ON
 from calojax.sampling import generation
 from calojax.sampling.generation import Precision
@@ -33,7 +34,7 @@ def sample(
     batch: Annotated[int | None, optional("INT", "128 on a CPU, 1000 elsewhere")] = None,
     temperature: float = 1.0,
     precision: Precision = "default",
-    layout: Literal["dense", "sparse"] = "dense",
+    layout: LayoutName = "dense",
     part_size: Annotated[int | None, optional("INT", "all showers in one file")] = None,
     force: bool = False,
     group: Annotated[distributed.Group, tyro.conf.arg(name="")] = distributed.ALONE,
@@ -55,8 +56,8 @@ def sample(
         increases it.
       precision: rounding in matrix products; "default" is the device's own. tf32 and bf16 are
         faster on hardware that has them, and do not change the scores.
-      layout: layout of the files: dense is the CaloChallenge's; sparse holds only the hits, is
-        smaller and faster to write, and is read by all commands of calojax.
+      layout: layout of the files, as in calojax convert: dense is the CaloChallenge's; sparse
+        holds only the hits, is smaller and faster to write, and is read by all commands.
       part_size: number of showers in each file: --out becomes a folder of numbered files with a
         manifest. The same command again makes the files that are missing.
       force: replace --out if it is a file that exists; parts are never replaced.

@@ -8,7 +8,8 @@ import numpy as np
 
 from calojax.errors import warn
 from calojax.geometry import Detector
-from calojax.io.writer import LayoutName, ShowerWriter
+from calojax.io.layouts import LayoutName
+from calojax.io.writer import ShowerWriter
 from calojax.progress import progress_bar
 from calojax.sampling.generation import Batches
 

@@ -1,13 +1,14 @@
 """``calojax simulate``: writes showers of the parametric generator."""
 
 import pathlib
-from typing import Annotated, Literal
+from typing import Annotated
 
 from calojax.cli.arguments import optional
 from calojax.cli.showers import Output, write
 from calojax.errors import printable
 from calojax.files import check_output
 from calojax.geometry import find_detector
+from calojax.io.layouts import LayoutName
 from calojax.sampling import generation
 from calojax.sampling.incident_energies import energy_source
 
@@ -20,7 +21,7 @@ def simulate(
     energies: Annotated[str | None, optional("ENERGIES", "the dataset's spectrum")] = None,
     seed: int = 0,
     batch: Annotated[int | None, optional("INT", "128 on a CPU, 1000 elsewhere")] = None,
-    layout: Literal["dense", "sparse"] = "dense",
+    layout: LayoutName = "dense",
     force: bool = False,
 ) -> None:
     """Writes showers of a parametric generator (GFLASH, hep-ex/0001020): data without Geant4.
@@ -36,7 +37,8 @@ def simulate(
       batch: number of showers that a device computes at a time. On one kind of device, shower i is
         the same to the last bit for any --num and number of devices; another --batch changes the
         rounding.
-      layout: layout of the file: dense (the CaloChallenge's) or sparse (only the hits).
+      layout: layout of the file: dense (the CaloChallenge's), sparse (only the hits), or another of
+        calojax convert.
       force: replace --out if it exists.
     """
     check_output(out, force=force, inputs=[geometry, energies or ""])

@@ -28,6 +28,11 @@ def named(pid: int) -> str:
     return next((name for name, (_, pids) in PARTICLES.items() if pid in pids), f"pid {pid}")
 
 
+def number(name: str) -> int:
+    """The PDG number of a particle; the first one if several have its name."""
+    return PARTICLES[name][1][0] if name in PARTICLES else int(name.removeprefix("pid "))
+
+
 def shower(name: str) -> Shower:
     """The kind of shower that a particle makes; "hadron" for those not in `PARTICLES`.
 

@@ -19,7 +19,7 @@ PAR04_ENERGIES = "incident_energy"
 
 
 def values(file: InputFile, key: str) -> h5py.Dataset:
-    """The incident energies or showers of an open file in MeV, by their key.
+    """The incident energies or showers of an open file, by their key.
 
     Raises:
       CalojaxError: if they are missing or not numbers, or `InputFile.find` refuses them.
@@ -39,10 +39,15 @@ def values(file: InputFile, key: str) -> h5py.Dataset:
     if not isinstance(item, h5py.Dataset):
         raise CalojaxError(f"{path}: {key!r} is a group; it must be a dataset.")
     if item.dtype.kind not in "fiu":
-        raise CalojaxError(f"{path}: {key!r} holds {item.dtype}; it must hold real numbers in MeV.")
+        raise CalojaxError(f"{path}: {key!r} holds {item.dtype}; it must hold real numbers.")
     if not item.shape:
         raise CalojaxError(f"{path}: {key!r} is a single or no value; it must have n rows.")
     return item
+
+
+def energies(file: InputFile) -> h5py.Dataset:
+    """The incident energies of an open file in MeV."""
+    return values(file, ENERGIES)
 
 
 class Writer:

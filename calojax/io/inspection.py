@@ -6,15 +6,14 @@ import os
 import pathlib
 from collections.abc import Iterator
 
-import h5py
 import numpy as np
 
 from calojax.errors import CalojaxError, printable
 from calojax.geometry import Detector
-from calojax.io.dense import ENERGIES, PAR04_ENERGIES
 from calojax.io.findings import Finding, energy_text, physics_findings, voxel_findings
 from calojax.io.hdf5 import InputFile, opened
-from calojax.io.reader import ShowerFile, showers_of
+from calojax.io.layouts import LAYOUTS, Layout, LayoutName, layout_of
+from calojax.io.reader import ShowerFile
 from calojax.io.scan import Scan, scan_showers
 from calojax.io.stored_geometry import guess_detector
 
@@ -25,12 +24,14 @@ class Inspection:
 
     Attributes:
       path: the file.
+      layout: its layout.
       scan: numbers of its showers; None if no showers could be read.
       attributes: texts and numbers among its attributes.
       findings: everything that is wrong with it, errors first.
     """
 
     path: pathlib.Path
+    layout: LayoutName
     scan: Scan | None
     attributes: dict[str, str | int | float]
     findings: tuple[Finding, ...]
@@ -42,7 +43,7 @@ class Inspection:
 
     def text(self) -> str:
         """A report of a few lines for the screen."""
-        lines = [printable(self.path), *(_rows(self.scan) if self.scan else [])]
+        lines = [printable(self.path), *(_rows(self.scan, self.layout) if self.scan else [])]
         for name, value in self.attributes.items():
             text = printable(value)
             lines.append(_row(printable(name), text if len(text) <= 200 else f"{text[:200]}..."))
@@ -64,7 +65,7 @@ def inspect(path: str | os.PathLike, detector: Detector | None = None) -> Inspec
     """
     path = pathlib.Path(path)
     attributes: dict[str, str | int | float] = {}
-    scan = None
+    layout, scan = "dense", None
     findings: list[Finding] = []
 
     def refused(error: CalojaxError) -> Finding:
@@ -77,38 +78,38 @@ def inspect(path: str | os.PathLike, detector: Detector | None = None) -> Inspec
     # Once more and leniently, to find out about files that `ShowerFile` refuses.
     try:
         with opened(path) as file:
-            attributes = file.attributes
-            showers = showers_of(file)
+            attributes, layout = file.attributes, layout_of(file)
+            showers = LAYOUTS[layout].showers(file, detector)
             if len(showers.shape) >= 2 and math.prod(showers.shape):
                 voxels = math.prod(showers.shape[1:])
                 if detector is None or detector.n_voxels != voxels:
                     detector = guess_detector(voxels)
-                energies = _energies(file, len(showers))
+                energies = _energies(file, LAYOUTS[layout], len(showers))
                 scan = scan_showers(showers, energies, detector, f"checking {path.name}")
                 findings += [*voxel_findings(scan), *physics_findings(scan)]
     except CalojaxError as error:
         # If the file cannot be opened at all, this is the same sentence again.
         findings.append(refused(error))
     findings = sorted(dict.fromkeys(findings), key=lambda finding: finding.severity != "error")
-    return Inspection(path, scan, attributes, tuple(findings))
+    return Inspection(path, layout, scan, attributes, tuple(findings))
 
 
-def _energies(file: InputFile, count: int) -> np.ndarray | None:
+def _energies(file: InputFile, layout: Layout, count: int) -> np.ndarray | None:
     """Incident energies in MeV, float64 [n], NaN where unusable; None if there are none."""
-    for key in (ENERGIES, PAR04_ENERGIES):
-        item = file.find(key)
-        if isinstance(item, h5py.Dataset) and item.shape and item.dtype.kind in "fiu":
-            if item.size != count:
-                return None
-            energies = item[...].reshape(-1).astype(np.float64)
-            return np.where(np.isfinite(energies) & (energies > 0), energies, np.nan)
-    return None
+    try:
+        item = layout.energies(file)
+    except CalojaxError:
+        return None
+    if item.size != count:
+        return None
+    energies = layout.unit * item[...].reshape(-1).astype(np.float64)
+    return np.where(np.isfinite(energies) & (energies > 0), energies, np.nan)
 
 
-def _rows(scan: Scan) -> Iterator[str]:
+def _rows(scan: Scan, layout: LayoutName) -> Iterator[str]:
     count, voxels, detector = len(scan.sums), scan.sample.shape[1], scan.detector
     kind = f"geometry {detector.name}, {detector.particle}s" if detector else "unknown geometry"
-    yield _row("showers", f"{count:,} of {voxels:,} voxels ({kind})")
+    yield _row("showers", f"{count:,} of {voxels:,} voxels ({kind}, layout {layout})")
     if scan.energies is not None and not np.isnan(scan.energies).all():
         low, high = np.nanmin(scan.energies), np.nanmax(scan.energies)
         yield _row("incident energy", f"{energy_text(low)} to {energy_text(high)}")

@@ -24,6 +24,16 @@ def is_par04(file: InputFile) -> bool:
     return isinstance(showers, h5py.Dataset) and len(showers.shape or ()) == 4
 
 
+def is_lemurs(file: InputFile) -> bool:
+    """Whether an open file is one of these that has directions."""
+    return "incident_theta" in file.file and is_par04(file)
+
+
+def energies(file: InputFile) -> h5py.Dataset:
+    """The incident energies of an open file in MeV."""
+    return values(file, PAR04_ENERGIES)
+
+
 class GridShowers:
     """Showers of a file, sliced like a dataset [n, v] in the CaloChallenge's order.
 

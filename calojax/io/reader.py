@@ -9,21 +9,18 @@ import os
 import pathlib
 from collections.abc import Iterator, Sequence
 
-import h5py
 import numpy as np
 
 from calojax.errors import CalojaxError
 from calojax.geometry import Detector
-from calojax.io import dense, par04, shards, sparse
-from calojax.io.hdf5 import InputFile, opened
+from calojax.io import par04, shards
+from calojax.io.hdf5 import opened
+from calojax.io.layouts import LAYOUTS, ShowerRows, layout_of
 from calojax.io.source import ShowerSource, checked_energies, checked_showers, float32
 from calojax.io.stored_geometry import resolved_detector
 
 Paths = str | os.PathLike | Sequence[str | os.PathLike]
 """One path, or several."""
-
-ShowerRows = h5py.Dataset | sparse.SparseShowers | par04.GridShowers
-"""Showers of an open file, sliced like an HDF5 dataset [n, v]; voxel energies are in MeV."""
 
 _BLOCK_BYTES = 2**24
 # Chunks that hold more than this are read in pieces, each of them several times.
@@ -90,8 +87,8 @@ class ShowerFile(ShowerSource):
         self.dropped = self.clipped = 0
         self._rows: np.ndarray | None = None
         with opened(self.path) as file:
-            key = dense.PAR04_ENERGIES if par04.is_par04(file) else dense.ENERGIES
-            energies, showers = dense.values(file, key), showers_of(file)
+            layout = LAYOUTS[layout_of(file)]
+            energies, showers = layout.energies(file), layout.showers(file, detector)
             if len(energies.shape) not in (1, 2) or energies.shape[1:] not in ((), (1,)):
                 raise CalojaxError(
                     f"{path}: incident energies have shape {energies.shape}; it must be (n, 1)."
@@ -118,7 +115,7 @@ class ShowerFile(ShowerSource):
                 )
             self.files = (self.path,)
             self._shape = showers.shape
-            energies = energies[...].reshape(-1)
+            energies = layout.unit * energies[...].reshape(-1).astype(np.float64)
             if repair:
                 energies = self._repaired(energies, showers)
             self.energies = checked_energies(path, energies)
@@ -144,7 +141,7 @@ class ShowerFile(ShowerSource):
             rows = rows[start:stop]
             start, stop = int(rows[0]), int(rows[-1]) + 1
         with opened(self.path) as file:
-            showers = showers_of(file)
+            showers = LAYOUTS[layout_of(file)].showers(file, self.detector)
             if showers.shape != self._shape:
                 raise CalojaxError(f"{self.path}: has changed since it was opened; start again.")
             for first, block in blocks_of(showers, start, stop):
@@ -191,15 +188,6 @@ class ShowerFiles(ShowerSource):
             if first < last:  # Files outside the range need not be opened.
                 yield from source.blocks(first, last)
             start, stop = start - len(source), stop - len(source)
-
-
-def showers_of(file: InputFile) -> ShowerRows:
-    """The showers of an open file of any layout."""
-    if sparse.is_sparse(file):
-        return sparse.SparseShowers(file)
-    if par04.is_par04(file):
-        return par04.GridShowers(file)
-    return dense.values(file, dense.SHOWERS)
 
 
 def blocks_of(

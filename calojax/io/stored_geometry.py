@@ -26,12 +26,12 @@ def guess_detector(n_voxels: int) -> Detector | None:
     return next((d for d in DETECTORS.values() if d.n_voxels == n_voxels), None)
 
 
-def resolved_detector(file: InputFile, n_voxels: int, detector: Detector | None) -> Detector:
+def resolved_detector(file: InputFile, n_voxels: int | None, detector: Detector | None) -> Detector:
     """The detector of a file's showers.
 
     Args:
       file: the file.
-      n_voxels: number of voxels of its showers.
+      n_voxels: number of voxels of its showers; None if it holds points.
       detector: the user's choice, which the geometry that the file keeps may replace.
 
     Raises:
@@ -47,7 +47,7 @@ def resolved_detector(file: InputFile, n_voxels: int, detector: Detector | None)
                 f"{detector.name!r}."
             )
         detector = stored
-    guess = guess_detector(n_voxels)
+    guess = None if n_voxels is None else guess_detector(n_voxels)
     named = file.attributes.get("geometry")
     if detector is None and named is not None:
         detector = DETECTORS.get(str(named), guess)
@@ -58,6 +58,13 @@ def resolved_detector(file: InputFile, n_voxels: int, detector: Detector | None)
                 "add --geometry FILE.xml."
             )
     detector = detector or guess
+    if n_voxels is None:
+        if detector is None:
+            raise CalojaxError(
+                f"{file.path}: holds points, but does not say of which geometry; add it: "
+                "--geometry NAME or FILE.xml."
+            )
+        return detector
     if detector is None:
         counts = ", ".join(f"{d.name} {d.n_voxels:,}" for d in DETECTORS.values())
         raise CalojaxError(

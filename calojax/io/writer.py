@@ -6,7 +6,7 @@ import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import h5py
 import numpy as np
@@ -15,22 +15,12 @@ import calojax
 from calojax import files
 from calojax.errors import CalojaxError, printable, warn
 from calojax.geometry import Detector
-from calojax.io import dense, par04, sparse
 from calojax.io.chunks import Queue, rows_of_a_chunk
+from calojax.io.layouts import LAYOUTS, LayoutName
 from calojax.io.source import checked_energies, checked_shapes, checked_showers
 from calojax.io.sparse import Hits, hits_of, showers_of
 from calojax.io.stored_geometry import store_detector
 
-LayoutName = Literal["dense", "sparse", "par04", "lemurs"]
-"""``dense``: the CaloChallenge's layout; ``sparse``: hits only (`calojax.io.sparse`); ``par04`` and
-``lemurs``: grids of Geant4's Par04 example and of LEMURS (`calojax.io.par04`)."""
-
-_WRITERS = {
-    "dense": dense.Writer,
-    "sparse": sparse.Writer,
-    "par04": par04.Writer,
-    "lemurs": par04.LemursWriter,
-}
 # Bytes of an attribute. HDF5 2.0 writes files that it cannot read from 65,500 on.
 _LONGEST = 65_000
 
@@ -86,7 +76,7 @@ class ShowerWriter:
         self.detector = detector
         self.count = count
         self.written = 0
-        self._layout = _WRITERS[layout]
+        self._layout = LAYOUTS[layout]
         self._threads = cores() if threads is None else threads
         self._target = pathlib.Path(os.path.realpath(self.path))
         self._partial = self._target.with_name(self._target.name + ".partial")
@@ -116,7 +106,7 @@ class ShowerWriter:
         for name, value in sorted(self._attributes.items()):
             self._note(name, value)
         store_detector(self._file, self.detector)
-        self._rows = self._layout(self._file, self._queue, self.detector, self.count)
+        self._rows = self._layout.writer(self._file, self._queue, self.detector, self.count)
         self._new_block()
 
     def _note(self, name: str, value: str | int | float) -> None:
@@ -186,11 +176,10 @@ class ShowerWriter:
         first = self.written - self._filled
 
         def prepare() -> Any:
-            takes_hits = self._layout is sparse.Writer
             if isinstance(showers, Hits):
-                return showers if takes_hits else showers_of(showers, self.detector.n_voxels)
+                return showers if self._layout.hits else showers_of(showers, self.detector.n_voxels)
             checked = checked_showers(self.path, showers, first)
-            return hits_of(checked) if takes_hits else checked
+            return hits_of(checked) if self._layout.hits else checked
 
         self._queue.put(lambda prepared: self._rows.extend(energies, prepared), prepare)
         # Twice the threads: the next items wait when a thread is free, and memory stays bounded.

@@ -17,7 +17,7 @@ import numpy as np
 from calojax import rng
 from calojax.errors import CalojaxError
 from calojax.geometry import DETECTORS, Detector
-from calojax.io import shards
+from calojax.io import shards, showerdata
 from calojax.io.dense import ENERGIES, PAR04_ENERGIES
 from calojax.io.hdf5 import opened
 from calojax.io.source import checked_energies
@@ -196,7 +196,8 @@ def _energies_in(path: pathlib.Path) -> np.ndarray:
             )
         if not data.size:
             raise CalojaxError(f"{path}: holds no incident energies; write it again.")
-        return checked_energies(path, np.asarray(data[...]).reshape(-1))
+        unit = showerdata.GEV if showerdata.is_showerdata(file) else 1.0
+        return checked_energies(path, unit * np.asarray(data[...]).reshape(-1))
 
 
 def _spectrum(

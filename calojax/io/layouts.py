@@ -1,0 +1,80 @@
+"""The layouts of shower files, by name: how each is recognised, read and written."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import h5py
+
+from calojax.geometry import Detector
+from calojax.io import ddml, dense, par04, showerdata, sparse
+from calojax.io.chunks import Queue
+from calojax.io.hdf5 import InputFile
+
+LayoutName = Literal["dense", "sparse", "par04", "lemurs", "showerdata", "ddml"]
+"""``dense``: the CaloChallenge's layout; ``sparse``: hits only (`calojax.io.sparse`); ``par04`` and
+``lemurs``: grids of Geant4's Par04 example and of LEMURS (`calojax.io.par04`); ``showerdata``:
+points (`calojax.io.showerdata`); ``ddml``: square cells for DD4hep (`calojax.io.ddml`)."""
+
+ShowerRows = h5py.Dataset | sparse.SparseShowers | par04.GridShowers | showerdata.PointShowers
+"""Showers of an open file, sliced like an HDF5 dataset [n, v]; voxel energies are in MeV."""
+
+
+class Layout(NamedTuple):
+    """A layout of shower files.
+
+    Attributes:
+      matches: whether an open file is of this layout.
+      energies: incident energies of an open file, [n] or [n, 1].
+      showers: showers of an open file; the detector is the user's choice, which points need.
+      writer: class that writes files.
+      hits: whether the writer takes `calojax.io.sparse.Hits`, not showers [b, v].
+      unit: unit of the incident energies in MeV.
+    """
+
+    matches: Callable[[InputFile], bool]
+    energies: Callable[[InputFile], h5py.Dataset]
+    showers: Callable[[InputFile, Detector | None], ShowerRows]
+    writer: Callable[[h5py.File, Queue, Detector, int], Any]
+    hits: bool = False
+    unit: float = 1.0
+
+
+# The first one that matches; dense comes last, since its messages suit files of no layout.
+LAYOUTS: dict[LayoutName, Layout] = {
+    "sparse": Layout(
+        sparse.is_sparse,
+        dense.energies,
+        lambda file, _: sparse.SparseShowers(file),
+        sparse.Writer,
+        hits=True,
+    ),
+    "lemurs": Layout(
+        par04.is_lemurs,
+        par04.energies,
+        lambda file, _: par04.GridShowers(file),
+        par04.LemursWriter,
+    ),
+    "par04": Layout(
+        par04.is_par04, par04.energies, lambda file, _: par04.GridShowers(file), par04.Writer
+    ),
+    "showerdata": Layout(
+        showerdata.is_showerdata,
+        showerdata.energies,
+        showerdata.PointShowers,
+        showerdata.Writer,
+        hits=True,
+        unit=showerdata.GEV,
+    ),
+    "ddml": Layout(ddml.is_ddml, ddml.refuse, ddml.refuse, ddml.Writer, hits=True),
+    "dense": Layout(
+        lambda _: True,
+        dense.energies,
+        lambda file, _: dense.values(file, dense.SHOWERS),
+        dense.Writer,
+    ),
+}
+
+
+def layout_of(file: InputFile) -> LayoutName:
+    """The layout of an open file; ``dense`` if it is of no other."""
+    return next(name for name, layout in LAYOUTS.items() if layout.matches(file))
