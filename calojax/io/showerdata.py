@@ -68,8 +68,9 @@ class PointShowers:
                 f"{path}: is a file of ShowerData, but has no {SHOWERS!r} of points; write it with "
                 "showerdata.save."
             )
-        three = isinstance(shape, h5py.Dataset) and shape.shape == (3,)
-        sizes = shape[...].tolist() if three else None
+        sizes = None
+        if isinstance(shape, h5py.Dataset) and shape.shape == (3,):
+            sizes = shape[...].tolist()
         if not sizes or sizes[2] not in (4, 5):
             raise CalojaxError(
                 f"{path}: is a file of ShowerData, but its {SHAPE!r} is {sizes}; it must be the "
