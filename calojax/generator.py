@@ -3,7 +3,7 @@
 import itertools
 import math
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,9 @@ from calojax import rng
 from calojax.api import TrainedModel, load
 from calojax.errors import CalojaxError
 from calojax.geometry import Detector
+from calojax.io import sparse
 from calojax.io.source import checked_energies
+from calojax.sampling import packing
 from calojax.sampling.generation import STREAM
 
 # Largest ratio of the size of a block to its showers; the rest is padding. A CPU takes as long for
@@ -128,6 +130,30 @@ class Generator:
           CalojaxError: if the energies are not positive numbers, or the event is no whole number
             from 0 to 2^32 - 1.
         """
+        blocks, count = self._run(energies, event)
+        return np.concatenate([np.asarray(block) for block in blocks])[:count]
+
+    def hits(self, energies: ArrayLike, *, event: int | None = None) -> Hits:
+        """The hits of the showers of an event; arguments as in a call.
+
+        From an accelerator only the hits of large blocks are copied.
+        """
+        blocks, count = self._run(energies, event)
+        found = sparse.joined([_hits_of(block) for block in blocks])[:count]
+        voxels, voxel = self.detector.voxels, found.voxels
+        return Hits(
+            np.repeat(np.arange(count), found.counts),
+            layer=voxels.layer[voxel],
+            alpha=voxels.alpha[voxel],
+            r=voxels.r[voxel],
+            x=voxels.eta[voxel],
+            y=voxels.phi[voxel],
+            z=voxels.z_center[voxel],
+            energy=found.energies,
+        )
+
+    def _run(self, energies: ArrayLike, event: int | None) -> tuple[list[Any], int]:
+        """Blocks of showers [b, v] on the device, and the number of those that are no padding."""
         array = np.atleast_1d(energies)
         if array.dtype.kind not in "fiu" or array.shape not in ((array.size,), (array.size, 1)):
             raise CalojaxError(
@@ -137,8 +163,8 @@ class Generator:
         energies = checked_energies("generator", array.reshape(-1))
         number = rng.checked_seed(next(self._events) if event is None else event, "event")
         if not len(energies):
-            return np.zeros((0, self.detector.n_voxels), np.float32)
-        showers = [
+            return [np.zeros((0, self.detector.n_voxels), np.float32)], 0
+        blocks = [
             self._programs[size](
                 self.trained.variables,
                 np.uint32(number),
@@ -148,23 +174,15 @@ class Generator:
             )
             for first, size in _blocks(len(energies), self.sizes)
         ]
-        return np.concatenate([np.asarray(block) for block in showers])[: len(energies)]
+        return blocks, len(energies)
 
-    def hits(self, energies: ArrayLike, *, event: int | None = None) -> Hits:
-        """The hits of the showers of an event; arguments as in a call."""
-        showers = self(energies, event=event)
-        shower, voxel = np.nonzero(showers)
-        voxels = self.detector.voxels
-        return Hits(
-            shower,
-            layer=voxels.layer[voxel],
-            alpha=voxels.alpha[voxel],
-            r=voxels.r[voxel],
-            x=voxels.eta[voxel],
-            y=voxels.phi[voxel],
-            z=voxels.z_center[voxel],
-            energy=showers[shower, voxel],
-        )
+
+def _hits_of(block: Any) -> sparse.Hits:
+    """The hits of showers [b, v] on a device or on the host."""
+    showers = block
+    if jax.default_backend() != "cpu" and packing.SMALLEST <= block.size <= packing.LARGEST:
+        showers = packing.fetch(packing.pack(block), block)
+    return showers if isinstance(showers, sparse.Hits) else sparse.hits_of(np.asarray(showers))
 
 
 def _blocks(number: int, sizes: tuple[int, ...]) -> list[tuple[int, int]]:

@@ -1,6 +1,7 @@
 """The generator of single events: determinism, events, hits, threads, and what it refuses."""
 
 import concurrent.futures
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from calojax.api import TrainedModel
 from calojax.checkpoint import Progress
 from calojax.errors import CalojaxError
 from calojax.generator import Generator
+from calojax.sampling import packing
 from calojax.sampling.generation import STREAM
 
 ENERGIES = np.geomspace(2e3, 9e4, 7)
@@ -72,6 +74,27 @@ def test_hits_are_the_voxels_with_energy_at_their_places(generator):
     voxel = generator.detector.voxel_index(hits.layer, hits.alpha, hits.r)
     np.testing.assert_array_equal(showers[hits.shower, voxel], hits.energy)
     assert (hits.energy > 0).all()
+
+
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_hits_packed_on_an_accelerator_are_the_same(count, generator, monkeypatch):
+    expected = generator.hits(ENERGIES[:count], event=5)
+    packed = []
+
+    def fetch(small, block):
+        packed.append(len(block))
+        return packing.fetch(small, block)
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(
+        generators,
+        "packing",
+        SimpleNamespace(pack=packing.pack, fetch=fetch, SMALLEST=2 * 120, LARGEST=10**9),
+    )
+    found = generator.hits(ENERGIES[:count], event=5)
+    assert packed == {0: [], 1: [], 7: [4, 4]}[count]  # Of one shower it would take longer.
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize(

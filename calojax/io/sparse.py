@@ -7,6 +7,7 @@ with ``hit_offsets`` [n + 1]. Its attributes are ``layout = "sparse"`` and ``n_v
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import h5py
 import numpy as np
@@ -74,6 +75,12 @@ def showers_of(hits: Hits, n_voxels: int) -> np.ndarray:
     where = np.repeat(np.arange(0, showers.size, n_voxels), hits.counts) + hits.voxels
     showers.reshape(-1)[where] = hits.energies
     return showers
+
+
+def joined(blocks: Sequence[Hits]) -> Hits:
+    """The hits of all blocks of showers."""
+    fields = ("counts", "voxels", "energies")
+    return Hits(*(np.concatenate([getattr(block, name) for block in blocks]) for name in fields))
 
 
 def is_sparse(file: InputFile) -> bool:

@@ -255,8 +255,7 @@ def _run(
     devices = jax.local_devices() if devices is None else list(devices)
     # A program is compiled for each device, so use no more devices than there are blocks.
     devices = devices[: len(list(itertools.islice(blocks(parts, size), len(devices))))]
-    # Below about a million voxels the launches of packing take longer than the copy (H200).
-    smallest = 0 if packed else 2**20
+    smallest = 0 if packed else packing.SMALLEST
     if packed is None:
         packed = any(device.platform != "cpu" for device in devices)
     advice = f"--batch {size} is too large for it"
@@ -274,8 +273,9 @@ def _run(
             arrays = inputs(first, size)
             given = jax.device_put((index, *arrays), devices[device])
             showers, good = _compute(function, *constants[device], *given)
-            # Places in the buffers are 32-bit numbers.
-            small = packing.pack(showers) if packed and smallest <= showers.size < 2**30 else None
+            small = None
+            if packed and smallest <= showers.size <= packing.LARGEST:
+                small = packing.pack(showers)
             (showers if small is None else small.counts).copy_to_host_async()
             under_way.append((first, kept, arrays[0], showers, good, small))
         for started in under_way:

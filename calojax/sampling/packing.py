@@ -16,6 +16,10 @@ from calojax.io.sparse import Hits, voxel_type
 # and 3 have hits in 8 and 3 % on average.
 _PARTS = 16
 
+# Numbers of voxels of a block that is worth packing on an accelerator. Below about a million the
+# launches take longer than the copy (H200), and places in the buffers are 32-bit numbers.
+SMALLEST, LARGEST = 2**20, 2**30 - 1
+
 
 class Packed(NamedTuple):
     """Hits of b showers on a device, in the order of showers and voxels.
