@@ -59,6 +59,8 @@ def test_its_files_cannot_be_read(tmp_path):
 def test_a_detector_wider_than_its_cells_is_refused(tmp_path):
     detector = DETECTORS["ds1-photons"]
     energies, showers = toy(3, geometry=detector)
-    with pytest.raises(CalojaxError, match=r"reach 2000 mm .* DDML 75.6 mm; take --layout shower"):
+    with pytest.raises(
+        CalojaxError, match=r"reach 2000 mm .* end at 75.6 mm; take --layout shower"
+    ):
         write_showers(tmp_path / "a.hdf5", detector, energies, [showers], layout="ddml")
     assert not list(tmp_path.iterdir())

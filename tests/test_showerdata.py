@@ -120,6 +120,7 @@ def test_incident_energies_stay_those_of_the_file(layout, path):
         (1, "nothing wrong"),
         (0.033, "deposited in silicon"),
         (1e3, "look like keV beside incident energies in MeV"),
+        (1e-3, "voxels look like GeV: multiply them by 1,000"),
     ],
 )
 def test_check_names_the_layout_and_wrong_units(scale, words, path):

@@ -52,8 +52,8 @@ class Writer:
         radius, most = max(layer.r_edges[-1] for layer in detector.layers), _Y + _N_Y * _CELL
         if radius > most:
             raise CalojaxError(
-                f"{detector.name}: its voxels reach {radius:g} mm from the track, but the cells of "
-                f"DDML {most:.1f} mm; take --layout showerdata."
+                f"{detector.name}: its voxels reach {radius:g} mm from the track, but DDML's cells "
+                f"end at {most:.1f} mm; take --layout showerdata."
             )
         voxels = detector.voxels
         y, x = (
