@@ -21,6 +21,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+import two_stages
 from jax.extend.core import Literal
 
 from calojax import distributed, models
@@ -52,6 +53,14 @@ def one_device() -> jax.sharding.Mesh:
 @pytest.fixture(scope="session")
 def two_devices() -> jax.sharding.Mesh:
     return distributed.make_mesh(jax.devices())
+
+
+@pytest.fixture(scope="module")
+def two_stages_known():
+    """The small model of two stages is one of the presets."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "_FAMILIES", dict(models.families()) | {"two": two_stages.FAMILY})
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from two_stages import TwoConfig, known
+from two_stages import TwoConfig
 
 from calojax import checkpoint, models
 from calojax.checkpoint import Checkpoints, Progress
@@ -21,11 +21,10 @@ PROGRESS = Progress(5, "second", 5, ("first", "second"), 0, (1e3, 1e5))
 OPTIMIZER = optax.adam(0.1).init({"moment": np.ones(3)})
 
 
-@pytest.fixture(scope="module", autouse=True)
-def model(tiny):
-    """A model of two small stages; its family is known to this module."""
-    with known():
-        yield models.build(TwoConfig(), tiny)
+@pytest.fixture(scope="module")
+def model(two_stages_known, tiny):
+    """A model of two small stages."""
+    return models.build(TwoConfig(), tiny)
 
 
 @pytest.fixture(scope="module")

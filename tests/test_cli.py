@@ -15,7 +15,6 @@ import h5py
 import jax
 import numpy as np
 import pytest
-import two_stages
 
 import calojax as package
 from calojax import checkpoint, distributed, files, report
@@ -27,6 +26,7 @@ TRAIN = (
     "train two --out {out} --data {data} --cache {cache} "
     "--checkpoint-every 3 --log-every 2 --first.steps 9 --second.steps 9"
 )
+pytestmark = pytest.mark.usefixtures("two_stages_known")
 # One size of blocks, so that one compiled program serves all tests.
 SAMPLE = "sample {run} --batch 20 --out {out} "
 PARTS = SAMPLE + "--num 50 --part-size 20 "
@@ -48,13 +48,6 @@ def one_device_only(one_device):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "local_devices", lambda **which: devices(**which)[:1])
         patch.setattr(distributed, "make_mesh", lambda: one_device)
-        yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def two():
-    """The small model of two stages is one of the presets."""
-    with two_stages.known():
         yield
 
 

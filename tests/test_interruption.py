@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 
 import forks
+import jax
 import numpy as np
 import pytest
-import two_stages
 
 from calojax import files
 from calojax.checkpoint import Checkpoint, Checkpoints
@@ -24,10 +24,7 @@ STOPS = 2
 _ENDS = {signal.SIGTERM: {0, 1, -signal.SIGTERM}, signal.SIGKILL: {0, -signal.SIGKILL}}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def two():
-    with two_stages.known():
-        yield
+pytestmark = pytest.mark.usefixtures("two_stages_known")
 
 
 @pytest.fixture(scope="module")
@@ -114,16 +111,7 @@ def assert_equal_runs(a: pathlib.Path, b: pathlib.Path) -> None:
     one, other = newest(a), newest(b)
     assert one.model == other.model
     assert one.progress == other.progress
-    assert_equal_trees(one.variables, other.variables)
-
-
-def assert_equal_trees(a, b) -> None:
-    if not isinstance(a, dict):
-        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
-        return
-    assert a.keys() == b.keys()
-    for name in a:
-        assert_equal_trees(a[name], b[name])
+    jax.tree.map(np.testing.assert_array_equal, one.variables, other.variables)
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])

@@ -1,5 +1,6 @@
 """Several processes: same numbers as one, a common stop, a lost process, resumption by others."""
 
+import functools
 import pathlib
 import signal
 import socket
@@ -8,7 +9,7 @@ import forks
 import jax
 import numpy as np
 import pytest
-import two_stages
+from two_stages import signal_at
 
 from calojax import checkpoint, cli, distributed
 from calojax.checkpoint import Checkpoint, Checkpoints
@@ -40,29 +41,7 @@ def free_port() -> int:
     raise AssertionError("no free port")
 
 
-def signal_at(count: int, number: signal.Signals) -> None:
-    """Has the ``count``-th training step from now on send a signal to this process."""
-    original, calls = step.make, 0
-
-    def make(*arguments):
-        compiled = original(*arguments)
-
-        def counted(*inputs):
-            nonlocal calls
-            calls += 1
-            if calls == count:
-                signal.raise_signal(number)
-            return compiled(*inputs)
-
-        return counted
-
-    step.make = make
-
-
-@pytest.fixture(scope="module", autouse=True)
-def two():
-    with two_stages.known():
-        yield
+pytestmark = pytest.mark.usefixtures("two_stages_known")
 
 
 def companion(process: int, arguments: list[str], output: pathlib.Path) -> None:
@@ -70,13 +49,13 @@ def companion(process: int, arguments: list[str], output: pathlib.Path) -> None:
 
     def interrupted(*positional, **_) -> None:
         if process == 1:
-            signal_at(SIGTERM_AT, signal.SIGTERM)
+            step.make = signal_at(SIGTERM_AT, signal.SIGTERM)
         try:
             run.train(*positional)
         except Interrupted as stop:
             print(stop, flush=True)
         if process == 1:
-            signal_at(SIGKILL_AT, signal.SIGKILL)
+            step.make = signal_at(SIGKILL_AT, signal.SIGKILL)
         run.train(*positional, resume=True)
 
     cli.train.train = interrupted
@@ -139,18 +118,6 @@ def alone(left, dataset, folder):
     return jax.device_get(train(left.model, dataset, folder / "alone", OPTIONS, mesh=devices))
 
 
-def assert_equal(a, b) -> None:
-    flat_a, flat_b = (jax.tree.leaves_with_path(tree) for tree in (a, b))
-    for (path, x), (_, y) in zip(flat_a, flat_b, strict=True):
-        np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
-
-
-def assert_close(a, b) -> None:
-    flat_a, flat_b = (jax.tree.leaves_with_path(tree) for tree in (a, b))
-    for (path, x), (_, y) in zip(flat_a, flat_b, strict=True):
-        np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-7, err_msg=jax.tree_util.keystr(path))
-
-
 def test_sigterm_of_one_stops_both_at_the_same_step(companions):
     for _, text in companions:
         assert f"Stopped in stage 'first' after step 16 of {STEPS}" in text
@@ -165,15 +132,18 @@ def test_a_lost_process_stops_the_other(companions):
 
 def test_two_processes_learn_what_one_does(left, alone):
     assert left.progress.total == STEPS
-    assert_equal(left.variables["params"]["mean"], alone["params"]["mean"])
-    assert_equal(left.variables["state"], alone["state"])
+    jax.tree.map(
+        np.testing.assert_array_equal, left.variables["params"]["mean"], alone["params"]["mean"]
+    )
+    jax.tree.map(np.testing.assert_array_equal, left.variables["state"], alone["state"])
 
 
 def test_another_number_of_processes_and_devices_resumes(left, alone, dataset, folder):
     devices = distributed.make_mesh(jax.devices()[:1])
     train(left.model, dataset, folder / "run", OPTIONS, resume=True, mesh=devices)
     found = checkpoint.load(folder / "run")
-    assert_close(found.variables["params"], alone["params"])
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-7)
+    jax.tree.map(close, found.variables["params"], alone["params"])
     # One of the processes has written metrics, and what was done again is there once.
     records = [r for r in metrics.read(folder / "run" / METRICS_FILE) if "loss" in r]
     lines = [(record["stage"], record["step"]) for record in records]

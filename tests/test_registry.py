@@ -4,8 +4,7 @@ import dataclasses
 
 import h5py
 import pytest
-import toy_model
-from toy_model import FAMILY, Toy, ToyConfig
+from two_stages import FAMILY, Two, TwoConfig
 
 from calojax import checkpoint, cli, models
 from calojax.errors import CalojaxError
@@ -25,21 +24,21 @@ def installed(folder, monkeypatch, value):
     info = folder / "toypackage-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toypackage\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[calojax.models]\ntoy = {value}\n")
+    (info / "entry_points.txt").write_text(f"[calojax.models]\ntwo = {value}\n")
     monkeypatch.syspath_prepend(folder)
     models._load_entry_points.cache_clear()
 
 
 def test_a_model_of_an_installed_package_trains_and_samples(showers, tmp_path, monkeypatch):
-    installed(tmp_path, monkeypatch, "toy_model:FAMILY")
+    installed(tmp_path, monkeypatch, "two_stages:FAMILY")
     data, run, out = tmp_path / "data.hdf5", tmp_path / "run", tmp_path / "out.hdf5"
     with h5py.File(data, "w") as file:
         file["incident_energies"] = showers.energies[:, None]
         file["showers"] = showers.showers
     wanted = ["--data", str(data), "--out", str(run), "--cache", str(tmp_path / "cache")]
-    cli.main(["train", "toy-tiny", *wanted, "--softness", "2"])
+    cli.main(["train", "two", *wanted, "--width", "5"])
     model = checkpoint.load(run).model
-    assert model == Toy(ToyConfig(softness=2.0), model.detector)
+    assert model == Two(TwoConfig(width=5), model.detector)
     cli.main(["sample", str(run), "--num", "8", "--out", str(out)])
     with h5py.File(out) as file:
         assert file["showers"].shape == (8, 120)
@@ -47,27 +46,27 @@ def test_a_model_of_an_installed_package_trains_and_samples(showers, tmp_path, m
 
 
 def test_registered_presets_are_seen_and_names_are_taken_once():
-    assert "toy-tiny" not in PRESETS
-    models.register("toy", FAMILY)
-    assert PRESETS["toy-tiny"].model == ToyConfig()
+    assert "two" not in PRESETS
+    models.register("two", FAMILY)
+    assert PRESETS["two"].model == TwoConfig()
     assert len(PRESETS) == len(list(PRESETS))
-    with pytest.raises(ValueError, match="already registered: toy-tiny, toy"):
-        models.register("toy", FAMILY)
-    with pytest.raises(ValueError, match="already registered: toy-tiny"):
+    with pytest.raises(ValueError, match="already registered: two, two"):
+        models.register("two", FAMILY)
+    with pytest.raises(ValueError, match=r"already registered: two$"):
         models.register("other", dataclasses.replace(FAMILY))
 
 
 def test_a_broken_package_breaks_no_other_model(tmp_path, monkeypatch, capsys):
-    installed(tmp_path, monkeypatch, "toy_model:MISSING")
-    assert "toy" not in models.families()
+    installed(tmp_path, monkeypatch, "two_stages:MISSING")
+    assert "two" not in models.families()
     assert "calovq" in models.families()
-    assert "model 'toy' (toy_model:MISSING) was not added" in capsys.readouterr().err
+    assert "model 'two' (two_stages:MISSING) was not added" in capsys.readouterr().err
 
 
 def test_unregistered_models_are_refused(tiny):
-    with pytest.raises(TypeError, match=r"settings of type ToyConfig.*calojax\.models\.register"):
-        models.build(ToyConfig(), tiny)
-    with pytest.raises(TypeError, match=r"Toy is not registered; .*calojax\.models\.register"):
-        models.to_json(toy_model.Toy(ToyConfig(), tiny))
-    with pytest.raises(CalojaxError, match=r"'toy' is not one of calovq, .*package"):
-        models.from_json({"model": "toy"})
+    with pytest.raises(TypeError, match=r"settings of type TwoConfig.*calojax\.models\.register"):
+        models.build(TwoConfig(), tiny)
+    with pytest.raises(TypeError, match=r"Two is not registered; .*calojax\.models\.register"):
+        models.to_json(Two(TwoConfig(), tiny))
+    with pytest.raises(CalojaxError, match=r"'two' is not one of calovq, .*package"):
+        models.from_json({"model": "two"})

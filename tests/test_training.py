@@ -1,6 +1,7 @@
 """Training: the same numbers whatever interrupts it and however many devices share it."""
 
 import dataclasses
+import functools
 import json
 import shutil
 import signal
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import with_autoencoder
-from two_stages import TwoConfig, known
+from two_stages import TwoConfig, signal_at
 
 from calojax import checkpoint, distributed, files, models
 from calojax.errors import CalojaxError
@@ -25,14 +26,8 @@ from calojax.training.balanced_batches import balanced
 from calojax.training.interruption import Interrupted, StopFlag
 from calojax.training.run import METRICS_FILE, Options, train
 
+assert_equal_trees = functools.partial(jax.tree.map, np.testing.assert_array_equal)
 OPTIONS = Options(log_every=3, validate_every=5, checkpoint_every=4, validation_fraction=0.2)
-
-
-def assert_equal_trees(a, b):
-    flat_a, flat_b = (jax.tree.leaves_with_path(tree) for tree in (a, b))
-    assert [path for path, _ in flat_a] == [path for path, _ in flat_b]
-    for (path, x), (_, y) in zip(flat_a, flat_b, strict=True):
-        np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
 
 
 def copy_of(variables):
@@ -41,10 +36,9 @@ def copy_of(variables):
 
 
 @pytest.fixture(scope="module")
-def two(tiny):
-    """A model of two stages that compiles in no time; its family is known to this module."""
-    with known():
-        yield models.build(TwoConfig(), tiny)
+def two(two_stages_known, tiny):
+    """A model of two stages that compiles in no time."""
+    return models.build(TwoConfig(), tiny)
 
 
 def changed(two, **settings):
@@ -64,7 +58,7 @@ def test_a_finished_run_says_so(finished, two):
     assert found.model == two
     assert found.progress.done == ("first", "second")
     assert found.progress.total == 16
-    assert_equal_trees(found.variables, jax.device_get(variables))
+    assert_equal_trees(found.variables, variables)
 
 
 def test_metrics_cover_every_stage(finished):
@@ -88,34 +82,15 @@ def test_metrics_cover_every_stage(finished):
     assert seconds == sorted(seconds)
 
 
-def stop_after(monkeypatch, count):
-    """Makes the ``count``-th step of the run send SIGTERM to this process."""
-    original = step.make
-    calls = {"n": 0}
-
-    def make(*args):
-        compiled = original(*args)
-
-        def counted(*inputs):
-            calls["n"] += 1
-            if calls["n"] == count:
-                signal.raise_signal(signal.SIGTERM)
-            return compiled(*inputs)
-
-        return counted
-
-    monkeypatch.setattr(step, "make", make)
-
-
 def test_resume_after_sigterm_equals_uninterrupted(
     finished, two, showers, one_device, tmp_path, monkeypatch
 ):
     with monkeypatch.context() as patch:
-        stop_after(patch, 11)
+        patch.setattr(step, "make", signal_at(11, signal.SIGTERM))
         with pytest.raises(Interrupted, match="continue with --resume"):
             train(two, showers, tmp_path, OPTIONS, mesh=one_device)
     resumed = train(two, showers, tmp_path, OPTIONS, resume=True, mesh=one_device)
-    assert_equal_trees(jax.device_get(resumed), jax.device_get(finished[1]))
+    assert_equal_trees(resumed, finished[1])
 
 
 def test_the_model_has_the_average_of_the_weights():
@@ -167,11 +142,11 @@ def test_a_run_that_starts_from_another_is_resumed(
     options = {"initial": finished[0], "again": ("second",), "mesh": one_device}
     whole = train(two, showers, tmp_path / "whole", OPTIONS, **options)
     with monkeypatch.context() as patch:
-        stop_after(patch, 5)
+        patch.setattr(step, "make", signal_at(5, signal.SIGTERM))
         with pytest.raises(Interrupted):
             train(two, showers, tmp_path / "stopped", OPTIONS, **options)
     resumed = train(two, showers, tmp_path / "stopped", OPTIONS, resume=True, **options)
-    assert_equal_trees(jax.device_get(resumed), jax.device_get(whole))
+    assert_equal_trees(resumed, whole)
 
 
 def test_weights_that_do_not_fit_a_kept_stage_are_refused(finished, two, showers, tmp_path):
@@ -246,7 +221,7 @@ def test_a_stop_between_two_steps_is_never_without_a_checkpoint(
 def test_resuming_a_finished_run_changes_nothing(finished, two, showers, one_device):
     out, variables = finished
     again = train(two, showers, out, OPTIONS, resume=True, mesh=one_device)
-    assert_equal_trees(jax.device_get(again), jax.device_get(variables))
+    assert_equal_trees(again, variables)
 
 
 def test_a_run_is_not_overwritten_or_mixed(finished, two, showers, one_device):
@@ -330,7 +305,7 @@ def test_checkpoints_move_between_numbers_of_devices(
         )
         assert made[1].shape == (16, 120)
         again = train(two, showers, tmp_path / "run", OPTIONS, again=("second",), mesh=mesh)
-        assert_equal_trees(checkpoint.load(tmp_path / "run").variables, jax.device_get(again))
+        assert_equal_trees(checkpoint.load(tmp_path / "run").variables, again)
 
 
 def stream_of(dataset, size, mesh, steps, seed=0):

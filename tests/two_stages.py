@@ -1,16 +1,17 @@
 """A model of two stages that compiles in no time, for tests of runs and checkpoints."""
 
-import contextlib
 import dataclasses
+import itertools
+import signal
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import pytest
 
-from calojax import models
 from calojax.geometry import Detector
 from calojax.models import settings
 from calojax.models.base import Family, Outcome, Preset, Schedule, Stage
+from calojax.training import step
 
 SCHEDULE = Schedule(8, 64, learning_rate=0.01, warmup=2)
 
@@ -80,13 +81,22 @@ class Two:
         return batch["showers"] * (1 + 0 * variables["params"]["mean"])
 
 
+def signal_at(count: int, number: signal.Signals) -> Callable:
+    """A `step.make` of whose steps the ``count``-th sends a signal to this process."""
+    original, calls = step.make, itertools.count(1)
+
+    def make(*arguments):
+        compiled = original(*arguments)
+
+        def counted(*inputs):
+            if next(calls) == count:
+                signal.raise_signal(number)
+            return compiled(*inputs)
+
+        return counted
+
+    return make
+
+
 PRESETS = {"two": Preset("Two small stages", "tiny", TwoConfig())}
 FAMILY = Family(Two, TwoConfig, PRESETS, settings.check)
-
-
-@contextlib.contextmanager
-def known():
-    """The family and its preset are known to calojax in the block."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "_FAMILIES", dict(models.families()) | {"two": FAMILY})
-        yield
