@@ -7,6 +7,7 @@ import pathlib
 import re
 import resource
 import shutil
+import types
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -217,7 +218,7 @@ def _stub() -> None:
 
     def measure(source):
         source.read()
-        return source
+        return types.SimpleNamespace(source=source, digest="")
 
     def scoring(*_):
         raise CalojaxError("All files were read.")

@@ -8,7 +8,6 @@ import pathlib
 from collections.abc import Sequence
 from typing import Annotated
 
-import numpy as np
 import tyro
 
 import calojax
@@ -18,15 +17,29 @@ from calojax.cli.arguments import optional, required
 from calojax.cli.showers import Output, warn_outside, write
 from calojax.errors import CalojaxError, printable, warn
 from calojax.evaluation import classifiers, scoreboard, suite
-from calojax.evaluation.features import batch_size
+from calojax.evaluation.samples import Sample
 from calojax.evaluation.suite import Options
 from calojax.geometry import Detector, chosen_detector
 from calojax.io import ShowerFile, ShowerSource, open_showers
 from calojax.io.marks import TRAINED_ON
-from calojax.progress import progress_bar
-from calojax.rng import checked_seed
 from calojax.sampling import generation
 from calojax.sampling.incident_energies import parse_energy
+
+# Energies have a unit on the command line.
+_ENERGIES = tyro.constructors.ConstructorRegistry()
+_ENERGIES.primitive_rule(
+    lambda info: (
+        tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="ENERGY",
+            instance_from_str=lambda words: parse_energy(words[0]),
+            is_instance=lambda value: isinstance(value, float),
+            str_from_instance=lambda value: [f"{value:g}MeV"],
+        )
+        if info.type is float
+        else None
+    )
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,15 +60,7 @@ class Evaluate:
       run: trained run that is sampled with the reference's incident energies.
       reconstruction: run whose first stage encodes and decodes the reference: what the codes
         lose, apart from what the prior loses.
-      metrics: scores: histograms fpd kpd prdc correlations low low-normed high cnn, or all that
-        can be computed; the last four train classifiers, for which a GPU or --quick is needed.
-      seeds: number of trainings of each classifier.
-      seed: seed of sampling, splits and starts.
-      quick: use small classifiers and 1,000 showers for prdc; not comparable with other scores.
-      floor: also score one half of the reference against the other.
-      energy_range: lowest and highest incident energy of the showers that are evaluated, such as
-        10GeV 100GeV.
-      slices: boundaries of slices of incident energy.
+      options: options of the scores.
       rivals: further generated files for a multi-class classifier: which of all samples the
         reference resembles most (by the classifiers in --metrics, else high).
       against: published models to compare with: a results file, or "published" for the
@@ -64,8 +69,6 @@ class Evaluate:
         for the picture of quality against time.
       geometry: geometry of the files: a built-in name, or a binning file ending in .xml.
       particle: name or PDG number, if --geometry is a binning file of several particles.
-      truncate: take as many showers of the larger samples as the smallest has, spread evenly over
-        incident energy.
       pictures: draw pictures, which takes a minute or more.
       format: format of the pictures in --out; those in report.html are PNG.
       force: compute all scores again, and replace files in --out that another program wrote.
@@ -77,21 +80,12 @@ class Evaluate:
     reference_name: str = "Geant4"
     run: Annotated[pathlib.Path | None, optional("RUN", "none")] = None
     reconstruction: Annotated[pathlib.Path | None, optional("RUN", "none")] = None
-    metrics: tuple[str, ...] = ("histograms", "fpd", "kpd", "prdc", "correlations")
-    seeds: int = 10
-    seed: int = 0
-    quick: bool = False
-    floor: bool = False
-    energy_range: Annotated[tuple[str, str] | None, optional("LOW HIGH", "all energies")] = None
-    slices: Annotated[
-        tuple[str, ...] | None, optional("ENERGIES", "decades with enough showers")
-    ] = None
+    options: Annotated[Options, tyro.conf.arg(name="")] = Options()
     rivals: Annotated[tuple[pathlib.Path, ...], optional("FILES", "none")] = ()
     against: Annotated[str | None, optional("published|FILE", "none")] = None
     timing: Annotated[pathlib.Path | None, optional("FILE", "none")] = None
     geometry: Annotated[str | None, optional("NAME|XML", "what the files say")] = None
     particle: Annotated[str | None, optional("NAME", "the only one of the file")] = None
-    truncate: bool = False
     pictures: bool = True
     format: report.PictureFormat = "png"
     force: bool = False
@@ -119,11 +113,11 @@ class Evaluate:
 
 def main(arguments: Sequence[str]) -> None:
     """Runs the command."""
-    asked = tyro.cli(Evaluate, prog="calojax evaluate", args=list(arguments))
+    asked = tyro.cli(Evaluate, prog="calojax evaluate", args=list(arguments), registry=_ENERGIES)
     keep_freed_memory()
     if asked.run and asked.reconstruction:
         raise CalojaxError("Give either --run or --reconstruction.")
-    options = _options(asked)
+    options = asked.options
     generated, references = asked.split_files()
     detector = chosen_detector(asked.geometry, asked.particle)
     for path in references if len(references) > 1 else ():
@@ -140,64 +134,54 @@ def main(arguments: Sequence[str]) -> None:
     # All that cannot be done is found before the long work.
     times = _times(asked.timing)
     published = _published(asked.against, reference.detector)
-    opened = [open_showers(path, detector) for path in generated]
-    rivals = {path: open_showers(path, reference.detector) for path in asked.rivals}
-    if asked.truncate:
-        # All are compared with the same showers of the reference.
-        count = min(map(len, (reference, *opened, *rivals.values())))
-        reference = suite.spread(reference, count)
-        opened = [suite.spread(sample, count) for sample in opened]
-    # The showers of a model will be as many as the reference's.
-    expected = [*([reference] if asked.model else []), *opened]
-    pairs = [suite.comparable(one, reference, options) for one in (*expected, *rivals.values())]
-    rivals = {path: one for path, (one, _) in zip(rivals, pairs[len(expected) :], strict=True)}
-    kinds = _multiclass_kinds(pairs, options) if rivals else []
+    # The showers of a model will have the reference's energies.
+    samples = [reference] if asked.model else []
+    samples += [open_showers(path, detector) for path in generated]
+    rivals = [open_showers(path, reference.detector) for path in asked.rivals]
+    samples, reference = suite.comparable([*samples, *rivals], reference, options)
+    kinds = _multiclass_kinds(samples, reference, options) if rivals else []
     if not asked.force:
         report.check(asked.out)
     files.make_folder(asked.out)
     with contextlib.ExitStack() as stack:
-        digests: list[str | None] = [None] * len(opened)
+        drawn = ""
         if asked.model:
             folder = stack.enter_context(files.working_folder(asked.out, ".showers-"))
-            sample, digest = _showers_of_run(asked.model, reference, asked, folder)
-            opened, digests = [sample, *opened], [digest, *digests]
-        pairs = [suite.comparable(sample, reference, options) for sample in opened]
-        reference = pairs[0][1]
-        samples = {name: sample for name, (sample, _) in zip(names, pairs, strict=True)}
+            samples[0], drawn = _showers_of_run(asked, reference, folder)
+        truth, measured = suite.measure(reference), list(map(suite.measure, samples))
+        digests = [sample.digest for sample in measured]
+        digests[0] = drawn or digests[0]
         common: dict = {"reference": ", ".join(map(printable, references))}
         if rivals:
-            common["rivals"] = {printable(p): _digest(sample) for p, sample in rivals.items()}
-        truth = _digest(reference)
+            of_rivals = zip(map(printable, asked.rivals), digests[len(names) :], strict=True)
+            common["rivals"] = dict(of_rivals)
         inputs = [
             {
                 "generated": printable(path),
                 "reconstruction": bool(asked.reconstruction) and path == asked.model,
-                "digest": _digest_of_all(
-                    digest or _digest(sample), truth, reference.detector, options
-                ),
+                "digest": _digest_of_all(digest, truth, options),
                 **common,
             }
-            for path, digest, sample in zip(paths, digests, samples.values(), strict=True)
+            for path, digest in zip(paths, digests, strict=False)
         ]
-        rivals = {
-            printable(path.stem if path.stem not in samples else path): sample
-            for path, sample in rivals.items()
-        }
         outline = report.Report(
             models=(),
             reference=reference,
             reference_name=printable(asked.reference_name),
             published=published,
         )
-        found = _scored(samples, reference, inputs, times, outline, options, asked)
+        ours = dict(zip(names, measured, strict=False))
+        found = _scored(ours, truth, inputs, times, outline, asked)
+        for path in asked.rivals:
+            names.append(printable(path.stem if path.stem not in names else path))
         for kind in kinds:
             if kind not in {score.kind for score in found.multiclass}:
                 score = classifiers.multiclass(
-                    samples | rivals,
+                    kind,
+                    dict(zip(names, samples, strict=True)),
                     reference,
-                    kind=kind,
+                    classifiers.settings_for(reference.detector, options.quick),
                     seeds=options.seeds,
-                    quick=options.quick,
                     seed=options.seed,
                 )
                 found = dataclasses.replace(found, multiclass=(*found.multiclass, score))
@@ -213,29 +197,15 @@ def main(arguments: Sequence[str]) -> None:
     print(f"scores: {printable(asked.out / 'metrics.json')}")
 
 
-def _options(asked: Evaluate) -> Options:
-    window = asked.energy_range
-    return Options(
-        metrics=asked.metrics,
-        seeds=asked.seeds,
-        seed=checked_seed(asked.seed),
-        quick=asked.quick,
-        floor=asked.floor,
-        energy_range=None if window is None else (parse_energy(window[0]), parse_energy(window[1])),
-        slices=None if asked.slices is None else tuple(map(parse_energy, asked.slices)),
-        truncate=asked.truncate,
-    )
-
-
 def _multiclass_kinds(
-    pairs: Sequence[tuple[ShowerSource, ShowerSource]], options: Options
+    samples: Sequence[ShowerSource], reference: ShowerSource, options: Options
 ) -> list[classifiers.Kind]:
     """Classifiers in the metrics, else ``high``, to be trained between samples and reference.
 
     Raises:
       CalojaxError: if a sample has too few showers.
     """
-    detector, fewest = pairs[0][0].detector, min(len(one) for pair in pairs for one in pair)
+    detector, fewest = reference.detector, min(map(len, (*samples, reference)))
     possible = suite.possible(options, detector, fewest)[0].metrics
     kinds: list[classifiers.Kind] = [k for k in suite.CLASSIFIERS if k in possible] or ["high"]
     suite.possible(dataclasses.replace(options, metrics=tuple(kinds)), detector, fewest)
@@ -243,12 +213,11 @@ def _multiclass_kinds(
 
 
 def _scored(
-    samples: dict[str, ShowerSource],
-    reference: ShowerSource,
+    samples: dict[str, Sample],
+    reference: Sample,
     inputs: list[dict],
     times: dict[str, float],
     outline: report.Report,
-    options: Options,
     asked: Evaluate,
 ) -> report.Report:
     """The outline with all models in it; metrics.json is written after each score."""
@@ -257,25 +226,22 @@ def _scored(
     for name in replaced:
         warn(f"{asked.out}: the evaluation of {name} in it is replaced.")
     contents = [one.content for one in earlier]
-    if all(
-        content.get("name") == name and content.get("inputs") == own
-        for content, name, own in zip(contents, samples, inputs, strict=True)
-    ):
+    if [(one.name, one.inputs) for one in earlier] == list(zip(samples, inputs, strict=True)):
         outline = dataclasses.replace(outline, multiclass=earlier[0].multiclass)
-    measured, models = suite.measure(reference), []
+    models = []
     for index, (name, sample) in enumerate(samples.items()):
-        known, chosen = earlier[index].known, options
+        known, chosen = earlier[index].known, asked.options
         if models:
             # The floor is that of the reference, the same for all.
             known = known._replace(floor=models[0].evaluation.floor or known.floor)
-            chosen = dataclasses.replace(options, floor=False)
-        for evaluation in suite.scoring(suite.measure(sample), measured, chosen, known):
+            chosen = dataclasses.replace(chosen, floor=False)
+        for evaluation in suite.scoring(sample, reference, chosen, known):
             model = report.Model(
                 name=name,
                 evaluation=evaluation,
-                showers=sample,
+                showers=sample.source,
                 inputs=inputs[index],
-                options=dataclasses.asdict(options)
+                options=dataclasses.asdict(asked.options)
                 | {"metrics": suite.metrics_of(evaluation.scores)},
                 times=times if index == 0 else {},
             )
@@ -285,28 +251,19 @@ def _scored(
     return dataclasses.replace(outline, models=models)
 
 
-def _digest(source: ShowerSource) -> str:
-    """Digest of incident energies and showers, whatever the file's name, date and layout."""
-    digest = hashlib.blake2b(digest_size=16)
-    with progress_bar("read", len(source)) as bar:
-        for energies, showers in source.batches(batch_size(source.detector)):
-            digest.update(np.ascontiguousarray(energies).data)
-            digest.update(np.ascontiguousarray(showers).data)
-            bar.update(len(showers))
-    return digest.hexdigest()
-
-
-def _digest_of_all(generated: str, reference: str, detector: Detector, options: Options) -> str:
+def _digest_of_all(generated: str, reference: Sample, options: Options) -> str:
     """Digest of all that a score depends on."""
     settings = dataclasses.asdict(dataclasses.replace(options, metrics=(), floor=False))
-    parts = (calojax.__version__, generated, reference, detector, settings)
+    detector = reference.source.detector
+    parts = (calojax.__version__, generated, reference.digest, detector, settings)
     return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
 
 def _showers_of_run(
-    run: pathlib.Path, reference: ShowerSource, asked: Evaluate, folder: pathlib.Path
+    asked: Evaluate, reference: ShowerSource, folder: pathlib.Path
 ) -> tuple[ShowerSource, str]:
     """The showers that a run samples or reconstructs, on disk to bound the memory; their digest."""
+    run, seed = asked.run or asked.reconstruction or "", asked.options.seed
     model, variables, done = checkpoint.load(run)
     if model.detector.binning != reference.detector.binning:
         raise CalojaxError(
@@ -316,12 +273,10 @@ def _showers_of_run(
     warn_outside(reference.energies, done.energy_range)
     if asked.reconstruction:
         label = "reconstruct"
-        batches = generation.reconstruct(model, variables, reference, seed=asked.seed)
+        batches = generation.reconstruct(model, variables, reference, seed=seed)
     else:
         label = "sample"
-        batches = generation.generate(
-            model, variables, reference.energies, seed=asked.seed, hits=True
-        )
+        batches = generation.generate(model, variables, reference.energies, seed=seed, hits=True)
     path = folder / "showers.hdf5"
     origin = {TRAINED_ON: done.trained_on} if done.trained_on else {}
     write([Output(path, len(reference), origin)], reference.detector, batches, label=label)

@@ -19,6 +19,7 @@ from calojax import distributed, rng
 from calojax.errors import CalojaxError
 from calojax.evaluation import calibration, features
 from calojax.evaluation.classifier_training import (
+    ClassifierSettings,
     Split,
     Trainer,
     log_posteriors,
@@ -26,7 +27,7 @@ from calojax.evaluation.classifier_training import (
     split_rows,
 )
 from calojax.evaluation.metric import Found, Metric, Options, Score, with_error
-from calojax.evaluation.samples import Samples, spread, tabulate
+from calojax.evaluation.samples import Samples, equal_in_number, tabulate
 from calojax.geometry import Detector
 from calojax.io import ShowerSource
 from calojax.nn.classifier import DenseClassifier, ResNetClassifier
@@ -40,31 +41,6 @@ GENERATED, REFERENCE = 0, 1
 
 # Fewest validation showers of each sample for an AUC in a slice.
 _AUC_SHOWERS = 20
-
-
-@dataclasses.dataclass(frozen=True)
-class ClassifierSettings:
-    """How a classifier is trained; the defaults are the CaloChallenge's for datasets 2 and 3.
-
-    Those for dataset 1 differ in the split (`official_split`).
-
-    Attributes:
-      width: nodes of every hidden layer of the dense network.
-      hidden_layers: number of hidden layers after the first.
-      batch: largest number of showers per step.
-      epochs: passes over the training part; the one of best test accuracy counts.
-      learning_rate: learning rate of Adam.
-      split: proportions of training, test and validation part.
-      quick: whether these are the reduced settings, whose scores are not comparable.
-    """
-
-    width: int = 2048
-    hidden_layers: int = 2
-    batch: int = 1000
-    epochs: int = 50
-    learning_rate: float = 2e-4
-    split: tuple[int, int, int] = (60, 20, 20)
-    quick: bool = False
 
 
 OFFICIAL = ClassifierSettings()
@@ -203,23 +179,21 @@ def predict(
     Raises:
       CalojaxError: if there are too few showers, or ``cnn`` is asked for layers that differ.
     """
-    generated, reference = _equal_in_number(generated, reference)
+    # A window of energy may hold more showers of one of them.
+    generated, reference = equal_in_number(generated, reference)
     n = len(reference)
     energies = np.concatenate([generated.energies, reference.energies])
     labels = np.repeat([GENERATED, REFERENCE], n)
     predictions = []
     for split, logits in _train(kind, (generated, reference), (), settings, seeds, seed):
-        _, test, validation = split
+        _, test, rows = split
         # In float64, where different logits below 36 stay different.
         fitted, outputs = (
-            scipy.special.expit(np.asarray(logits(rows))[..., 0].astype(np.float64))
-            for rows in (test, validation)
+            scipy.special.expit(np.asarray(logits(part))[:, 0].astype(np.float64))
+            for part in (test, rows)
         )
-        for member, rows in enumerate(validation):
-            probabilities = calibration.calibrate(
-                fitted[member], labels[test[member]], outputs[member]
-            )
-            predictions.append(Predictions(energies[rows], labels[rows], probabilities))
+        probabilities = calibration.calibrate(fitted, labels[test], outputs)
+        predictions.append(Predictions(energies[rows], labels[rows], probabilities))
     return predictions
 
 
@@ -243,22 +217,20 @@ def score(predictions: Sequence[Predictions]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def multiclass(
+    kind: Kind,
     generated: Mapping[str, ShowerSource],
     reference: ShowerSource,
+    settings: ClassifierSettings,
     *,
-    kind: Kind = "high",
     seeds: int = 10,
-    quick: bool = False,
     seed: int = 0,
-    settings: ClassifierSettings | None = None,
 ) -> MulticlassScore:
     """Trains classifiers between several generated samples, and applies them to the reference.
 
     The classifiers never see reference showers in training (arXiv:2410.21611, section 4.3): the
     best sample is the one that these are most likely taken for.
 
-    The arguments are those of `predict`, with the samples by name; ``quick`` selects the reduced
-    settings where none are given.
+    The arguments are those of `predict`, with the samples by name.
 
     Raises:
       CalojaxError: as `predict` does, and if there are fewer than two samples.
@@ -268,25 +240,22 @@ def multiclass(
             f"A multi-class score needs two or more generated samples, got {len(generated)}: "
             f"name more files."
         )
-    settings = settings or settings_for(reference.detector, quick)
-    *samples, reference = _equal_in_number(*generated.values(), reference)
+    *samples, reference = equal_in_number(*generated.values(), reference)
     n = len(reference)
     of_reference, of_samples = [], []
     for split, logits in _train(kind, samples, (reference,), settings, seeds, seed):
-        size = len(split.test)
-        rows = np.broadcast_to(len(samples) * n + np.arange(n, dtype=np.int32), (size, n))
-        of_reference.append(np.asarray(log_posteriors(logits(rows)).mean(axis=1)))
+        rows = len(samples) * n + np.arange(n, dtype=np.int32)
+        of_reference.append(log_posteriors(logits(rows)).mean(axis=0))
         # The parts hold the same number of rows of every class, class after class.
         posteriors = log_posteriors(logits(split.validation))
-        posteriors = posteriors.reshape(size, len(samples), -1, len(samples))
-        of_samples.append(np.asarray(posteriors.mean(axis=2)))
-    means, spreads = _mean_and_spread(np.concatenate(of_reference))
+        of_samples.append(posteriors.reshape(len(samples), -1, len(samples)).mean(axis=1))
+    means, spreads = _mean_and_spread(of_reference)
     return MulticlassScore(
         kind=kind,
         log_posterior=dict(zip(generated, means.tolist(), strict=True)),
         log_posterior_error=dict(zip(generated, spreads.tolist(), strict=True)),
         uniform=-math.log(len(samples)),
-        cross_check=tuple(map(tuple, np.concatenate(of_samples).mean(axis=0).tolist())),
+        cross_check=tuple(map(tuple, np.mean(of_samples, axis=0).tolist())),
         settings=settings,
     )
 
@@ -337,8 +306,7 @@ def _train(
 ) -> Iterator[tuple[Split, Callable[[np.ndarray], jax.Array]]]:
     """Trains a classifier between ``samples``; the rows of ``others`` follow, without a class.
 
-    Yields as many seeds at a time as fit on the device: their splits [s, m] on the host, and the
-    function from rows [s, m] to logits [s, m, outputs].
+    Yields for each seed its split, and the function from rows [m] to logits [m, outputs].
     """
     sources = (*samples, *others)
     detector, n = sources[0].detector, len(sources[0])
@@ -352,22 +320,17 @@ def _train(
         if kind == "cnn" and detector.grid
         else DenseClassifier(settings.width, settings.hidden_layers, outputs)
     )
-    trainer = Trainer(network, settings.learning_rate, settings.batch, settings.epochs, mesh)
-    # The kernels of several seeds would make grouped convolutions, which are slow.
-    at_once = 1 if kind == "cnn" else trainer.members_at_once(rows)
-    groups = np.array_split(np.arange(seeds), -(-seeds // at_once))
-    keys = rng.per_item(rng.root(seed), jnp.arange(seeds))
-    epochs = len(groups) * settings.epochs
-    with progress_bar(f"classifier {kind}", epochs, unit="epoch") as bar:
+    trainer = Trainer(network, settings, mesh)
+    with progress_bar(f"classifier {kind}", seeds * settings.epochs, unit="epoch") as bar:
 
-        def report(accuracy: np.ndarray) -> None:
-            bar.set_postfix(accuracy=f"{accuracy.mean():.4f}", refresh=False)
+        def report(accuracy: float) -> None:
+            bar.set_postfix(accuracy=f"{accuracy:.4f}", refresh=False)
             bar.update()
 
-        for group in groups:
-            split = split_rows(keys[group], n, len(samples), settings.split)
-            variables = trainer.fit(rows, split, keys[group], report)
-            yield jax.device_get(split), functools.partial(trainer.logits, variables, rows)
+        for key in rng.per_item(rng.root(seed), jnp.arange(seeds)):
+            split = split_rows(key, n, len(samples), settings.split)
+            variables = trainer.fit(rows, split, key, report)
+            yield split, functools.partial(trainer.logits, variables, rows)
 
 
 def _check(kind: Kind, detector: Detector, n: int, settings: ClassifierSettings) -> None:
@@ -382,11 +345,6 @@ def _check(kind: Kind, detector: Detector, n: int, settings: ClassifierSettings)
             f"The cnn classifier needs layers that are all alike, but those of {detector.name!r} "
             f"differ: use low or high."
         )
-
-
-def _equal_in_number(*sources: ShowerSource) -> list[ShowerSource]:
-    """As many showers of each source: a window of energy may hold more of one of them."""
-    return [spread(source, min(map(len, sources))) for source in sources]
 
 
 def _mean_and_spread(values: Any) -> tuple[np.ndarray, np.ndarray]:

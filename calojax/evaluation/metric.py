@@ -31,19 +31,22 @@ class Score(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What to evaluate.
+    """What to evaluate. In Python energies are in MeV, on the command line they have a unit.
 
     Attributes:
-      metrics: names in `suite.METRICS`; or "all", which leaves out what cannot be computed.
+      metrics: names of scores: histograms fpd kpd prdc correlations low low-normed high cnn; or
+        all, which leaves out what cannot be computed. The last four train classifiers, for which a
+        GPU or the option quick is needed.
       seeds: number of trainings of each classifier.
-      seed: seed of the classifiers' initial weights and splits.
-      quick: small classifiers and 1,000 showers for PRDC, for CPUs; not comparable with others.
-      slices: boundaries in MeV of the slices of incident energy; None: `samples.default_slices`;
-        empty or a single one: no slices.
-      energy_range: lowest and highest incident energy in MeV of the showers to evaluate.
+      seed: seed of sampling, and of the classifiers' initial weights and splits.
+      quick: small classifiers and 1,000 showers for prdc; not comparable with other scores.
+      slices: boundaries of slices of incident energy; by default decades with enough showers, and
+        no slices if there are fewer than two.
+      energy_range: lowest and highest incident energy of the showers that are evaluated, such as
+        10GeV 100GeV.
       floor: also score one half of the reference against the other.
-      truncate: cut the larger sample to the size of the smaller one; the remaining showers are
-        spread evenly over its incident energies.
+      truncate: take as many showers of the larger samples as the smallest has, spread evenly over
+        incident energy.
     """
 
     metrics: tuple[str, ...] = ("histograms", "fpd", "kpd", "prdc", "correlations")

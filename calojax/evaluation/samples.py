@@ -1,6 +1,7 @@
 """The two samples that are compared: which showers, their features, and whether they are sound."""
 
 import dataclasses
+import hashlib
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -67,6 +68,11 @@ def spread(source: ShowerSource, count: int) -> ShowerSource:
     return Selection(source, np.sort(by_energy[ranks]))
 
 
+def equal_in_number(*sources: ShowerSource) -> list[ShowerSource]:
+    """As many showers of each source, evenly spread over its incident energies."""
+    return [spread(source, min(map(len, sources))) for source in sources]
+
+
 def inside(source: ShowerSource, low: float, high: float) -> np.ndarray:
     """Mask [n] of the showers with incident energies in [low, high) MeV."""
     return (source.energies >= low) & (source.energies < high)
@@ -90,6 +96,12 @@ class Sample:
 
     def __len__(self) -> int:
         return len(self.source)
+
+    @property
+    def digest(self) -> str:
+        """Digest of incident energies and showers, whatever the file's name, date and layout."""
+        content = self.source.energies.tobytes() + self.marks.tobytes()
+        return hashlib.blake2b(content, digest_size=16).hexdigest()
 
     def take(self, rows: np.ndarray) -> "Sample":
         """The showers of increasing indices [m]."""

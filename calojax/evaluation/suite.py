@@ -6,7 +6,7 @@ under which name the CaloChallenge publishes it.
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
@@ -25,10 +25,10 @@ from calojax.evaluation.samples import (
     Selection,
     default_slices,
     energy_warnings,
+    equal_in_number,
     inside,
     measure,
     sample_warnings,
-    spread,
 )
 from calojax.geometry import Detector
 from calojax.io import ShowerSource
@@ -155,7 +155,7 @@ def evaluate(
         be read.
     """
     options = options or Options()
-    generated, reference = comparable(generated, reference, options)
+    (generated,), reference = comparable([generated], reference, options)
     *_, complete = scoring(measure(generated), measure(reference), options)
     return complete
 
@@ -264,41 +264,43 @@ def possible(options: Options, detector: Detector, showers: int) -> tuple[Option
 
 
 def comparable(
-    generated: ShowerSource, reference: ShowerSource, options: Options
-) -> tuple[ShowerSource, ShowerSource]:
-    """Both samples, cut to the showers that are compared.
+    samples: Sequence[ShowerSource], reference: ShowerSource, options: Options
+) -> tuple[list[ShowerSource], ShowerSource]:
+    """Generated samples and the reference, cut to the showers that are compared.
 
     Raises:
       CalojaxError: if they differ in geometry, number or incident energies, nothing is left of
         one, an option makes no sense, or a metric cannot be computed.
     """
     _check_options(options)
-    ours, theirs = generated.detector, reference.detector
-    if ours.binning != theirs.binning:
-        raise CalojaxError(
-            f"The generated showers are of geometry {ours.name} ({ours.n_voxels} voxels), the "
-            f"reference is of {theirs.name} ({theirs.n_voxels} voxels); compare like with like."
-        )
-    if len(generated) != len(reference):
-        if not options.truncate:
+    theirs = reference.detector
+    for ours, count in ((sample.detector, len(sample)) for sample in samples):
+        if ours.binning != theirs.binning:
             raise CalojaxError(
-                f"There are {len(generated)} generated and {len(reference)} reference showers; "
-                "evaluate as many of each, or --truncate the larger sample."
+                f"The generated showers are of geometry {ours.name} ({ours.n_voxels} voxels), the "
+                f"reference is of {theirs.name} ({theirs.n_voxels} voxels); compare like with like."
             )
-        count = min(len(generated), len(reference))
-        generated, reference = spread(generated, count), spread(reference, count)
+        if count != len(reference) and not options.truncate:
+            raise CalojaxError(
+                f"There are {count} generated and {len(reference)} reference showers; evaluate as "
+                "many of each, or --truncate the larger sample."
+            )
+    sources = equal_in_number(*samples, reference)
     if options.energy_range is not None:
-        generated, reference = (
+        sources = [
             Selection(source, np.flatnonzero(inside(source, *options.energy_range)))
-            for source in (generated, reference)
-        )
-    for name, sample in (("generated", generated), ("reference", reference)):
-        if not len(sample):
+            for source in sources
+        ]
+    *samples, reference = sources
+    for source in sources:
+        if not len(source):
+            name = "reference" if source is reference else "generated"
             window = " in this energy range" if options.energy_range else ""
             raise CalojaxError(f"There are no {name} showers{window}; check file and options.")
-    possible(options, reference.detector, min(len(generated), len(reference)))
-    energy_warnings(generated.energies, reference.energies)
-    return generated, reference
+    possible(options, theirs, min(map(len, sources)))
+    for sample in samples:
+        energy_warnings(sample.energies, reference.energies)
+    return samples, reference
 
 
 def _check_options(options: Options) -> None:

@@ -8,7 +8,7 @@ import pathlib
 import platform
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import h5py
 import jax
@@ -201,29 +201,35 @@ class _Slice(msgspec.Struct):
     scores: dict[str, float]
 
 
-class _Stored(msgspec.Struct):
-    """What is read of a model's content in metrics.json, NaN where that has null."""
-
-    name: str
-    inputs: dict[str, Any]
-    scores: dict[str, float]
-    slices: list[_Slice]
-    floor: dict[str, float]
-    multiclass: tuple[MulticlassScore, ...] = ()
-
-
-class Earlier(NamedTuple):
-    """What an earlier evaluation of the same showers left.
+class Earlier(msgspec.Struct):
+    """What an earlier evaluation of a model left in metrics.json; empty if there was none.
 
     Attributes:
-      content: its content of metrics.json; empty if there was none.
-      known: its scores.
-      multiclass: its multi-class scores.
+      content: all of it, as it was read; the others are what is used of it, with NaN for null.
+      name: name of the model.
+      inputs: files, runs and digests that were evaluated.
+      scores: scores as in `Evaluation`.
+      slices: scores of slices of incident energy.
+      floor: scores of one half of the reference against the other.
+      multiclass: multi-class scores.
     """
 
-    content: Mapping[str, Any] = {}
-    known: Known = Known()
+    content: dict[str, Any] = {}
+    name: str = ""
+    inputs: dict[str, Any] = {}
+    scores: dict[str, float] = {}
+    slices: list[_Slice] = []
+    floor: dict[str, float] = {}
     multiclass: tuple[MulticlassScore, ...] = ()
+
+    @property
+    def known(self) -> Known:
+        """The scores, errors and chance levels whose meaning is known."""
+        return Known(
+            _known(self.scores),
+            {(part.low_mev, part.high_mev): _known(part.scores) for part in self.slices},
+            _known(self.floor),
+        )
 
 
 def check(folder: pathlib.Path) -> None:
@@ -254,41 +260,30 @@ def earlier(
       What is known of each model, and the names of evaluations that will be replaced.
     """
     stored = _read(folder)
-    known = {} if force else {one.content["inputs"].get("digest"): one for one in stored}
-    others = [one for one in stored if force or one.content["inputs"].get("digest") not in digests]
+    known = {} if force else {one.inputs.get("digest"): one for one in stored}
+    others = [one for one in stored if force or one.inputs.get("digest") not in digests]
     for path in (folder / "report.html", *(folder / "figures").glob("*")) if others else ():
         if path.name == "report.html" or _PICTURE.fullmatch(path.name):
             with contextlib.suppress(OSError):
                 path.unlink()
-    found = [known.get(digest, Earlier()) for digest in digests]
-    return found, [one.content["name"] for one in others]
+    return [known.get(digest, Earlier()) for digest in digests], [one.name for one in others]
 
 
 def _read(folder: pathlib.Path) -> list[Earlier]:
     """The evaluations in the folder's metrics.json; none if calojax did not write it."""
     try:
         content = json.loads((folder / "metrics.json").read_bytes())
-        contents = content.get("models", [content])
-        stored = [
-            msgspec.convert(_with_nan({**one, "floor": one["floor"] or {}}), _Stored)
-            for one in contents
+        if content["format"] != FORMAT:
+            return []
+        return [
+            msgspec.convert(
+                {**_with_nan(one), "floor": _with_nan(one["floor"] or {}), "content": one}, Earlier
+            )
+            for one in content.get("models", [content])
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return []
-    return [
-        Earlier(
-            content,
-            Known(
-                _known(one.scores),
-                {(part.low_mev, part.high_mev): _known(part.scores) for part in one.slices},
-                _known(one.floor),
-            ),
-            one.multiclass,
-        )
-        for content, one in zip(contents, stored, strict=True)
-    ]
 
 
 def _known(scores: Mapping[str, float]) -> dict[str, float]:
-    """The scores, errors and chance levels whose meaning is known, by key."""
     return {key: value for key, value in scores.items() if base(key) in SCORES}
