@@ -78,6 +78,7 @@ def calojax_on(disk: Disk, arguments: list[str], report: pathlib.Path) -> None:
     os.environ["XLA_FLAGS"] += _ONE_DEVICE
     output = report.with_suffix(".output")
     redirect(output)
+    models.register("two", two_stages.FAMILY)
     train._draw_losses = lambda run: None
     _lay(disk)
     status = 0
