@@ -63,6 +63,17 @@ def two_stages_known():
         yield
 
 
+@pytest.fixture(scope="module")
+def two(two_stages_known, tiny) -> two_stages.Two:
+    """A model of two stages that compiles in no time."""
+    return models.build(two_stages.TwoConfig(), tiny)
+
+
+@pytest.fixture(scope="module")
+def variables_of_two(two, batch):
+    return jax.device_get(two.init(jax.random.key(0), two.fit([]), batch))
+
+
 @pytest.fixture(scope="session")
 def tiny() -> Detector:
     return DETECTORS["tiny"]

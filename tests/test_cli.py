@@ -207,9 +207,13 @@ def test_evaluation_writes_scores_and_page(sampled, data, folder, capsys, monkey
 def test_runs_are_evaluated_without_a_file_between(run, data, folder):
     for option in ("run", "reconstruction"):
         out = folder / f"evaluated-{option}"
-        line = "evaluate --{option} {run} {data} --out {out} --metrics histograms --no-pictures"
+        line = "evaluate --{option} {run} {data} --out {out} --metrics histograms --no-pictures "
+        line += "--energy-range 1GeV 20GeV"
         assert calojax(line, option=option, run=run, data=data, out=out) == 0
-        scores = json.loads((out / "metrics.json").read_text())["scores"]
+        content = json.loads((out / "metrics.json").read_text())
+        scores, inside = content["scores"], int((open_showers(data).energies < 2e4).sum())
+        assert content["showers"] == {"generated": inside, "reference": inside}
+        assert content["settings"]["energy_range"] == [1e3, 2e4]
         assert {p.name for p in out.iterdir()} == {"metrics.json", "report.html"}
         if option == "reconstruction":
             # The model of two stages gives back what it gets.

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import with_autoencoder
-from two_stages import TwoConfig, signal_at
+from two_stages import signal_at
 
 from calojax import checkpoint, distributed, files, models
 from calojax.errors import CalojaxError
@@ -33,12 +33,6 @@ OPTIONS = Options(log_every=3, validate_every=5, checkpoint_every=4, validation_
 def copy_of(variables):
     """Variables that a step may be given for good: it takes its state's memory."""
     return jax.tree.map(np.array, jax.device_get(variables))
-
-
-@pytest.fixture(scope="module")
-def two(two_stages_known, tiny):
-    """A model of two stages that compiles in no time."""
-    return models.build(TwoConfig(), tiny)
 
 
 def changed(two, **settings):
@@ -257,11 +251,6 @@ def test_a_stage_can_be_trained_again_with_other_settings(
     other = changed(two, memory=2)
     with pytest.raises(CalojaxError, match=r"'state/average' has shape \(1, 120\)"):
         train(other, showers, tmp_path / "copy", OPTIONS, again=("second",), mesh=one_device)
-
-
-@pytest.fixture(scope="module")
-def variables_of_two(two, batch):
-    return jax.device_get(two.init(jax.random.key(0), two.fit([]), batch))
 
 
 def test_one_device_equals_two(two, variables_of_two, batch, one_device, two_devices):
