@@ -21,17 +21,8 @@ def _trained(block: _Block, steps: int, batch_size: int = 256) -> _Block:
     return dataclasses.replace(block, schedule=schedule)
 
 
-def _cylinder(
-    kernel: tuple[int, int, int], strides: tuple[int, int, int], codebook_size: int, code_width: int
-) -> CaloVQConfig:
-    autoencoder = AutoencoderConfig(
-        network="cylinder",
-        kernel=kernel,
-        strides=strides,
-        codebook_size=codebook_size,
-        code_width=code_width,
-        rotate=True,
-    )
+def _cylinder(kernel: tuple[int, int, int], strides: tuple[int, int, int]) -> CaloVQConfig:
+    autoencoder = AutoencoderConfig("cylinder", kernel=kernel, strides=strides, rotate=True)
     return CaloVQConfig(
         _trained(autoencoder, 100_000),
         _trained(EnergiesConfig(), 20_000, 512),
@@ -40,8 +31,9 @@ def _cylinder(
     )
 
 
-# Of four rates this one has the best generated showers (docs/results.md).
-_DS2 = _cylinder(kernel=(9, 8, 5), strides=(3, 4, 4), codebook_size=512, code_width=16)
+# Few codes have the best generated showers (docs/results.md).
+_DS2 = _cylinder(kernel=(9, 8, 5), strides=(3, 4, 4))
+_DS3 = _cylinder(kernel=(9, 20, 10), strides=(3, 10, 8))
 _FLOW = PriorConfig(
     kind="flow",
     width=128,
@@ -101,9 +93,9 @@ PRESETS = {
         dataclasses.replace(_DS2, prior=_FLOW),
     ),
     "calovq-ds3": Preset(
-        "Calo-VQ, convolutions on the cylinder, dataset 3: 650 codes (13 x 10 x 5)",
+        "Calo-VQ, convolutions on the cylinder, dataset 3: 130 codes (13 x 5 x 2)",
         "ds3",
-        _cylinder(kernel=(9, 7, 6), strides=(3, 5, 3), codebook_size=128, code_width=8),
+        _DS3,
     ),
     "calovq-demo": Preset(
         "Calo-VQ, fully connected, dataset 2, small: two minutes on two CPU cores",
