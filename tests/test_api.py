@@ -61,7 +61,7 @@ def test_what_cannot_be_made_is_named(trained):
         calojax.train("calovq-ds5", "x.hdf5", "run")
     with pytest.raises(calojax.CalojaxError, match="There are no incident energies"):
         calojax.generate(trained, [])
-    with pytest.raises(calojax.CalojaxError, match="calovq-ds2, pointflow-ds2"):
+    with pytest.raises(calojax.CalojaxError, match="calovq-ds2, calovq-ds3, pointflow-ds2"):
         calojax.load("calovq-ds9")
 
 
