@@ -31,6 +31,10 @@ VISIBLE = {
 }
 
 
+def test_every_dataset_has_a_trained_model():
+    assert {name.split("-", 1)[1] for name in checkpoint.shipped()} == VISIBLE.keys()
+
+
 @pytest.mark.parametrize("name", checkpoint.shipped())
 def test_the_trained_models_sample_showers(name):
     model, variables, progress = checkpoint.load(EXAMPLES / name)

@@ -17,9 +17,10 @@ import numpy as np
 from calojax import rng
 from calojax.errors import CalojaxError
 from calojax.geometry import DETECTORS, Detector
-from calojax.io import shards, showerdata
+from calojax.io import shards
 from calojax.io.dense import ENERGIES, PAR04_ENERGIES
 from calojax.io.hdf5 import opened
+from calojax.io.layouts import LAYOUTS, layout_of
 from calojax.io.source import checked_energies
 
 _UNITS = {"kev": 1e-3, "mev": 1.0, "gev": 1e3, "tev": 1e6}
@@ -196,7 +197,7 @@ def _energies_in(path: pathlib.Path) -> np.ndarray:
             )
         if not data.size:
             raise CalojaxError(f"{path}: holds no incident energies; write it again.")
-        unit = showerdata.GEV if showerdata.is_showerdata(file) else 1.0
+        unit = LAYOUTS[layout_of(file)].unit
         return checked_energies(path, unit * np.asarray(data[...]).reshape(-1))
 
 
