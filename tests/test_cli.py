@@ -378,6 +378,8 @@ def test_wrong_arguments_are_named(line, words, capsys):
         ),
         ("train calovq-ds2-mlp --data {data} --out {folder}/r", "tiny"),
         ("train two --data {data} --out {run}", "already holds a run"),
+        ("train two --data {data} --out {data}/r", "cannot be written"),
+        ("evaluate {data} {data} --out {data}/e", "cannot be written"),
         ("train calovq-tiny --data {folder}/none.hdf5 --out {folder}/r", "none.hdf5"),
     ],
 )

@@ -159,30 +159,6 @@ def test_neighbours_across_the_axis_by_hand(size, across_axis, inner, outer):
     np.testing.assert_array_equal(y[:, :, 1], outer)
 
 
-@pytest.mark.parametrize("across_axis", [False, True])
-def test_padding_shows_each_border(across_axis):
-    x = np.arange(1, 17, dtype=np.float32).reshape(1, 2, 4, 2, 1)
-    widths = [(1, 1), (1, 2), (1, 1)]
-    pad = compiled(cylinder.pad, widths=widths, across_axis=across_axis)
-    padded = np.asarray(pad(x))[0, ..., 0]
-    assert padded.shape == (4, 7, 4)
-    assert not padded[[0, -1]].any()
-    assert not padded[:, :, -1].any()
-    # alpha = 3, 0, 1, 2, 3, 0, 1 of z = 0, r = 0.
-    np.testing.assert_array_equal(padded[1, :, 1], [7, 1, 3, 5, 7, 1, 3])
-    beyond = [3, 5, 7, 1, 3, 5, 7] if across_axis else [0] * 7
-    np.testing.assert_array_equal(padded[1, :, 0], beyond)
-
-
-def test_z_is_not_circular_and_alpha_is():
-    ones = np.ones((3, 3, 3, 1, 1), np.float32)
-    x = np.zeros((1, 5, 6, 4, 1), np.float32)
-    x[0, 0, 0, 3] = 1.0
-    y = np.asarray(compiled(cylinder.conv)(x, ones))[0, ..., 0]
-    z, alpha, r = (set(index.tolist()) for index in y.nonzero())
-    assert (z, alpha, r) == ({0, 1}, {5, 0, 1}, {2, 3})
-
-
 @pytest.mark.parametrize(
     ("name", "stride"),
     [("2d", 1), ("2d even", 1), ("2d stride", 2), ("3d even across", 1),

@@ -8,7 +8,7 @@ decides; all functions accept both.
 A convolution on the cylinder is a convolution without borders on a padded array. The padding is
 circular in alpha, zero in z and beyond the outer r, and at the axis zero or the neighbours across
 it: the innermost bins of r, rotated by half a turn. Two details make it several times as fast
-(`benchmarks/convolution.py` times them and other layouts):
+(benchmarks/results/convolution_cpu.jsonl):
 
 - A kernel over r becomes a kernel over (z, alpha) with all bins of r as channels. Most of its
   weights are zero, but one large matrix product costs less than many small ones.
