@@ -79,6 +79,23 @@ def remove_unfinished() -> None:
 
 
 @contextlib.contextmanager
+def temporary(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A new file of another name beside ``path``, locked; removed at the end unless it was renamed.
+
+    What killed processes have left of earlier ones is removed first.
+
+    Raises:
+      OSError: if it cannot be made.
+    """
+    # Random, since processes of several machines may write the same file.
+    partial = path.with_name(f"{path.name}.partial-{secrets.token_hex(8)}")
+    with unfinished(functools.partial(partial.unlink, missing_ok=True)):
+        _sweep(path.parent, f"{path.name}.partial-")
+        with _held(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL):
+            yield partial
+
+
+@contextlib.contextmanager
 def replacing(path: pathlib.Path, *, keep: bool = False) -> Iterator[pathlib.Path]:
     """A temporary name to write to; the file gets its own when the block ends without an error.
 
@@ -87,23 +104,19 @@ def replacing(path: pathlib.Path, *, keep: bool = False) -> Iterator[pathlib.Pat
     Raises:
       CalojaxError: if it cannot be written.
     """
-    # Random, since processes of several machines may write the same file.
-    partial = path.with_name(f"{path.name}.partial-{secrets.token_hex(8)}")
-    with unfinished(functools.partial(partial.unlink, missing_ok=True)):
-        try:
-            _sweep(path.parent, f"{path.name}.partial-")
-            with _held(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL):
-                yield partial
-                try:
-                    (os.link if keep else os.replace)(partial, path)
-                except FileExistsError:
-                    pass
-                except OSError:
-                    if not keep:
-                        raise
-                    os.replace(partial, path)  # Some file systems have no second names for a file.
-        except OSError as error:
-            raise refusal(path, error) from None
+    try:
+        with temporary(path) as partial:
+            yield partial
+            try:
+                (os.link if keep else os.replace)(partial, path)
+            except FileExistsError:
+                pass
+            except OSError:
+                if not keep:
+                    raise
+                os.replace(partial, path)  # Some file systems have no second names for a file.
+    except OSError as error:
+        raise refusal(path, error) from None
 
 
 @contextlib.contextmanager
@@ -122,45 +135,6 @@ def working_folder(parent: pathlib.Path, prefix: str) -> Iterator[pathlib.Path]:
             raise refusal(parent, error) from None
         with _held(folder, os.O_RDONLY):
             yield folder
-
-
-@contextlib.contextmanager
-def claimed(path: pathlib.Path) -> Iterator[int]:
-    """The descriptor of a new file, which is locked, and removed at the end unless it was renamed.
-
-    Replaces what a killed process has left there.
-
-    Raises:
-      CalojaxError: if another process writes it.
-      OSError: if it cannot be made.
-    """
-    with contextlib.ExitStack() as stack:
-        descriptor = _claim(path)
-        stack.callback(os.close, descriptor)
-        stack.enter_context(unfinished(lambda: is_open(path, descriptor) and path.unlink()))
-        yield descriptor
-
-
-def is_open(path: pathlib.Path, descriptor: int) -> bool:
-    """Whether the file at ``path`` is the open one, and not one that another process put there."""
-    with contextlib.suppress(FileNotFoundError):
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    return False
-
-
-def _claim(path: pathlib.Path) -> int:
-    for _ in range(3):  # Another process may make or remove it at the same time.
-        with contextlib.suppress(FileNotFoundError), _held(path, os.O_RDWR):
-            path.unlink()
-        with contextlib.suppress(FileExistsError):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-            try:
-                _lock(path, descriptor)
-            except CalojaxError:
-                os.close(descriptor)
-                raise
-            return descriptor
-    raise CalojaxError(f"{path}: in use by another process; choose another --out.")
 
 
 @contextlib.contextmanager

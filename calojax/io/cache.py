@@ -32,8 +32,8 @@ def open_cached(
 
     The cache is a folder, complete as soon as it has its name. Its key covers the user, and paths,
     numbers, sizes and times of all files that the showers are read from, so that changed files are
-    converted again, and nobody takes another user's copy. Processes that convert the same files at
-    the same time do not wait for each other; the result of the first one stays.
+    converted again. Processes that convert the same files at the same time do not wait for each
+    other; the result of the first one stays.
 
     Args:
       source: the showers.
@@ -73,7 +73,7 @@ def open_cached(
             f"{folder}: the cache needs {size / 1e9:.2f} GB, but cannot be written "
             f"({error.strerror}); free some space, or set CALOJAX_CACHE to another folder."
         ) from None
-    cached = _opened(place, source, made=True)
+    cached = _opened(place, source)
     if cached is None:
         raise CalojaxError(f"{place}: the cache was removed while it was made; start again.")
     return cached
@@ -93,22 +93,10 @@ def _name(source: ShowerFile | ShowerFiles) -> str:
     return f"{source.files[0].stem}-{digest[:16]}"
 
 
-def _opened(
-    place: pathlib.Path, source: ShowerSource, *, made: bool = False
-) -> ShowerArrays | None:
-    """The cache in a folder; None if it is missing, damaged or not the user's.
-
-    Args:
-      place: the folder.
-      source: the showers that it should hold.
-      made: whether this process has just made it; its owner is not checked then, since some file
-        systems have no owners.
-    """
+def _opened(place: pathlib.Path, source: ShowerSource) -> ShowerArrays | None:
+    """The cache of a source in a folder; None if it is missing or damaged."""
     try:
-        kept = [item.stat() for item in (place, place / _SHOWERS)]
-        foreign = kept[0].st_mode & 0o022 or any(item.st_uid != os.geteuid() for item in kept)
-        if foreign and not made:
-            return None
+        size = (place / _SHOWERS).stat().st_size
         showers = np.load(place / _SHOWERS, mmap_mode="r")
     except (OSError, ValueError, EOFError):
         return None
@@ -116,7 +104,7 @@ def _opened(
         isinstance(showers, np.memmap)
         and showers.dtype == np.float32
         and showers.shape == (len(source), source.detector.n_voxels)
-        and kept[1].st_size == showers.offset + showers.nbytes
+        and size == showers.offset + showers.nbytes
     )
     if not whole:
         return None

@@ -34,10 +34,10 @@ def cores() -> int:
 class ShowerWriter:
     """Writes a shower file batch by batch; it appears under its name only when it is complete.
 
-    A context manager. Until the end the file is called ``<name>.partial``, and is locked; an
-    exception, ctrl-C included, removes it and leaves an older file of the same name as it was. If
-    the path is a symbolic link, the file that it points to is written. Equal showers make equal
-    bytes, however they are cut into batches and whatever the number of threads.
+    A context manager. Until the end the file has a temporary name; an exception, ctrl-C included,
+    removes it and leaves an older file of the same name as it was. If the path is a symbolic link,
+    the file that it points to is written. Equal showers make equal bytes, however they are cut into
+    batches and whatever the number of threads.
 
     Example::
 
@@ -79,7 +79,6 @@ class ShowerWriter:
         self._layout = LAYOUTS[layout]
         self._threads = cores() if threads is None else threads
         self._target = pathlib.Path(os.path.realpath(self.path))
-        self._partial = self._target.with_name(self._target.name + ".partial")
         self._attributes = {
             "calojax_version": calojax.__version__,
             **(provenance or {}),
@@ -90,10 +89,10 @@ class ShowerWriter:
         files.check_output(self.path, force=True)
         with contextlib.ExitStack() as stack:
             try:
-                descriptor = stack.enter_context(files.claimed(self._partial))
+                self._partial = stack.enter_context(files.temporary(self._target))
+                self._disk = stack.enter_context(Disk(self._partial, "r+"))
             except OSError as error:
                 raise files.refusal(self.path, error) from None
-            self._disk = stack.enter_context(Disk(descriptor, "r+", closefd=False))
             self._file = stack.enter_context(h5py.File(self._disk, "w"))
             pool = ThreadPoolExecutor(self._threads, thread_name_prefix="calojax-writer")
             stack.callback(pool.shutdown, cancel_futures=True)
@@ -210,10 +209,6 @@ class ShowerWriter:
         with self._disk.kept():
             os.fsync(self._disk.fileno())  # So that the rename never overtakes the contents.
         self._check_disk()
-        if not files.is_open(self._partial, self._disk.fileno()):
-            raise CalojaxError(
-                f"{self.path}: another process writes the same file; give each its own name."
-            )
         try:
             os.replace(self._partial, self._target)
         except OSError as error:

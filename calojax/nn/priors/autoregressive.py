@@ -2,26 +2,41 @@
 
 import dataclasses
 import itertools
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from calojax.nn.priors import categorical
-from calojax.nn.priors.prior import Network, Noise, Variables
+from calojax.nn.priors.prior import Noise, Variables
 from calojax.nn.recurrence import scan
 
 
-class Cell(Network, Protocol):
-    """The interface of networks in `Autoregressive`.
+class Cell(Protocol):
+    """The interface of networks in `Autoregressive`: linen modules, of k codes at t positions.
 
-    Tokens are codes 0..k-1, or k before the first code. `logits` computes all steps at once.
+    Tokens are codes 0..k-1, or k before the first code. `step` computes one position at a time, and
+    `logits` all at once.
     """
+
+    @property
+    def size(self) -> int: ...  # k
+
+    @property
+    def length(self) -> int: ...  # t
 
     @property
     def stretch(self) -> int:
         """Largest number of positions to make room for at a time."""
+        ...
+
+    def init(self, key: jax.Array, context: jax.Array, /) -> Variables: ...
+
+    def bind(self, variables: Variables, /) -> Self: ...
+
+    def logits(self, tokens: jax.Array, context: jax.Array, /) -> jax.Array:
+        """Logits of all positions: tokens [b, t], context -> [b, t, k]."""
         ...
 
     def start(self, context: jax.Array, /) -> Any:

@@ -14,7 +14,6 @@ the context (adaLN-zero, Peebles and Xie 2022, arXiv:2212.09748).
 """
 
 import dataclasses
-from typing import Protocol, Self
 
 import flax.linen as nn
 import jax
@@ -56,32 +55,6 @@ def build(settings: Settings, size: int, grid: Grid, width: int) -> "Flow":
     return Flow(network, s.passes, s.spacing)
 
 
-class Denoiser(Protocol):
-    """The interface of networks in `Flow`."""
-
-    @property
-    def length(self) -> int:
-        """Number of positions t."""
-        ...
-
-    @property
-    def dimensions(self) -> int:
-        """Dimensions of the vector of a code, d."""
-        ...
-
-    def init(self, key: jax.Array, context: jax.Array, /) -> Variables:
-        """Random variables."""
-        ...
-
-    def bind(self, variables: Variables, /) -> Self:
-        """The network with variables, for calls of its methods."""
-        ...
-
-    def logits(self, noisy: jax.Array, time: jax.Array, context: jax.Array, /) -> jax.Array:
-        """Logits of all codes: x_t [b, t, d], t [b], context -> [b, t, k]."""
-        ...
-
-
 @dataclasses.dataclass(frozen=True)
 class Flow:
     """A prior that draws all codes in a few passes; its variables include the codebook.
@@ -92,12 +65,11 @@ class Flow:
       spacing: density of the sampler's times: below 1 they are closer together near t = 1.
     """
 
-    network: Denoiser
+    network: "Trunk"
     passes: int
     spacing: float
 
     def init(self, key: jax.Array, context: jax.Array) -> Variables:
-        """See `Prior`."""
         return self.network.init(key, context)
 
     def loss(
@@ -123,7 +95,6 @@ class Flow:
     def draw(
         self, variables: Variables, noise: Noise, context: jax.Array, *, temperature: float = 1.0
     ) -> jax.Array:
-        """See `Prior`."""
         vectors, network = standardised(variables), self.network.bind(variables)
         number = context.shape[0]
 

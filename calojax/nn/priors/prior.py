@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol
 
 import jax
 
@@ -47,32 +47,6 @@ class Settings:
                 raise CalojaxError(f"--prior.{name} must be at least 1, got {getattr(self, name)}.")
         if min(self.patch) < 1:
             raise CalojaxError(f"--prior.patch must be at least 1 1 1, got {self.patch}.")
-
-
-class Network(Protocol):
-    """The interface that linen modules in priors share."""
-
-    @property
-    def size(self) -> int:
-        """Number of codes k."""
-        ...
-
-    @property
-    def length(self) -> int:
-        """Number of positions t."""
-        ...
-
-    def init(self, key: jax.Array, context: jax.Array, /) -> Variables:
-        """Random variables."""
-        ...
-
-    def bind(self, variables: Variables, /) -> Self:
-        """The network with variables, for calls of its methods."""
-        ...
-
-    def logits(self, tokens: jax.Array, context: jax.Array, /) -> jax.Array:
-        """Logits of all positions: tokens [b, t], context -> [b, t, k]."""
-        ...
 
 
 class Prior(Protocol):
