@@ -175,11 +175,8 @@ def check_output(
 ) -> None:
     """Refuses an output file that would replace an input, another file, or a device.
 
-    Args:
-      path: the file that a command is about to write; a symbolic link stands for its target.
-      force: whether it may replace an existing regular file.
-      inputs: files and folders that the command reads; neither they nor files in them are ever
-        replaced. Names without a file are ignored.
+    A symbolic link stands for its target. With ``force`` it may replace an existing regular file,
+    but never a file of ``inputs`` or in a folder of these; names without a file are ignored.
 
     Raises:
       CalojaxError: if the file may not be written.
@@ -230,8 +227,7 @@ def make_folder(path: pathlib.Path) -> None:
 def private_folder(path: pathlib.Path) -> pathlib.Path:
     """Makes a folder to which nobody else can write, for files that are executed.
 
-    Returns:
-      Its path without links.
+    Returns its path without links.
 
     Raises:
       CalojaxError: if it cannot be made, or another user owns it, may write to it, or may put

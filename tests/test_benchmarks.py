@@ -18,39 +18,26 @@ PRODUCT = 2 * 8**3  # operations of a product of 8 x 8 matrices
 X = jnp.eye(8)
 
 
-def counting(pause: float = 0.0):
-    calls = []
+@pytest.mark.parametrize(
+    ("pause", "repeats", "seconds", "counted", "calls"),
+    [
+        (0.0, 4, 60, 4, 5),  # The first call warms up and does not count.
+        (0.02, 4, 0.03, 1, 2),  # There is one repetition even without time for it.
+        (0.02, 4, 0.01, 1, 1),  # A first call that takes too long is the only one.
+        (0.0, 0, 60, 0, 0),
+    ],
+)
+def test_calls_are_repeated_as_time_allows(pause, repeats, seconds, counted, calls):
+    called = []
 
     def call():
-        calls.append(time.perf_counter())
+        called.append(1)
         time.sleep(pause)
 
-    return call, calls
-
-
-def test_the_first_call_warms_up_and_does_not_count():
-    call, calls = counting()
-    assert stopwatch.repeat(call, repeats=4).repeats == 4
-    assert len(calls) == 5
-
-
-def test_there_is_one_repetition_even_without_time_for_it():
-    call, calls = counting(0.02)
-    assert stopwatch.repeat(call, repeats=4, seconds=0.03).repeats == 1
-    assert len(calls) == 2
-
-
-def test_a_first_call_that_takes_too_long_is_the_only_one():
-    call, calls = counting(0.02)
-    times = stopwatch.repeat(call, repeats=4, seconds=0.01)
-    assert (times.repeats, len(calls)) == (1, 1)
-    assert times.low == times.median == times.high >= 0.02
-
-
-def test_without_repetitions_nothing_is_called():
-    call, calls = counting()
-    assert stopwatch.repeat(call, repeats=0).repeats == 0
-    assert not calls
+    times = stopwatch.repeat(call, repeats=repeats, seconds=seconds)
+    assert (times.repeats, len(called)) == (counted, calls)
+    if calls == 1:
+        assert times.low == times.median == times.high >= pause
 
 
 def test_a_product_reads_its_operands_and_writes_its_result():
@@ -132,17 +119,12 @@ backend_config={"known_trip_count":{"n":"5"}}
 
 
 def test_kernels_are_counted_in_loops_branches_and_calls():
-    program = kernels.Program(PROGRAM)
-    assert (
-        program.columns()
-        == program.columns()
-        == {
-            "kernels": 5 * 2 + 2 + 1 + 2,
-            "loops": [(5, 2), (None, 2)],
-            "calls": {"__cublas$gemm": 1},
-            "wide": 0,
-        }
-    )
+    assert kernels.Program(PROGRAM).columns() == {
+        "kernels": 5 * 2 + 2 + 1 + 2,
+        "loops": [(5, 2), (None, 2)],
+        "calls": {"__cublas$gemm": 1},
+        "wide": 0,
+    }
 
 
 def test_a_table_has_every_evaluation_under_its_name(tmp_path, capsys):

@@ -236,13 +236,6 @@ def test_every_seed_trains_another_classifier():
     assert len({*aucs[0], *aucs[2]}) == 4
 
 
-def test_quick_settings_say_so():
-    assert classifiers.settings_for(TINY, quick=True).quick
-    assert classifiers.settings_for(TINY, quick=False) == classifiers.ClassifierSettings(
-        split=(60, 20, 20)
-    )
-
-
 @pytest.mark.parametrize(
     ("name", "split"),
     [

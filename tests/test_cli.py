@@ -503,15 +503,6 @@ def test_bugs_keep_their_traceback(bug, monkeypatch):
         calojax("check x")
 
 
-@pytest.mark.parametrize("name", ["check", "doctor"])
-def test_a_working_folder_that_is_gone(name, tmp_path, monkeypatch, capsys):
-    (tmp_path / "gone").mkdir()
-    monkeypatch.chdir(tmp_path / "gone")
-    (tmp_path / "gone").rmdir()
-    assert calojax(f"{name} x.hdf5") == 1
-    assert "The working folder cannot be found" in capsys.readouterr().err
-
-
 def test_commands_run_in_threads(data):
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         assert pool.submit(calojax, "check {data}", data=data).result() == 0

@@ -301,15 +301,6 @@ def test_deep_sets_depend_on_neither_order_nor_padding():
     np.testing.assert_allclose(without, out, atol=1e-6)
 
 
-def test_linear_maps_commute_with_the_mean():
-    """So the last layer for points of the published encoder is applied once per shower."""
-    x = jax.random.normal(jax.random.key(0), (PLACES, 6))
-    weights = jax.random.normal(jax.random.key(1), (6, 9))
-    np.testing.assert_allclose(
-        tiles.mean(x @ weights, TILING, NUM), tiles.mean(x, TILING, NUM) @ weights, atol=1e-5
-    )
-
-
 def test_encoder_is_a_density_of_the_set():
     encoder = Encoder(4, (6,), (8,))
     x = 10.0 * jax.random.normal(jax.random.key(0), (PLACES, 3))

@@ -120,25 +120,18 @@ UNITS = {
 
 
 @pytest.mark.parametrize("kind", UNITS)
-def test_units(kind, check):
-    showers, energies, expected = UNITS[kind]
-    result = check(SHOWERS * np.float32(showers), ENERGIES * np.float32(energies))
-    assert not result.ok
-    assert len(result.findings) == len(expected)
-    for sentence, words in zip(sentences(result), expected, strict=True):
-        assert sentence.startswith("error: ")
-        assert words in sentence
-
-
-@pytest.mark.parametrize("kind", UNITS)
-def test_units_are_told_from_a_few_showers(kind, check):
+def test_units_are_told_from_all_showers_and_from_a_few(kind, check):
     showers, energies, expected = UNITS[kind]
     showers, energies = SHOWERS * np.float32(showers), ENERGIES * np.float32(energies)
+    result = check(showers, energies)
+    assert not result.ok
+    assert all(finding.severity == "error" for finding in result.findings)
     # Sorted, so that no run of neighbours has all energies; and more than are read.
     order = np.tile(np.argsort(energies), (3, 1)).T.reshape(-1)
-    found = findings.unit_warnings(ShowerArrays(DS2, energies[order], showers[order]))
-    assert len(found) == len(expected)
-    assert all(words in sentence for sentence, words in zip(found, expected, strict=True))
+    few = findings.unit_warnings(ShowerArrays(DS2, energies[order], showers[order]))
+    for found in ([finding.sentence for finding in result.findings], few):
+        assert len(found) == len(expected)
+        assert all(words in sentence for sentence, words in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("count", [1, 31, 100, 300])
@@ -290,19 +283,15 @@ def test_few_showers_are_not_accused(few, check):
         (np.full((4, 6480), np.inf), np.full(4, 1e4), "25,920 voxels are infinite"),
         (np.zeros((4, 6480)), np.full(4, 1e4), "4 of 4 showers have no energy"),
         (SHOWERS[:4], np.full(4, np.nan), "incident energy of shower 0 is nan"),
-        (SHOWERS[:4], [1e4, -1, 1e4, 1e4], "incident energy of shower 1 is -1"),
         (SHOWERS[:4], [1e4] * 3, "3 incident energies, but 4 showers"),
         (np.ones((4, 77)), [1e4] * 4, "no built-in geometry has 77 voxels"),
         (np.ones(4), [1e4] * 4, "showers have shape (4,)"),
         (np.ones((0, 6480)), [], "holds no showers"),
         (np.ones((4, 6480), complex), [1e4] * 4, "'showers' holds complex128"),
-        (SHOWERS[:4], [b"x"] * 4, "'incident_energies' holds"),
     ],
 )
 def test_hopeless_files_are_survived(showers, energies, expected, check):
-    result = check(showers, energies)
-    assert any(expected in sentence for sentence in sentences(result))
-    assert expected in result.text()
+    assert expected in check(showers, energies).text()
 
 
 def test_what_is_no_shower_file(tmp_path):

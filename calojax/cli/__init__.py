@@ -87,12 +87,6 @@ def _run(arguments: list[str]) -> None:
         return
     if name not in COMMANDS:
         refuse(f"There is no command {name!r}", "calojax", name, COMMANDS)
-    try:
-        os.getcwd()
-    except OSError as error:
-        raise CalojaxError(
-            f"The working folder cannot be found ({error.strerror}); change to another one."
-        ) from None
     for word in rest:
         if re.match(r"(--[a-z.-]+=)?[A-Za-z][A-Za-z0-9+.-]+://", word):
             raise CalojaxError(

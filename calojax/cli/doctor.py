@@ -1,4 +1,4 @@
-"""``calojax doctor``: prints versions and devices, and warns of what keeps JAX from its best."""
+"""``calojax doctor``: prints versions and devices, and warns of problems of the machine."""
 
 import os
 import re

@@ -107,9 +107,7 @@ class ClassifierSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-    """How a classifier is trained.
-
-    Hashable, so that its methods compile once for each.
+    """Training of a classifier; hashable, so that methods compile once for each.
 
     Attributes:
       network: module of ``(inputs [n, d], train=bool) -> logits [n, outputs]``.

@@ -165,16 +165,11 @@ def predict(
     seeds: int = 10,
     seed: int = 0,
 ) -> list[Predictions]:
-    """Trains ``seeds`` classifiers; returns their calibrated outputs for the validation parts.
+    """Calibrated outputs of classifiers for their validation showers.
 
-    Args:
-      kind: input of the classifiers.
-      generated: showers to judge.
-      reference: showers of the full simulation in the same detector; of the larger sample as many
-        are used as the smaller one has.
-      settings: how to train.
-      seeds: number of independent splits, initial weights and trainings.
-      seed: seed of all of them together.
+    There are ``seeds`` classifiers, each with a split, initial weights and a training of its own;
+    ``seed`` is that of all together. Of the larger sample as many showers are used as the smaller
+    one has.
 
     Raises:
       CalojaxError: if there are too few showers, or ``cnn`` is asked for layers that differ.
@@ -228,9 +223,8 @@ def multiclass(
     """Trains classifiers between several generated samples, and applies them to the reference.
 
     The classifiers never see reference showers in training (arXiv:2410.21611, section 4.3): the
-    best sample is the one that these are most likely taken for.
-
-    The arguments are those of `predict`, with the samples by name.
+    best sample is the one that these are most likely taken for. Arguments are those of `predict`,
+    with the generated samples by name.
 
     Raises:
       CalojaxError: as `predict` does, and if there are fewer than two samples.

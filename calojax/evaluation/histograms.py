@@ -78,7 +78,7 @@ class Histogram:
       name: official name, such as ``EC Eta layer 12``.
       family: name that the histograms of all layers share, such as ``ec_eta``.
       label: label of the horizontal axis, with units; mathtext. All of a family have the same.
-      part: what tells it from others of its family, such as ``layer 12``.
+      part: layer or incident energy within the family, such as ``layer 12``.
       edges: bin edges, [k + 1]. The last bin includes its upper edge.
       generated_counts: entries of the generated sample in each bin, [k].
       reference_counts: entries of the reference in each bin, [k].

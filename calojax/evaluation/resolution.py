@@ -5,6 +5,9 @@ from typing import NamedTuple
 import numpy as np
 import scipy.optimize
 
+# Most bins in a decade of energy, and fewest showers in a bin.
+_PER_DECADE, _LEAST = 6, 10
+
 
 class Resolution(NamedTuple):
     """Mean and relative width of the visible energy in b bins of incident energy.
@@ -25,9 +28,7 @@ class Resolution(NamedTuple):
     resolution_error: np.ndarray
 
 
-def bins(
-    energies: np.ndarray, discrete: tuple[float, ...] = (), *, per_decade: int = 6
-) -> np.ndarray:
+def bins(energies: np.ndarray, discrete: tuple[float, ...] = ()) -> np.ndarray:
     """Edges in MeV: around each of the ``discrete`` energies, else even in log E, [b + 1]."""
     if discrete:
         levels = np.log(discrete)
@@ -36,18 +37,15 @@ def bins(
         return np.exp(np.concatenate([[levels[0] - half], middles, [levels[-1] + half]]))
     low, high = np.log10(np.min(energies)), np.log10(np.max(energies))
     # The estimate of a width needs about thirty showers.
-    count = max(1, min(int(np.ceil((high - low) * per_decade)), len(energies) // 30))
+    count = max(1, min(int(np.ceil((high - low) * _PER_DECADE)), len(energies) // 30))
     # Rounding must not put the outermost energies outside.
     return 10.0 ** np.linspace(low - 1e-6, high + 1e-6, count + 1)
 
 
-def measure(
-    energies: np.ndarray, total: np.ndarray, edges: np.ndarray, *, least: int = 10
-) -> Resolution:
+def measure(energies: np.ndarray, total: np.ndarray, edges: np.ndarray) -> Resolution:
     """Linearity and resolution of showers in bins of incident energy with edges [b + 1].
 
-    Incident and visible energies [n] are in MeV. Bins with fewer than ``least`` showers are left
-    out.
+    Incident and visible energies [n] are in MeV. Bins with fewer than ten showers are left out.
     """
     energies, total = np.ravel(energies).astype(float), np.ravel(total).astype(float)
     which = np.searchsorted(edges, energies, side="right") - 1
@@ -55,7 +53,7 @@ def measure(
     for index in range(len(edges) - 1):
         inside = which == index
         n = np.count_nonzero(inside)
-        if n < max(least, 2):
+        if n < _LEAST:
             continue
         ratio = total[inside] / energies[inside]
         mean, spread = ratio.mean(), ratio.std(ddof=1)

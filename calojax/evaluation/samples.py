@@ -34,13 +34,7 @@ _REFUSE_DISTANCE = 0.5
 
 
 class Selection(ShowerSource):
-    """Chosen showers of a source, as a source.
-
-    Attributes:
-      detector: geometry of the showers.
-      energies: incident energies in MeV, [n].
-      attributes: origin of the showers.
-    """
+    """Chosen showers of a source, as a source."""
 
     def __init__(self, source: ShowerSource, rows: np.ndarray):
         """The showers ``rows`` of a source: increasing indices, [n]."""

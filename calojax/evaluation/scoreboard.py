@@ -104,13 +104,10 @@ def rows(dataset: str, path: str | os.PathLike | None = None) -> tuple[Row, ...]
 def ranking(
     ours: Sequence[Row], published: Sequence[Row], key: str, *, ranked: bool = True
 ) -> list[Row]:
-    """Our rows among the published ones, best first; rows without the score come last.
+    """Our rows among the published ones, sorted by a score of which lower is better.
 
-    Args:
-      ours: rows of our models.
-      published: published rows; Geant4's is the floor and stays on top.
-      key: score to sort by, of which lower is better.
-      ranked: whether our rows are sorted in (see `is_full_size`); else they come last.
+    Geant4, the floor, stays on top. Rows without the score come last, and so do ours unless they
+    are to be ``ranked`` (see `is_full_size`).
     """
 
     def rank(row: Row) -> tuple[bool, bool, float]:

@@ -143,12 +143,7 @@ class Known(NamedTuple):
 def evaluate(
     generated: ShowerSource, reference: ShowerSource, options: Options | None = None
 ) -> Evaluation:
-    """Scores generated showers against reference showers.
-
-    Args:
-      generated: showers to judge.
-      reference: as many showers of the full simulation, of the same incident energies.
-      options: what to compute.
+    """Scores generated showers against as many of the full simulation, of the same energies.
 
     Raises:
       CalojaxError: if the samples cannot be compared, an option makes no sense, or a shower cannot

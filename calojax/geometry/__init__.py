@@ -18,11 +18,9 @@ __all__ = [
 
 
 def find_detector(name: str, particle: str | None = None) -> Detector:
-    """The built-in detector of that name, or the one of a binning XML file.
+    """The built-in detector of that name, or that of a binning file, whose path ends in .xml.
 
-    Args:
-      name: name of the detector, or path of the file.
-      particle: name or PDG number of the particle, if the file has several.
+    ``particle`` is the name or PDG number of one of the file's particles, if it has several.
 
     Raises:
       CalojaxError: if there is no such name, or the file is malformed or has no such particle.

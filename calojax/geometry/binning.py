@@ -41,14 +41,9 @@ class _Layer(NamedTuple):
 
 
 def from_xml(path: str | pathlib.Path, particle: str | None = None) -> Detector:
-    """Reads a detector from a binning file.
+    """The built-in detector that a binning file describes, else a detector with the file's name.
 
-    Args:
-      path: the XML file.
-      particle: name or PDG number of a particle; needed only if the file holds several.
-
-    Returns:
-      A built-in detector if the file describes it, else a detector with the file's name.
+    ``particle`` is the name or PDG number of one of its particles, if it has several.
 
     Raises:
       CalojaxError: if the file cannot be read or parsed, or an attribute is missing or malformed.

@@ -235,36 +235,35 @@ class Detector:
     @functools.cached_property
     def voxels(self) -> VoxelMap:
         """Coordinates of every voxel in file order."""
-        columns: dict[str, list[np.ndarray]] = {f.name: [] for f in dataclasses.fields(VoxelMap)}
-        z_center = (self.z_edges[:-1] + self.z_edges[1:]) / 2
-        for position, layer in enumerate(self.layers):
-            alpha, r = (
-                index.reshape(-1)
-                for index in np.meshgrid(
-                    np.arange(layer.n_alpha), np.arange(layer.n_r), indexing="ij"
-                )
-            )
-            edges = np.asarray(layer.r_edges)
-            r_center = (edges[r] + edges[r + 1]) / 2
-            alpha_center = -math.pi + (alpha + 0.5) * (2 * math.pi / layer.n_alpha)
-            values = {
-                "layer": np.full(layer.n_voxels, position),
-                "alpha": alpha,
-                "r": r,
-                "r_center": r_center,
-                "r_low": edges[r],
-                "r_high": edges[r + 1],
-                "alpha_center": alpha_center,
-                "eta": r_center * np.cos(alpha_center),
-                "phi": r_center * np.sin(alpha_center),
-                "z_center": np.full(layer.n_voxels, z_center[position]),
-            }
-            for name, value in values.items():
-                columns[name].append(value)
-        arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
-        for array in arrays.values():
+        n_alpha, n_r = self._bins
+        layer = np.repeat(np.arange(self.n_layers), n_alpha * n_r)
+        first = np.array([where.start for where in self.layer_slices])[layer]
+        alpha, r = np.divmod(np.arange(self.n_voxels) - first, n_r[layer])
+        edges = [(np.asarray(item.r_edges, float), item.n_alpha) for item in self.layers]
+        r_low = np.concatenate([np.tile(inner[:-1], n) for inner, n in edges])
+        r_high = np.concatenate([np.tile(outer[1:], n) for outer, n in edges])
+        r_center = (r_low + r_high) / 2
+        alpha_center = -math.pi + (alpha + 0.5) * (2 * math.pi / n_alpha[layer])
+        found = VoxelMap(
+            layer=layer,
+            alpha=alpha,
+            r=r,
+            r_center=r_center,
+            r_low=r_low,
+            r_high=r_high,
+            alpha_center=alpha_center,
+            eta=r_center * np.cos(alpha_center),
+            phi=r_center * np.sin(alpha_center),
+            z_center=((self.z_edges[:-1] + self.z_edges[1:]) / 2)[layer],
+        )
+        for array in vars(found).values():
             array.flags.writeable = False
-        return VoxelMap(**arrays)
+        return found
+
+    @property
+    def _bins(self) -> np.ndarray:
+        """Numbers of angular and radial bins of each layer, [2, n_layers]."""
+        return np.array([(layer.n_alpha, layer.n_r) for layer in self.layers]).T
 
     def voxel_index(self, layer, alpha, r) -> np.ndarray:
         """Flat voxel index of (layer position, alpha bin, r bin); broadcasts.
@@ -274,8 +273,7 @@ class Detector:
         """
         layer, alpha, r = np.broadcast_arrays(layer, alpha, r)
         starts = np.array([s.start for s in self.layer_slices])
-        n_alpha = np.array([item.n_alpha for item in self.layers])
-        n_r = np.array([item.n_r for item in self.layers])
+        n_alpha, n_r = self._bins
         if np.any((layer < 0) | (layer >= self.n_layers)):
             raise IndexError(f"layer position outside 0..{self.n_layers - 1}")
         if np.any((alpha < 0) | (alpha >= n_alpha[layer]) | (r < 0) | (r >= n_r[layer])):

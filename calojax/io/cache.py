@@ -35,9 +35,7 @@ def open_cached(
     converted again. Processes that convert the same files at the same time do not wait for each
     other; the result of the first one stays.
 
-    Args:
-      source: the showers.
-      folder: the folder of caches; `files.cache_folder` if None.
+    ``folder`` is that of all caches, by default `files.cache_folder`.
 
     Raises:
       CalojaxError: if the folder cannot be written or its disk is too small, a file changes during

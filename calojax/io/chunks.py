@@ -78,17 +78,9 @@ class Column:
         rows: int | None = None,
         grows: bool = False,
     ):
-        """Makes the dataset.
+        """Makes the dataset, with chunks of ``rows``, by default 2**18.
 
-        Args:
-          queue: queue that compresses its chunks.
-          file: the file.
-          name: name of the dataset.
-          dtype: type of its values.
-          count: number of rows; if it grows, the highest possible one.
-          tail: shape of a row.
-          rows: rows of a chunk; default: 2**18.
-          grows: whether it starts with no rows.
+        One that ``grows`` starts with no rows, and ``count`` is the highest possible number.
         """
         rows = min(_CHUNK_BYTES // 4 if rows is None else rows, count)
         self._dataset = file.create_dataset(

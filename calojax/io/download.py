@@ -60,15 +60,12 @@ def download(
     base_url: str = ZENODO,
     files: Mapping[Dataset, tuple[RemoteFile, ...]] = FILES,
 ) -> list[pathlib.Path]:
-    """Fetches all files of a data set that are not there yet, and checks their md5.
+    """Fetches the files of a data set that are not there yet and checks their md5; all their paths.
 
     A file appears under its name when it is complete and right; one that was interrupted is fetched
     again from its beginning.
 
     A mirror at ``base_url`` has Zenodo's addresses, ``<base_url>/<record>/files/<name>``.
-
-    Returns:
-      The paths of the files here.
 
     Raises:
       CalojaxError: if there is no such data set, a file cannot be fetched after several attempts or

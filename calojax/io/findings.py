@@ -123,12 +123,8 @@ def _units(
 ) -> Iterator[Finding]:
     """Units of incident energies by the detector's range, of voxels by the mean E_sum/E_inc.
 
-    Args:
-      energies: all incident energies in what may be MeV, [n]; NaN where unusable.
-      sums: E_sum of some showers, [m].
-      response: mean E_sum/E_inc of those showers.
-      smallest: smallest voxel above zero.
-      detector: the geometry.
+    Of all incident energies [n], NaN where unusable; E_sum [m] of some showers; and their mean
+    E_sum/E_inc and smallest voxel above zero.
     """
     if not response > 0:
         return

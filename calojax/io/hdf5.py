@@ -1,4 +1,4 @@
-"""HDF5 files of other people, opened with care; HDF5's own errors become one sentence.
+"""Reading of foreign HDF5 files, where HDF5's own errors become one sentence.
 
 HDF5 follows links and virtual sources to any file, and reads what is missing there as zeros. So
 only values that lie in the file itself are read.

@@ -57,11 +57,8 @@ def inspect(path: str | os.PathLike, detector: Detector | None = None) -> Inspec
     """Examines a shower file, whatever state it is in.
 
     All showers are searched for voxels that are not finite, negative or below the threshold, and
-    for repeated showers; averages are taken over at most 2,000 showers spread over the file.
-
-    Args:
-      path: the file.
-      detector: the geometry that it should have; by default the file's own, or a guess.
+    for repeated showers; averages are taken over at most 2,000 showers spread over the file. By
+    default the geometry is the file's own, or a guess.
     """
     path = pathlib.Path(path)
     attributes: dict[str, str | int | float] = {}

@@ -59,9 +59,6 @@ class ShowerFile(ShowerSource):
 
     Attributes:
       path: the file.
-      detector: the geometry of the showers.
-      energies: incident energies in MeV, float32 [n].
-      attributes: texts and numbers among the file's attributes.
       files: this file alone.
       dropped: number of showers that a repair leaves out.
       clipped: number of negative voxels that a repair sets to 0 in the others.
@@ -152,16 +149,9 @@ class ShowerFile(ShowerSource):
 
 
 class ShowerFiles(ShowerSource):
-    """Several files of one geometry, joined in order.
+    """Several files of one geometry, joined in order, with the attributes that all share.
 
-    Attributes:
-      sources: the files.
-      detector: the geometry of the showers.
-      energies: incident energies of all in MeV, float32 [n].
-      attributes: the attributes that all files share.
-      files: every file that the showers are read from.
-      dropped: number of showers that a repair leaves out.
-      clipped: number of negative voxels that a repair sets to 0 in the others.
+    Further attributes are those of `ShowerFile`, and ``sources``, the files.
     """
 
     def __init__(self, sources: Sequence[ShowerFile]):

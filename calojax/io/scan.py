@@ -49,14 +49,7 @@ class Scan:
 def scan_showers(
     showers: ShowerRows, energies: np.ndarray | None, detector: Detector | None, title: str
 ) -> Scan:
-    """Reads all showers.
-
-    Args:
-      showers: the showers of an open file.
-      energies: incident energies in MeV [n], NaN where unusable; None if there are none.
-      detector: the geometry, if it is known.
-      title: the label of the progress bar.
-    """
+    """Reads all showers of an open file; ``energies`` and ``detector`` are as in `Scan`."""
     count = len(showers)
     index = np.unique(np.linspace(0, count - 1, min(count, SAMPLE)).round().astype(int))
     # Thresholds are applied in float64 or float32, before or after rounding.

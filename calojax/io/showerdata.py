@@ -52,11 +52,7 @@ class PointShowers:
     """
 
     def __init__(self, file: InputFile, detector: Detector | None):
-        """Checks all but the points.
-
-        Args:
-          file: the file, which must stay open.
-          detector: the user's choice of the geometry.
+        """Checks all but the points of a file, which must stay open; the detector is the user's.
 
         Raises:
           CalojaxError: if the file has no points, or says as little of their geometry as the user.

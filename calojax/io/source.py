@@ -56,13 +56,10 @@ class ShowerSource(abc.ABC):
 
 
 class ShowerArrays(ShowerSource):
-    """Showers in memory, or in a memory map.
+    """Showers in memory, or in a memory map, without attributes.
 
     Attributes:
-      detector: the geometry of the showers.
-      energies: incident energies in MeV, float32 [n], read-only.
       showers: voxel energies in MeV, float32 [n, v], read-only; random access is cheap.
-      attributes: an empty mapping.
     """
 
     def __init__(

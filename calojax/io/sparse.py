@@ -98,10 +98,7 @@ class SparseShowers:
     """
 
     def __init__(self, file: InputFile):
-        """Checks all but the hits.
-
-        Args:
-          file: the file, which must stay open.
+        """Checks all but the hits of a file, which must stay open.
 
         Raises:
           CalojaxError: if a dataset or attribute is missing, or their sizes or types do not fit, or

@@ -27,12 +27,9 @@ def guess_detector(n_voxels: int) -> Detector | None:
 
 
 def resolved_detector(file: InputFile, n_voxels: int | None, detector: Detector | None) -> Detector:
-    """The detector of a file's showers.
+    """The detector of a file's showers of ``n_voxels``, None if it holds points.
 
-    Args:
-      file: the file.
-      n_voxels: number of voxels of its showers; None if it holds points.
-      detector: the user's choice, which the geometry that the file keeps may replace.
+    The geometry that the file keeps may replace the user's choice, ``detector``.
 
     Raises:
       CalojaxError: if the geometry in the file is damaged, none is known, or the voxels do not fit.

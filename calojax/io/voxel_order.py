@@ -18,11 +18,7 @@ def order_overlaps(mean: np.ndarray, detector: Detector, energy: float) -> dict[
 
     The measure is the Bhattacharyya coefficient sum_v sqrt(p_v q_v) of the mean shower p, taken in
     that order, and `expected_shower` q: 1 if they are equal, 0 if they have no voxel in common.
-
-    Args:
-      mean: mean voxel energies in file order in any unit, [v].
-      detector: the geometry.
-      energy: a typical incident energy in MeV.
+    ``mean`` [v] is in file order and in any unit, and ``energy`` a typical incident one in MeV.
     """
     p = np.sqrt(mean.astype(np.float64) / mean.sum(dtype=np.float64))
     q = expected_shower(detector, energy)
@@ -46,17 +42,13 @@ def order_overlaps(mean: np.ndarray, detector: Detector, energy: float) -> dict[
 
 
 def expected_shower(detector: Detector, energy: float) -> np.ndarray:
-    """Rough share of each voxel in the energy of a mean shower, [v].
+    """Rough share of each voxel in the energy of a mean shower of an incident energy in MeV, [v].
 
     Along z a gamma distribution, for electrons and photons with the maximum and shape of
     Grindhammer and Peters (hep-ex/0001020, section 3.1.1, homogeneous media, Z = 74), for hadrons
     with the maximum of the PDG's review (0.2 ln E/GeV + 0.7 interaction lengths); across it
     r^2 / (r^2 + R^2) within r, with 90 % inside a Moliere radius (hadrons: 95 % in an interaction
     length); uniform in alpha. Normalised to 1; for detectors of unlike layers, to 1 in each layer.
-
-    Args:
-      detector: the geometry.
-      energy: incident energy in MeV.
     """
     medium = detector.medium
     if detector.shower == "hadron":

@@ -62,10 +62,9 @@ class ShowerWriter:
           path: the file to write.
           detector: the geometry of the showers.
           count: number of showers that will be appended in all.
-          provenance: attributes of the file, beside ``geometry`` and a default
-            ``calojax_version``.
+          provenance: attributes beside ``geometry`` and a default ``calojax_version``.
           layout: the layout of the file.
-          threads: number of threads that compress; default: one for each core.
+          threads: number of threads that compress; by default one for each core.
 
         Raises:
           CalojaxError: if count is not positive.

@@ -22,24 +22,23 @@ from calojax.plot.style import (
     styled,
 )
 
+_MOST = 24  # panels
 # Keys of a record that describe the step rather than the model.
 _NOT_METRICS = ("stage", "step", "time", "seconds", "seconds_left", "showers_per_second")
 _LABEL = {"path_effects": [withStroke(linewidth=2, foreground="white")], "fontsize": 8}
 
 
 @styled
-def loss_curves(records: Iterable[Mapping[str, float | str]], *, most: int = 24) -> Figure:
+def loss_curves(records: Iterable[Mapping[str, float | str]]) -> Figure:
     """One panel for each metric of each stage against the step, training and validation together.
 
-    Args:
-      records: lines of a metrics file, such as ``{"stage": "prior", "step": 100, "loss": 1.5,
-        "validation/loss": 1.6}``; values that are no finite numbers are left out, and so are
-        metrics with a single value, which have no curve.
-      most: largest number of panels, in the order of the records.
+    Records are lines of a metrics file, such as ``{"stage": "prior", "step": 100, "loss": 1.5,
+    "validation/loss": 1.6}``. Values that are no finite numbers are left out, and so are metrics
+    with a single value, which have no curve.
     """
     series = _series(records).items()
     panels = [(name, curves) for name, curves in series if max(map(len, curves.values())) > 1]
-    panels = panels[:most]
+    panels = panels[:_MOST]
     if not panels:
         return empty("no metric has two values")
     columns = min(3, len(panels))
@@ -92,13 +91,8 @@ def pareto(
 
     Published models are grey dots; a line joins those that no other beats in both, by name. Rows
     that are not published are stars, or dashed lines across if they have no time. The reference
-    against itself is a line across.
-
-    Args:
-      rows: published rows and ours; rows without the score are left out.
-      metric: key of `suite.SCORES`.
-      times: keys of `scoreboard.TIMES`.
-      reference_name: name of the reference.
+    against itself is a line across. Rows without the metric, a key of `suite.SCORES`, are left out;
+    ``times`` are keys of `scoreboard.TIMES`.
     """
     score = SCORES[metric]
     rated = [(row, row.values[metric] * score.scale) for row in rows if metric in row.values]

@@ -38,12 +38,7 @@ _SPIKE = 3.0
 def histogram(
     generated: Mapping[str, Histogram], *, reference_name: str = REFERENCE_NAME
 ) -> Figure:
-    """One histogram with the ratios and the statistical errors of all samples below.
-
-    Args:
-      generated: the histogram of each model, by its name; all of one quantity and reference.
-      reference_name: legend of the reference.
-    """
+    """One histogram of each model by its name, all of one quantity and reference; ratios below."""
     return histogram_sheet([generated], reference_name=reference_name)
 
 
@@ -53,12 +48,7 @@ def histogram_sheet(
     *,
     reference_name: str = REFERENCE_NAME,
 ) -> Figure:
-    """All histograms of one observable, a cell for each layer, each on axes of its own.
-
-    Args:
-      histograms: the histograms of each model by its name, layer by layer; at least one.
-      reference_name: legend of the reference.
-    """
+    """Histograms of one observable, a cell for each layer: those of each model by its name."""
     count, columns = len(histograms), columns_for(len(histograms))
     rows = math.ceil(count / columns)
     small = count > 1
@@ -73,7 +63,7 @@ def histogram_sheet(
     height = top + bottom + rows * cell_y - gap_y
     picture = figure(width, height, layout=None)
     cells = [_readable(item) for item in histograms]
-    heights = [_heights(*cell) for cell in cells]
+    heights = [_heights(*one) for one in cells]
     log = any(high > _WIDE * low for low, high in heights)
     for index, (generated, (edges, counts)) in enumerate(zip(histograms, cells, strict=True)):
         row, column = divmod(index, columns)

@@ -105,14 +105,9 @@ def correlations(
     axis: str = "Layer",
     reference_name: str = REFERENCE_NAME,
 ) -> Figure:
-    """Correlation matrices of all samples, then the differences to the reference.
+    """Pearson matrices [k, k] of all samples, then the differences to the reference.
 
-    Args:
-      reference: Pearson coefficients of the reference, [k, k].
-      generated: Pearson coefficients of each model, [k, k], by its name.
-      labels: names of the rows, of which some are written if there are many; numbers by default.
-      axis: what rows and columns are.
-      reference_name: title of the reference.
+    Rows and columns are an ``axis``, with ``labels`` [k] or numbers, some of them if k is large.
     """
     labels = labels or [str(index) for index in range(len(reference))]
     matrices = {reference_name: reference, **generated}

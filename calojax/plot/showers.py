@@ -30,12 +30,9 @@ _CHORDS = 64
 
 @styled
 def layer_maps(detector: Detector, showers: Mapping[str, np.ndarray], *, title: str = "") -> Figure:
-    """Showers layer by layer: for each layer a disc of every shower, side by side.
+    """Showers layer by layer, for each layer a disc of every shower side by side.
 
-    Args:
-      detector: geometry of all.
-      showers: voxel energies in MeV, [v], by name, from left to right.
-      title: what is shown, above the discs.
+    Showers are voxel energies [v] in MeV by name, from left to right.
     """
     # In units of a disc's radius: from group to group, and from row to row with its label.
     pitch = 2.15
@@ -90,12 +87,8 @@ def layer_maps(detector: Detector, showers: Mapping[str, np.ndarray], *, title: 
 def space(detector: Detector, rows: Sequence[Mapping[str, Shower]]) -> Figure:
     """Single showers as points in space, a row for each incident energy.
 
-    Hits beyond the radius that holds 98 % of the energy are drawn grey on its edge.
-
-    Args:
-      detector: geometry of all.
-      rows: showers of nearly one incident energy by the names of their samples; all rows have
-        the same names.
+    A row has showers of nearly that energy by the names of their samples. Hits beyond the radius
+    that holds 98 % of the energy are drawn grey on its edge.
     """
     showers = [shower.voxels for row in rows for shower in row.values()]
     if not showers:
@@ -164,14 +157,14 @@ def _disc(detector: Detector, position: int) -> np.ndarray:
     return points.reshape(layer.n_voxels, 2 * (chords + 1), 2)
 
 
-def _core_radius(detector: Detector, energy: np.ndarray, *, share: float = 0.98) -> float:
-    """The radius in mm that holds ``share`` of the energy of voxels [v]."""
+def _core_radius(detector: Detector, energy: np.ndarray) -> float:
+    """The radius in mm that holds 98 % of the energy of voxels [v]."""
     outer = detector.voxels.r_high
     order = np.argsort(outer, kind="stable")
     inside = np.cumsum(energy[order])
     if not inside[-1] > 0:
         return float(outer.max())
-    return float(outer[order][np.searchsorted(inside, share * inside[-1])])
+    return float(outer[order][np.searchsorted(inside, 0.98 * inside[-1])])
 
 
 def _points(axes, detector: Detector, shower: np.ndarray, radius: float, norm: LogNorm) -> int:

@@ -122,10 +122,9 @@ def ratio(
     reference: tuple[np.ndarray, np.ndarray],
     models: Mapping[str, tuple[np.ndarray, np.ndarray]],
     *,
-    limits: tuple[float, float] = (0.4, 1.6),
     width: float = 1.2,
 ) -> None:
-    """Ratios to the reference in one panel; triangles mark those beyond the limits.
+    """Ratios to the reference from 0.4 to 1.6, in one panel; triangles mark those beyond.
 
     Args:
       axes: panel.
@@ -133,9 +132,9 @@ def ratio(
       reference: values [k] and their errors [k], drawn as a grey band. Bins where the value is
         not positive are left out.
       models: values [k] and errors [k] of each model, by its name.
-      limits: lowest and highest ratio.
       width: line width in points.
     """
+    limits = (0.4, 1.6)
     seen = reference[0] > 0
     safe = np.where(seen, reference[0], 1.0)
     band = np.where(seen, reference[1] / safe, 0)

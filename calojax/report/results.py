@@ -249,15 +249,10 @@ def check(folder: pathlib.Path) -> None:
 def earlier(
     folder: pathlib.Path, digests: Sequence[str], *, force: bool = False
 ) -> tuple[list[Earlier], list[str]]:
-    """Reads the results of the same evaluations, and removes a report of others.
+    """What is known of each model, and the names of evaluations in the folder to be replaced.
 
-    Args:
-      folder: an existing folder that passed `check`, or is to be overwritten.
-      digests: digest of all that the scores of each model depend on, as in `Model.inputs`.
-      force: whether to use no earlier score.
-
-    Returns:
-      What is known of each model, and the names of evaluations that will be replaced.
+    A model is known by the digest of all that its scores depend on, as in `Model.inputs`; with
+    ``force`` none is. The report of other models is removed.
     """
     stored = _read(folder)
     known = {} if force else {one.inputs.get("digest"): one for one in stored}

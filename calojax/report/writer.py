@@ -41,18 +41,10 @@ def write(
     kind: PictureFormat = "png",
     warn: Callable[[str], None] = lambda sentence: None,
 ) -> pathlib.Path:
-    """Writes metrics.json, then pictures to figures, and report.html; each when it is complete.
+    """Writes metrics.json, pictures to figures, and report.html, whose path it returns.
 
-    Args:
-      report: what was computed.
-      folder: folder to write to; made if it does not exist.
-      dpi: resolution of the pictures in pixels per inch.
-      pictures: whether to draw pictures; one that cannot be drawn is left out with a warning.
-      kind: format of the pictures in figures; those in the page are PNG.
-      warn: function that is called with a sentence on every picture that could not be drawn.
-
-    Returns:
-      The path of the page.
+    ``kind`` is the format of the pictures in figures; those in the page are PNG. ``warn`` is called
+    with a sentence on every picture that could not be drawn.
 
     Raises:
       CalojaxError: if something cannot be written.

@@ -144,14 +144,11 @@ def longitudinal(
 ) -> Profile:
     """Profiles of electromagnetic showers with GP's fluctuations, for homogeneous media.
 
+    Of energies [n] in MeV, two standard normal numbers a shower [n, 2], of which zeros give the
+    typical shower, and the depth ``start`` [n] in mm of the first radiation.
+
     Of GP's corrections for sampling calorimeters only the one of alpha is made: those of T would
     put the maximum 0.3 X0 above Geant4's in silicon-tungsten.
-
-    Args:
-      energies: MeV [n].
-      normals: two standard normal numbers a shower [n, 2]; zeros give the typical shower.
-      medium: the absorber.
-      start: depth in mm of the first radiation [n].
     """
     ln_y = jnp.maximum(jnp.log(energies / medium.critical_energy), _LOWEST_LN_Y)
     rho = 0.705 - 0.023 * ln_y
@@ -183,12 +180,9 @@ class Radial(NamedTuple):
 
 
 def radial(tau: jax.Array, energies: jax.Array, medium: Medium) -> Radial:
-    """Radial profiles at depth tau = t / T: GP's for homogeneous media, corrected for sampling.
+    """Radial profiles at depths tau = t / T [n, s] for energies [n] in MeV.
 
-    Args:
-      tau: depth in units of that of the maximum [n, s].
-      energies: MeV [n].
-      medium: the absorber.
+    They are GP's for homogeneous media, corrected for sampling.
     """
     z = effective_z(medium)
     ln_e = jnp.log(energies / GEV)[:, None]
@@ -361,15 +355,9 @@ def displacement(energies: jax.Array, normals: jax.Array, medium: Medium) -> jax
 
 @functools.partial(jax.jit, static_argnames="detector")
 def simulate(keys: jax.Array, energies: jax.Array, detector: Detector) -> jax.Array:
-    """Showers of given incident energies; shower i depends on key i and energy i alone.
+    """Showers [n, v] in MeV, float32, of typed keys [n] and incident energies [n] in MeV.
 
-    Args:
-      keys: typed keys, one per shower [n], as from `calojax.rng.per_item`.
-      energies: incident energies in MeV [n].
-      detector: calorimeter and particle.
-
-    Returns:
-      Voxel energies in MeV [n, v], float32; those below the readout threshold are zero.
+    Shower i depends on key i and energy i alone. Voxels below the readout threshold are zero.
 
     Raises:
       CalojaxError: if there is no parametrisation for the particle.
