@@ -76,6 +76,31 @@ class InputFile:
         return item
 
 
+class Rows:
+    """Showers of an open file, sliced like a dataset [n, v] in the CaloChallenge's order.
+
+    Attributes:
+      shape: (n, v).
+      dtype: type of the voxel energies.
+      chunks: number of showers that are read together with little waste, and v.
+    """
+
+    shape: tuple[int, int]
+    dtype: np.dtype
+    chunks: tuple[int, int] | None
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """Showers [b, v] of a slice without a step.
+
+        Raises:
+          CalojaxError: if they cannot be those of showers.
+        """
+        raise NotImplementedError
+
+
 @contextlib.contextmanager
 def opened(path: pathlib.Path) -> Iterator[InputFile]:
     """An HDF5 file open for reading; HDF5's own errors become one sentence.

@@ -8,14 +8,14 @@ import h5py
 from calojax.geometry import Detector
 from calojax.io import ddml, dense, par04, showerdata, sparse
 from calojax.io.chunks import Queue
-from calojax.io.hdf5 import InputFile
+from calojax.io.hdf5 import InputFile, Rows
 
 LayoutName = Literal["dense", "sparse", "par04", "lemurs", "showerdata", "ddml"]
 """``dense``: the CaloChallenge's layout; ``sparse``: hits only (`calojax.io.sparse`); ``par04`` and
 ``lemurs``: grids of Geant4's Par04 example and of LEMURS (`calojax.io.par04`); ``showerdata``:
 points (`calojax.io.showerdata`); ``ddml``: square cells for DD4hep (`calojax.io.ddml`)."""
 
-ShowerRows = h5py.Dataset | sparse.SparseShowers | par04.GridShowers | showerdata.PointShowers
+ShowerRows = h5py.Dataset | Rows
 """Showers of an open file, sliced like an HDF5 dataset [n, v]; voxel energies are in MeV."""
 
 

@@ -15,7 +15,7 @@ from calojax.errors import CalojaxError
 from calojax.geometry import Detector
 from calojax.io.chunks import Column, Queue, rows_of_a_chunk
 from calojax.io.dense import PAR04_ENERGIES, SHOWERS, values
-from calojax.io.hdf5 import InputFile
+from calojax.io.hdf5 import InputFile, Rows
 
 
 def is_par04(file: InputFile) -> bool:
@@ -34,15 +34,8 @@ def energies(file: InputFile) -> h5py.Dataset:
     return values(file, PAR04_ENERGIES)
 
 
-class GridShowers:
-    """Showers of a file, sliced like a dataset [n, v] in the CaloChallenge's order.
-
-    Attributes:
-      shape: (n, v).
-      grid: number of bins (z, alpha, r).
-      dtype: type of the energies.
-      chunks: number of showers that are read together, and v.
-    """
+class GridShowers(Rows):
+    """Showers of a file on a ``grid`` of bins (z, alpha, r)."""
 
     def __init__(self, file: InputFile):
         """Finds the showers; raises `CalojaxError` if they are not numbers."""
@@ -54,11 +47,7 @@ class GridShowers:
         chunks = self._showers.chunks
         self.chunks = chunks and (chunks[0], self.shape[1])
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
     def __getitem__(self, rows: slice) -> np.ndarray:
-        """Showers [b, v] of a slice."""
         showers = self._showers[rows]
         return showers.transpose(0, 3, 2, 1).reshape(len(showers), -1)
 

@@ -17,7 +17,7 @@ from calojax.errors import CalojaxError, warn
 from calojax.geometry import Detector, particles
 from calojax.io.chunks import Column, Queue
 from calojax.io.dense import SHOWERS, values
-from calojax.io.hdf5 import InputFile
+from calojax.io.hdf5 import InputFile, Rows
 from calojax.io.sparse import Hits
 from calojax.io.stored_geometry import resolved_detector
 
@@ -42,14 +42,8 @@ def energies(file: InputFile) -> h5py.Dataset:
     return values(file, ENERGIES)
 
 
-class PointShowers:
-    """Showers of a file, sliced like a dataset [n, v] of a detector's voxels, in MeV.
-
-    Attributes:
-      shape: (n, v).
-      dtype: type of the voxel energies.
-      chunks: number of showers that are read together with little waste, and v.
-    """
+class PointShowers(Rows):
+    """Points of a file in the voxels of a detector, in MeV; points outside are left out."""
 
     def __init__(self, file: InputFile, detector: Detector | None):
         """Checks all but the points of a file, which must stay open; the detector is the user's.
@@ -79,15 +73,7 @@ class PointShowers:
         self.dtype = np.dtype(np.float32)
         self.chunks = (_ROWS, self._detector.n_voxels)
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
     def __getitem__(self, rows: slice) -> np.ndarray:
-        """Showers [b, v] of a slice without a step; points outside all voxels are left out.
-
-        Raises:
-          CalojaxError: if a point has too few values, or lies in no layer of the detector.
-        """
         start, stop, _ = rows.indices(len(self))
         # HDF5 keeps lists in a heap; where the heap is damaged it may never return.
         clouds = self._points[start:stop]

@@ -16,7 +16,7 @@ from calojax.errors import CalojaxError
 from calojax.geometry import Detector
 from calojax.io.chunks import Column, Queue
 from calojax.io.dense import ENERGIES
-from calojax.io.hdf5 import InputFile
+from calojax.io.hdf5 import InputFile, Rows
 
 LAYOUT = "layout"
 SPARSE = "sparse"
@@ -88,14 +88,8 @@ def is_sparse(file: InputFile) -> bool:
     return file.attributes.get(LAYOUT) == SPARSE
 
 
-class SparseShowers:
-    """Showers of a file in the sparse layout, sliced like a dataset [n, v].
-
-    Attributes:
-      shape: (n, v).
-      dtype: type of the energies in the file.
-      chunks: number of showers that are read together with little waste, and v.
-    """
+class SparseShowers(Rows):
+    """Showers of a file in the sparse layout."""
 
     def __init__(self, file: InputFile):
         """Checks all but the hits of a file, which must stay open.
@@ -133,15 +127,7 @@ class SparseShowers:
         self.dtype = self._energies.dtype
         self.chunks = (_ROWS, n_voxels)
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
     def __getitem__(self, rows: slice) -> np.ndarray:
-        """Showers [b, v] of a slice without a step.
-
-        Raises:
-          CalojaxError: if the offsets or voxels cannot be those of showers.
-        """
         start, stop, _ = rows.indices(len(self))
         n_voxels = self.shape[1]
         offsets = self._offsets[start : max(start, stop) + 1].astype(np.int64)
