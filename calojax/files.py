@@ -142,21 +142,19 @@ def _held(path: pathlib.Path, flags: int, *, name: pathlib.Path | None = None) -
     """Opens and locks a file or folder; yields False where the file system has no locks."""
     descriptor = os.open(path, flags | os.O_NOFOLLOW, 0o666)
     try:
-        yield _lock(name or path, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            has_locks = True
+        except BlockingIOError:
+            raise CalojaxError(
+                f"{name or path}: in use by another process; wait until it has ended, or choose "
+                "another --out."
+            ) from None
+        except OSError:  # Some network file systems have none.
+            has_locks = False
+        yield has_locks
     finally:
         os.close(descriptor)
-
-
-def _lock(path: pathlib.Path, descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise CalojaxError(
-            f"{path}: in use by another process; wait until it has ended, or choose another --out."
-        ) from None
-    except OSError:  # Some network file systems have no locks.
-        return False
-    return True
 
 
 def _sweep(folder: pathlib.Path, prefix: str) -> None:

@@ -298,11 +298,6 @@ def test_rivals_are_ranked(sampled, data, folder, capsys):
     assert "multi cls" in capsys.readouterr().out
 
 
-def test_check_tells_what_a_file_is(data, capsys):
-    assert calojax("check {data}", data=data) == 0
-    assert "geometry tiny" in capsys.readouterr().out
-
-
 def test_check_looks_into_all_parts_of_a_folder(in_parts, folder, capsys):
     calojax("check {out}", out=in_parts)
     assert f"{in_parts}: 3 parts with 50 showers" in capsys.readouterr().out

@@ -105,39 +105,26 @@ def test_programs_need_not_be_kept(free_choice, monkeypatch):
         compilation.keep_programs()
 
 
-def _file_in_the_way(cache):
-    (cache / "file").touch()
-    return cache / "file"
-
-
-def _written_by_group(cache):
+def written_by_group(cache):
     (cache / "xla").mkdir()
     (cache / "xla").chmod(0o770)
-    return cache
-
-
-def _renamed_by_others(cache):
-    (cache / "open").mkdir()
-    (cache / "open").chmod(0o777)
-    return cache / "open" / "mine"
 
 
 @pytest.mark.parametrize(
-    ("make", "words"),
+    ("spoil", "words"),
     [
-        (_file_in_the_way, "cannot be written"),
-        (_written_by_group, "other users may write to it"),
-        (_renamed_by_others, "other users may write to it"),
+        (lambda cache: (cache / "xla").touch(), "cannot be written"),
+        (written_by_group, "other users may write to it"),
+        (lambda cache: cache.chmod(0o777), "other users may write to it"),
     ],
 )
 @pytest.mark.parametrize("given", [False, True])
 def test_programs_are_kept_only_where_nobody_else_writes(
-    make, words, given, free_choice, monkeypatch, capsys
+    spoil, words, given, free_choice, monkeypatch, capsys
 ):
-    cache = make(free_choice)
-    monkeypatch.setenv("CALOJAX_CACHE", str(cache))
+    spoil(free_choice)
     if given:
-        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(cache / "xla"))
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(free_choice / "xla"))
     monkeypatch.setattr(jax.config, "update", lambda name, value: None)
     compilation.keep_programs()
     assert compilation.kept_in() is None

@@ -7,7 +7,6 @@ import official
 import pytest
 
 from calojax.evaluation import features
-from calojax.evaluation.samples import Selection
 from calojax.geometry import detector
 from calojax.io import ShowerArrays
 
@@ -33,8 +32,6 @@ def test_columns_are_as_many_as_the_official_ones(name):
     assert len(names) == len(set(names)) == COLUMNS[name]
     vector = features.vector(of(np.ones((2, geometry.n_voxels)), geometry))
     assert vector.shape == (2, COLUMNS[name])
-    none = Selection(ShowerArrays(geometry, [1e4], np.ones((1, geometry.n_voxels))), np.arange(0))
-    assert features.vector(features.stream(none)).shape == (0, COLUMNS[name])
 
 
 @pytest.mark.parametrize("name", ["ds1_photons_generated", "ds1_pions", "ds2", "ds3"])

@@ -1,4 +1,4 @@
-"""Printing that never fails, so that a closed or odd screen costs no finished work."""
+"""Printing that never fails, so that no finished work is lost to a closed terminal."""
 
 import contextlib
 import io

@@ -163,10 +163,10 @@ class Trainer:
         return State(variables, optax.adam(self.settings.learning_rate).init(variables["params"]))
 
     def _order(self, train: np.ndarray, key: jax.Array, epoch: int) -> np.ndarray:
-        """Shuffled batches of rows [steps, b]; other rows are left over in every epoch."""
+        """Shuffled batches of rows [steps, b]; every epoch leaves out other rows."""
         rows = np.asarray(jax.random.permutation(rng.stream(key, "shuffle", epoch), train))
-        # As many steps as the full batches and a rest would be, but equal ones, for which one shape
-        # is compiled. What cannot be divided, less than a row per step and device, is left over.
+        # As many steps as full batches and a remainder would take, but all of one size, so that one
+        # shape is compiled. Less than a row per step and device is left out.
         steps = -(-len(rows) // self.settings.batch)
         batch = max(len(rows) // steps // self.mesh.size, 1) * self.mesh.size
         return _in_batches(rows[: max(len(rows) // batch, 1) * batch], batch)

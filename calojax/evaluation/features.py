@@ -130,7 +130,7 @@ def stream(
     while the device computes: for sums over voxels in the same pass.
     """
     detector = source.detector
-    size = min(batch or batch_size(detector), max(len(source), 1))
+    size = min(batch or batch_size(detector), len(source))
     parts: list[Features] = []
     pending: collections.deque[tuple[int, Features]] = collections.deque()
 
@@ -151,10 +151,6 @@ def stream(
         start += count
     while pending:
         collect()
-    if not parts:
-        with jax.enable_x64(True):
-            empty = compute(jnp.zeros((0, detector.n_voxels)), jnp.zeros(0), detector)
-        parts.append(Features(*map(np.asarray, empty)))
     return Features(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 

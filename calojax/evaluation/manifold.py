@@ -32,7 +32,7 @@ _BLOCK_POINTS = 4096
 
 
 class Prdc(NamedTuple):
-    """How the generated sample covers the reference's manifold and the reverse.
+    """Overlap of the manifolds of the generated sample and the reference.
 
     A manifold is the union of the balls around a sample's points that just reach their k-th
     nearest neighbours, and of the points themselves: where more than k points coincide, their balls

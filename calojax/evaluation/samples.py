@@ -16,7 +16,8 @@ from calojax.evaluation import features
 from calojax.evaluation.averages import decades
 from calojax.evaluation.features import Features
 from calojax.geometry import Detector
-from calojax.io import ShowerSource, findings
+from calojax.io import ShowerSource
+from calojax.io.findings import unit_findings
 from calojax.io.marks import TRAINED_ON, from_text, marks
 
 # Fewest showers of each sample in a slice that is chosen by default, and in one that has scores.
@@ -223,9 +224,10 @@ def sample_warnings(samples: Samples) -> tuple[str, ...]:
     """Sentences on units, and on samples that are small, empty, repeated or known to the model."""
     named = samples._asdict()
     sentences = [
-        f"The units of the {name} showers look wrong: {sentence}"
+        f"The units of the {name} showers look wrong: {found.sentence}"
         for name, sample in named.items()
-        for sentence in findings.unit_warnings(sample.source)
+        for found in unit_findings(sample.source)
+        if found.severity == "error"
     ]
     if samples.size < _FEW_SHOWERS:
         sentences.append(

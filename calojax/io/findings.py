@@ -113,11 +113,6 @@ def unit_findings(source: ShowerSource) -> tuple[Finding, ...]:
     return tuple(_units(energies, np.concatenate(sums), mean, smallest, source.detector))
 
 
-def unit_warnings(source: ShowerSource) -> tuple[str, ...]:
-    """Sentences of `unit_findings` on units that are surely wrong."""
-    return tuple(item.sentence for item in unit_findings(source) if item.severity == "error")
-
-
 def _units(
     energies: np.ndarray, sums: np.ndarray, response: float, smallest: float, detector: Detector
 ) -> Iterator[Finding]:

@@ -36,34 +36,28 @@ class Quantised(NamedTuple):
 
 
 class Quantizer(Protocol):
-    """The interface of quantisers. The codebook is an argument of every method."""
+    """The interface of quantisers, with k codes (``size``) of d dimensions (``width``).
+
+    The codebook is an argument of every method. Its ``home`` is the collection "params" if it is
+    learnt by gradient, "state" if by other rules, and None if there is no codebook.
+    """
 
     @property
-    def size(self) -> int:
-        """Number of codes k."""
-        ...
+    def size(self) -> int: ...
 
     @property
-    def width(self) -> int:
-        """Dimensions of a latent d."""
-        ...
+    def width(self) -> int: ...
 
     @property
-    def home(self) -> str | None:
-        """Collection of the codebook: "params" if learnt by gradient, "state" if by other rules."""
-        ...
+    def home(self) -> str | None: ...
 
     def start(self, key: jax.Array, latents: Float[Array, "*shape d"]) -> Any:
         """The initial codebook, from latents of a batch; the key is consumed."""
         ...
 
-    def codes(self, codebook: Any, latents: Float[Array, "*shape d"]) -> Int[Array, "*shape"]:
-        """Codes of latents."""
-        ...
+    def codes(self, codebook: Any, latents: Float[Array, "*shape d"]) -> Int[Array, "*shape"]: ...
 
-    def vectors(self, codebook: Any, codes: Int[Array, "*shape"]) -> Float[Array, "*shape d"]:
-        """Vectors of codes."""
-        ...
+    def vectors(self, codebook: Any, codes: Int[Array, "*shape"]) -> Float[Array, "*shape d"]: ...
 
     def through(
         self, codebook: Any, latents: Float[Array, "*shape d"], key: jax.Array

@@ -125,7 +125,7 @@ def _draw(
 
 @contextlib.contextmanager
 def _without(what: str, lost: list[str]) -> Iterator[None]:
-    """Goes on without something that cannot be drawn, unless the file cannot be written."""
+    """Continues without what cannot be drawn; files that cannot be written are errors."""
     try:
         yield
     except CalojaxError:
