@@ -58,7 +58,7 @@ def ring_weights(detector: Detector) -> tuple[np.ndarray, np.ndarray]:
 def average(showers: ShowerSource, edges: np.ndarray, *, batch: int = 1000) -> Averages:
     """Means of showers in slices of incident energy, after the evaluation threshold.
 
-    Slices have increasing boundaries [s + 1] in MeV; a slice holds its lower one.
+    Slices have increasing boundaries [s + 1] in MeV; a slice includes its lower one.
     """
     detector, edges = showers.detector, np.asarray(edges, float)
     radii, weights = ring_weights(detector)
@@ -113,8 +113,8 @@ class Shower(NamedTuple):
 def alike(samples: Mapping[str, ShowerSource], *, count: int = 3) -> list[dict[str, Shower]]:
     """Showers of evenly spaced quantiles of the first sample's energy, and the others' closest.
 
-    No shower is chosen for its looks: the choice depends on the incident energies alone. For each
-    of ``count`` energies, in order, a shower of every sample by its name.
+    No shower is chosen for its looks: the choice depends on the incident energies alone. Returns a
+    shower of every sample, by its name, for each of ``count`` energies in order.
     """
     first = np.ravel(next(iter(samples.values())).energies)
     quantiles = np.unique(((np.arange(count) + 0.5) / count * len(first)).astype(int))

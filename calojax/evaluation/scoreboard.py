@@ -107,7 +107,7 @@ def ranking(
     """Our rows among the published ones, sorted by a score of which lower is better.
 
     Geant4, the floor, stays on top. Rows without the score come last, and so do ours unless they
-    are to be ``ranked`` (see `is_full_size`).
+    may be ``ranked`` (see `is_full_size`).
     """
 
     def rank(row: Row) -> tuple[bool, bool, float]:

@@ -143,7 +143,7 @@ class Known(NamedTuple):
 def evaluate(
     generated: ShowerSource, reference: ShowerSource, options: Options | None = None
 ) -> Evaluation:
-    """Scores generated showers against as many of the full simulation, of the same energies.
+    """Scores generated showers against as many showers of the full simulation, of equal energies.
 
     Raises:
       CalojaxError: if the samples cannot be compared, an option makes no sense, or a shower cannot

@@ -60,7 +60,7 @@ def download(
     base_url: str = ZENODO,
     files: Mapping[Dataset, tuple[RemoteFile, ...]] = FILES,
 ) -> list[pathlib.Path]:
-    """Fetches the files of a data set that are not there yet and checks their md5; all their paths.
+    """Fetches the missing files of a data set, checks their md5, and returns the paths of all.
 
     A file appears under its name when it is complete and right; one that was interrupted is fetched
     again from its beginning.

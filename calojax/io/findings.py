@@ -118,8 +118,8 @@ def _units(
 ) -> Iterator[Finding]:
     """Units of incident energies by the detector's range, of voxels by the mean E_sum/E_inc.
 
-    Of all incident energies [n], NaN where unusable; E_sum [m] of some showers; and their mean
-    E_sum/E_inc and smallest voxel above zero.
+    Incident energies [n] are those of all showers, NaN where unusable. ``sums`` [m] are E_sum of
+    some showers, and ``response`` and ``smallest`` their mean E_sum/E_inc and smallest hit.
     """
     if not response > 0:
         return

@@ -42,7 +42,7 @@ def order_overlaps(mean: np.ndarray, detector: Detector, energy: float) -> dict[
 
 
 def expected_shower(detector: Detector, energy: float) -> np.ndarray:
-    """Rough share of each voxel in the energy of a mean shower of an incident energy in MeV, [v].
+    """Rough share of each voxel in the energy of a mean shower, [v]; ``energy`` is in MeV.
 
     Along z a gamma distribution, for electrons and photons with the maximum and shape of
     Grindhammer and Peters (hep-ex/0001020, section 3.1.1, homogeneous media, Z = 74), for hadrons

@@ -115,7 +115,7 @@ def conv(
     Raises:
       ValueError: if shapes and options do not fit together.
     """
-    axes = _axes(x, x.shape[1:-1], kernel, strides, z_padding, r_padding, across_axis)
+    axes = _axes(x, x.shape[1:-1], kernel, strides, z_padding, r_padding)
     z, alpha, *rest = axes
     seen = _seen(axes, across_axis)
     widths = [(z.low, z.high), (alpha.low, alpha.high), (seen, 0)]
@@ -145,7 +145,7 @@ def conv_transpose(
     Raises:
       ValueError: if shapes and options do not fit together.
     """
-    axes = _axes(y, shape, kernel, strides, z_padding, r_padding, across_axis)
+    axes = _axes(y, shape, kernel, strides, z_padding, r_padding)
     expected = tuple(axis.windows for axis in axes)
     if y.shape[1:-1] != expected:
         raise ValueError(f"a result of {shape} bins needs {expected} bins, got {y.shape[1:-1]}")
@@ -266,7 +266,6 @@ def _axes(
     strides: Strides,
     z_padding: Padding,
     r_padding: Padding,
-    across_axis: bool,
 ) -> list[_Axis]:
     """The windows of a kernel on bins of the given shape."""
     n = kernel.ndim - 2
@@ -276,8 +275,6 @@ def _axes(
             "use [z, alpha, r, c, f] with [b, z, alpha, r, c], or [z, alpha, c, f] with "
             "[b, z, alpha, c]"
         )
-    if n == 2 and (across_axis or r_padding != "same"):
-        raise ValueError("a kernel over (z, alpha) has no axis r; leave out the options of r")
     paddings = (z_padding, "same", r_padding)[:n]
     sizes = zip(shape, kernel.shape[:n], _per_axis(strides, n), paddings, strict=True)
     return [_axis(*size) for size in sizes]
@@ -287,18 +284,13 @@ def _axis(size: int, kernel: int, stride: int, padding: Padding) -> _Axis:
     if padding == "same":
         # A kernel shorter than a block starts with it, and so covers also a partial last block.
         return _Axis(size, kernel, stride, max((kernel - stride) // 2, 0), -(-size // stride))
-    if padding != "valid":
-        raise ValueError(f'padding must be "same" or "valid", got {padding!r}')
     if size < kernel:
         raise ValueError(f"{size} bins are too few for a valid kernel of {kernel}; pad them")
     return _Axis(size, kernel, stride, 0, (size - kernel) // stride + 1)
 
 
 def _per_axis(strides: Strides, n: int) -> tuple[int, ...]:
-    strides = (strides,) * n if isinstance(strides, int) else tuple(strides)
-    if len(strides) != n:
-        raise ValueError(f"strides must be one for each of {n} axes, got {strides}")
-    return strides
+    return (strides,) * n if isinstance(strides, int) else tuple(strides)
 
 
 def _to_blocks(x: jax.Array, z: _Axis, alpha: _Axis) -> jax.Array:

@@ -40,8 +40,8 @@ def longitudinal(
 ) -> Figure:
     """Mean energy of each layer over E_inc, with ratios; a column for each slice of energy."""
     labels = "$z$ [mm]", r"$E_{\mathrm{layer}}/E_{\mathrm{inc}}$"
-    samples = {reference_name: reference, **generated}
-    return _profiles("longitudinal", samples, detector.z_edges, labels)
+    edges = detector.z_edges
+    return _profiles("longitudinal", reference, generated, reference_name, edges, labels)
 
 
 @styled
@@ -53,8 +53,7 @@ def radial(
 ) -> Figure:
     """Mean energy per area over E_inc against radius, with ratios; a column for each slice."""
     labels = "$r$ [mm]", r"$\mathrm{d}E/\mathrm{d}A\,/\,E_{\mathrm{inc}}$ [mm$^{-2}$]"
-    samples = {reference_name: reference, **generated}
-    return _profiles("radial", samples, reference.radii, labels)
+    return _profiles("radial", reference, generated, reference_name, reference.radii, labels)
 
 
 @styled
@@ -150,12 +149,15 @@ def _terms(a: float, c: float) -> str:
 
 def _profiles(
     kind: Literal["longitudinal", "radial"],
-    samples: Mapping[str, Averages],
+    reference: Averages,
+    generated: Mapping[str, Averages],
+    reference_name: str,
     edges: np.ndarray,
     labels: tuple[str, str],
 ) -> Figure:
-    """The profiles of samples by name, the reference first; radial ones on a logarithmic axis."""
-    slices = np.flatnonzero(np.all([one.counts > 1 for one in samples.values()], axis=0)).tolist()
+    """Profiles of one kind; radial ones on a logarithmic axis."""
+    samples = reference, *generated.values()
+    slices = np.flatnonzero(np.all([one.counts > 1 for one in samples], axis=0)).tolist()
     if not slices:
         return empty("no slice of incident energy has two showers of each sample")
     picture = figure(min(WIDTH, 1.2 + 4.2 * len(slices)), 4.2)
@@ -165,19 +167,18 @@ def _profiles(
     # Rings between 1 and 2000 mm need a logarithmic axis, whose first edge cannot be zero.
     log_x = kind == "radial" and edges[-1] > 100 * edges[1]
     steps = np.maximum(edges, edges[1] / 2) if log_x else edges
-    (name, reference), *_ = samples.items()
+
+    def means(one: Averages, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """Means with their standard errors."""
+        spread = getattr(one, f"{kind}_spread")[row]
+        return getattr(one, kind)[row], spread / math.sqrt(one.counts[row])
+
+    name = plain(reference_name)
     for (axes, below), row in zip(grid.T, slices, strict=True):
-        # Means with their standard errors.
-        models = {
-            label: (
-                getattr(one, kind)[row],
-                getattr(one, f"{kind}_spread")[row] / math.sqrt(one.counts[row]),
-            )
-            for label, one in samples.items()
-        }
-        known = models.pop(name)
+        known = means(reference, row)
+        models = {label: means(one, row) for label, one in generated.items()}
         axes.stairs(known[0], steps, fill=True, color=REFERENCE, alpha=0.2, lw=0)
-        axes.stairs(known[0], steps, color=REFERENCE, lw=1.2, baseline=None, label=plain(name))
+        axes.stairs(known[0], steps, color=REFERENCE, lw=1.2, baseline=None, label=name)
         for label, (mean, _), colour in series(models):
             axes.stairs(mean, steps, color=colour, baseline=None, label=label)
         axes.set_title(quantity.energies(*reference.edges[row : row + 2]), fontsize="small")
@@ -186,7 +187,7 @@ def _profiles(
         below.set_xlim(steps[0], steps[-1])
         if log_x:
             below.set_xscale("log")
-    if kind == "radial" and any(one.radial.any() for one in samples.values()):
+    if kind == "radial" and any(one.radial.any() for one in samples):
         grid[0, 0].set_yscale("log")
     grid[0, 0].set_ylabel(labels[1])
     grid[1, 0].set_ylabel("Ratio", fontsize="small", loc="center")

@@ -144,8 +144,8 @@ def longitudinal(
 ) -> Profile:
     """Profiles of electromagnetic showers with GP's fluctuations, for homogeneous media.
 
-    Of energies [n] in MeV, two standard normal numbers a shower [n, 2], of which zeros give the
-    typical shower, and the depth ``start`` [n] in mm of the first radiation.
+    Energies [n] are in MeV. Two standard normal numbers for each shower [n, 2] make it fluctuate;
+    zeros give the typical shower. ``start`` [n] is the depth in mm of the first radiation.
 
     Of GP's corrections for sampling calorimeters only the one of alpha is made: those of T would
     put the maximum 0.3 X0 above Geant4's in silicon-tungsten.
