@@ -5,7 +5,8 @@ After the Calo-VQ talk (CaloChallenge workshop, November 2022). The released cod
 
 - ``autoencoder``: a VQ-VAE maps the voxels, normalised per layer, to codes and back, fully
   connected or by convolutions on the cylinder;
-- ``texture`` (optional): a network that makes hits depend on the hits beside them;
+- ``texture`` (optional): a network that makes hits depend on the hits beside them, trained with
+  the decoder;
 - ``energies``: a density of the visible fraction and the layer energies;
 - ``prior``: a network for p(codes | incident energy, layer energies).
 
@@ -78,7 +79,10 @@ class CaloVQ:
         config, home = self.config, self._quantizer.home
         learnt, averaged = (("codebook",) * (home == where) for where in ("params", "state"))
         autoencoder = ("encoder", "decoder", *learnt)
-        texture = Stage("texture", ("texture",), config.texture.schedule, needs=("autoencoder",))
+        # The codes stay: encoder and codebook are not trained again.
+        texture = Stage(
+            "texture", ("decoder", "texture"), config.texture.schedule, needs=("autoencoder",)
+        )
         return (
             Stage("autoencoder", autoencoder, config.autoencoder.schedule, state=averaged),
             *((texture,) if self._texture else ()),
@@ -245,7 +249,7 @@ class CaloVQ:
     def _texture_loss(self, variables, showers, energies):
         layer_energy, statistics = layer_sums(showers, self.detector), variables["transforms"]
         codes = self._encode(variables, showers, energies)
-        out = jax.lax.stop_gradient(self._decoded(variables, codes, energies, layer_energy))
+        out = self._decoded(variables, codes, energies, layer_energy)
         y = self.voxel_transform.numbers(showers, layer_energy, statistics)
         lower = self.voxel_transform.lower(layer_energy, statistics)
         residuals = self._density.residuals(out, lower, y, showers > 0)
