@@ -6,6 +6,7 @@ array; a thread gathers the next batch and sends it to the devices while the cur
 """
 
 import collections
+import itertools
 import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -122,11 +123,13 @@ def fitting(batch_size: int, num: int) -> int:
     return batch_size
 
 
-def rows(plan: BalancedBatches, seed: int, stage: str, step: int) -> np.ndarray:
-    """The showers of a step [b]: each at most once per epoch, in a new order in each epoch."""
-    epoch, position = divmod(step, plan.per_epoch)
-    generator = np.random.default_rng([seed, zlib.crc32(stage.encode()), epoch])
-    return plan.epoch(generator)[position]
+def rows(plan: BalancedBatches, seed: int, stage: str, steps: range) -> Iterator[np.ndarray]:
+    """The showers [b] of each step: each at most once per epoch, in a new order in each epoch."""
+    for epoch, same in itertools.groupby(steps, lambda step: step // plan.per_epoch):
+        generator = np.random.default_rng([seed, zlib.crc32(stage.encode()), epoch])
+        # Drawn once: for 100,000 showers it takes longer than a step on a GPU.
+        order = plan.epoch(generator)
+        yield from (order[step % plan.per_epoch] for step in same)
 
 
 def stream(
@@ -139,14 +142,15 @@ def stream(
     steps: range,
 ) -> Iterator[Batch]:
     """The batches of ``steps`` of a stage on the devices, prepared one ahead."""
+    plans = rows(plan, seed, stage, steps)
 
-    def load(step: int) -> Batch:
-        return put(dataset, rows(plan, seed, stage, step), sharding)
+    def load() -> Batch:
+        return put(dataset, next(plans), sharding)
 
     with ThreadPoolExecutor(max_workers=1) as pool:
         pending = collections.deque()
-        for step in steps:
-            pending.append(pool.submit(load, step))
+        for _ in steps:
+            pending.append(pool.submit(load))
             if len(pending) == 2:
                 yield pending.popleft().result()
         for batch in pending:

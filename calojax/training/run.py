@@ -237,7 +237,7 @@ def _initial(run: Run, transforms: Variables, progress: Progress) -> Variables:
     largest = max(stage.schedule.batch_size for stage in run.model.stages)
     plan = run.data.batches(training, batches.fitting(largest, len(training)))
     everywhere = distributed.replicated(run.mesh)
-    rows = batches.rows(plan, run.options.seed, "init", 0)
+    rows = next(batches.rows(plan, run.options.seed, "init", range(1)))
     batch = batches.put(run.data.dataset, rows, everywhere)
     key = rng.stream(rng.root(run.options.seed), "init", progress.total)
     return jax.jit(run.model.init, out_shardings=everywhere)(key, transforms, batch)
