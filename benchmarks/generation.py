@@ -25,8 +25,8 @@ import work
 from rows import Row
 from subjects import Subject
 
+from calojax.nn.precision import Precision, rounding
 from calojax.sampling import packing
-from calojax.sampling.generation import Precision, rounding
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,15 +1,20 @@
 """Do the scores change when matrix units round their inputs, as tf32 and bf16 do?
 
     python benchmarks/precision.py RUN --reference TEST.hdf5
+    python benchmarks/precision.py PRESET --steps 100          # the losses of a training instead
 
 Generates the same showers with the inputs of all matrix products and convolutions rounded to the
 mantissa of tf32 (10 bits) and of bf16 (7 bits), sums in float32, and scores each against the
 reference. The program itself rounds, so the result is the same on all devices. ``changed`` is the
 fraction of voxels that differ from float32.
+
+With --steps every stage of an untrained model is trained for so many steps on showers of the
+parametric generator. ``loss`` is the mean over the last quarter of the steps.
 """
 
 import contextlib
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -21,11 +26,16 @@ import subjects
 import tyro
 from jax.extend.core.primitives import conv_general_dilated_p, dot_general_p
 from rows import Row
+from training import Trainer
 
+from calojax import distributed
 from calojax.evaluation import suite
-from calojax.geometry import Detector
+from calojax.geometry import DETECTORS, Detector
 from calojax.io import ShowerArrays, open_showers
+from calojax.presets import PRESETS
 from calojax.sampling import generation
+from calojax.training import batches
+from calojax.training.balanced_batches import balanced
 
 # Bits of the mantissa.
 MANTISSA = {"float32": 23, "tf32": 10, "bf16": 7}
@@ -41,6 +51,8 @@ class Benchmark(rows.Options):
       showers: largest number of showers.
       metrics: metrics of `calojax evaluate`.
       seed: seed of the showers.
+      steps: number of training steps of each stage; 0 to score showers.
+      batch: showers of a training step.
     """
 
     model: tyro.conf.Positional[str] = "examples/calovq-ds2"
@@ -48,6 +60,8 @@ class Benchmark(rows.Options):
     showers: int = 5000
     metrics: tuple[str, ...] = ("histograms", "fpd", "correlations")
     seed: int = 0
+    steps: int = 0
+    batch: int = 32
 
 
 @contextlib.contextmanager
@@ -92,8 +106,42 @@ def scores(b: Benchmark, showers: np.ndarray, reference: ShowerArrays) -> Row:
 
 
 def main(b: Benchmark) -> Iterator[Row]:
-    """A row for each precision."""
+    """A row for each precision, and in training for each stage."""
     b = b.small(showers=64, metrics=("histograms",))
+    yield from losses(b) if b.steps else showers_of(b)
+
+
+def losses(b: Benchmark) -> Iterator[Row]:
+    """Losses of a training of all stages of a preset."""
+    detector = DETECTORS[PRESETS[b.model].geometry]
+    dataset = subjects.simulated(detector, 8 * b.batch)
+    subject = subjects.untrained(b.model, dataset, b.batch)
+    mesh = distributed.make_mesh(jax.devices()[:1])
+    for stage in subject.model.stages:
+        inputs = dataset
+        if stage.prepare is not None:
+            inputs = batches.prepared(stage, subject.variables, dataset, mesh)
+        plan = balanced(np.arange(len(dataset.energies)), batches.count_hits(dataset), b.batch)
+        for name, mantissa in MANTISSA.items():
+            stream = batches.stream(
+                inputs,
+                plan,
+                distributed.sharded(mesh),
+                seed=b.seed,
+                stage=stage.name,
+                steps=range(b.steps),
+            )
+            with rounded(mantissa):
+                train = Trainer(subject, stage, mesh, batch := next(stream))
+                values = [train(one)[1]["loss"] for one in itertools.chain([batch], stream)]
+            last = jax.device_get(values)[-max(b.steps // 4, 1) :]
+            row = {"benchmark": "precision", **subject.columns, "stage": stage.name}
+            row |= {"precision": name, "batch": b.batch, "steps": b.steps}
+            yield row | {"loss": float(np.mean(last))}
+
+
+def showers_of(b: Benchmark) -> Iterator[Row]:
+    """Scores of the showers of a trained run."""
     subject = subjects.find(b.model)
     reference = first_showers(b, subject.model.detector)
     exact = None

@@ -1,5 +1,6 @@
 """Rounding like that of matrix units (tf32, bf16) hardly changes the showers of a trained model."""
 
+import dataclasses
 import pathlib
 
 import jax
@@ -9,6 +10,7 @@ from precision import MANTISSA, rounded
 
 from calojax import checkpoint, rng
 from calojax.io import open_showers
+from calojax.training import step
 
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
 
@@ -42,3 +44,21 @@ def test_bf16_moves_neither_energies_nor_hits():
     assert (exact != coarse).any()
     assert coarse.sum(1) == pytest.approx(exact.sum(1), rel=0.02)
     assert np.mean(coarse > 0) == pytest.approx(np.mean(exact > 0), rel=0.03)
+
+
+def test_the_precision_of_a_stage_is_that_of_its_steps_backwards_too(
+    model, variables, batch, one_device
+):
+    """As the program is handed to the compiler, which ignores the setting on a CPU."""
+    (stage,) = (stage for stage in model.stages if stage.name == "energies")
+    schedule = dataclasses.replace(stage.schedule, precision="bf16")
+    stage = dataclasses.replace(stage, schedule=schedule)
+    assert stage.prepare
+    given = stage.prepare(variables, batch)
+    traced = step.make(model, stage, 0, one_device).trace(step.start(variables, stage), given)
+    text = traced.lower(lowering_platforms=("cuda", "tpu")).as_text()
+    # Sums of energies stay exact.
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    rounded = [line for line in products if "HIGHEST" not in line]
+    assert len(rounded) > 5
+    assert all("lhs_precision_type = bf16, rhs_precision_type = bf16" in line for line in rounded)

@@ -17,8 +17,8 @@ from calojax.files import check_output
 from calojax.io import shards
 from calojax.io.layouts import LayoutName
 from calojax.io.marks import TRAINED_ON
+from calojax.nn.precision import Precision
 from calojax.sampling import generation
-from calojax.sampling.generation import Precision
 from calojax.sampling.incident_energies import energy_source
 
 # Energies that are checked against the range of the training.

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from calojax.geometry import DETECTORS, Detector
+from calojax.nn.precision import Precision
 
 Batch = Mapping[str, jax.Array]
 """``energies`` [b] and ``showers`` [b, v], both in MeV, float32; or what `Stage.prepare` made of
@@ -57,6 +58,7 @@ class Schedule:
       average: decay per step of the moving average of the weights, which is then what is validated
         and sampled; 0 for the weights themselves.
       best: end the stage with the variables of its lowest loss in validation, not with the last.
+      precision: precision of matrix products in training steps.
     """
 
     steps: int = 10_000
@@ -68,6 +70,7 @@ class Schedule:
     betas: tuple[float, float] = (0.9, 0.999)
     average: float = 0.0
     best: bool = False
+    precision: Precision = "default"
 
 
 @dataclasses.dataclass(frozen=True)

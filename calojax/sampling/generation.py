@@ -9,13 +9,12 @@ other incident energies in the same block.
 """
 
 import collections
-import contextlib
 import dataclasses
 import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,22 +27,15 @@ from calojax.geometry import Detector
 from calojax.io.source import ShowerSource, checked_energies
 from calojax.io.sparse import Hits, showers_of
 from calojax.models.base import Model, Variables
+from calojax.nn.precision import Precision, rounding
 from calojax.sampling import gflash, packing
 from calojax.sampling.incident_energies import EnergySource, listed
 
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]
 """(incident energies [b], showers [b, v]), both in MeV, float32."""
 
-Precision = Literal["default", "float32", "tf32", "bf16"]
-"""Rounding of the factors in matrix products; sums are always float32. "default" is the choice of
-the device: tf32 on NVIDIA's GPUs, bf16 on TPUs, and no rounding on a CPU. Convolutions have no bf16
-and use the default instead."""
-
 STREAM = "generate"
 """The stream of keys (`calojax.rng`) that showers are sampled with."""
-
-# JAX's names. Its "bfloat16" is the default of the device: on a GPU, tf32.
-_PRECISIONS = {"float32": "float32", "tf32": "tensorfloat32", "bf16": "BF16_BF16_F32"}
 
 # The inputs [size, ...] of a block, from the index of its first shower and its size.
 _Inputs = Callable[[int, int], tuple[np.ndarray, ...]]
@@ -104,14 +96,6 @@ def generate(
 def default_batch_size() -> int:
     """The default number of showers that a device computes at a time: more on an accelerator."""
     return _ON_CPU if jax.default_backend() == "cpu" else _ON_ACCELERATOR
-
-
-def rounding(precision: Precision) -> contextlib.AbstractContextManager[None]:
-    """A context in which programs are traced with this precision."""
-    if precision == "default":
-        # JAX's None would overrule the user's environment.
-        return contextlib.nullcontext()
-    return jax.default_matmul_precision(_PRECISIONS[precision])
 
 
 def reconstruct(
@@ -253,7 +237,8 @@ def _run(
     if size < 1:
         raise CalojaxError(f"--batch must be at least 1, got {size}.")
     devices = jax.local_devices() if devices is None else list(devices)
-    # A program is compiled for each device, so use no more devices than there are blocks.
+    # A program is compiled for each device, so use no more devices than there are blocks. (In the
+    # folder where JAX keeps programs, one serves all equal GPUs.)
     devices = devices[: len(list(itertools.islice(blocks(parts, size), len(devices))))]
     smallest = 0 if packed else packing.SMALLEST
     if packed is None:
@@ -287,7 +272,8 @@ def _run(
 _UnderWay = tuple[int, list[range], np.ndarray, jax.Array, jax.Array, packing.Packed | None]
 
 
-# One program per device: XLA fuses one over all devices differently, so it would round differently.
+# One program per device: XLA fuses one over all devices differently, also in `jax.shard_map`, so it
+# would round differently.
 @functools.partial(jax.jit, static_argnames="function")
 def _compute(
     function: Callable[..., jax.Array],

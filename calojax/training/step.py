@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from calojax import distributed, rng
 from calojax.models.base import Batch, Model, Schedule, Stage, Variables
+from calojax.nn.precision import rounding
 
 
 class Best(NamedTuple):
@@ -133,7 +134,8 @@ def make(
 
         before = state.optimizer
         moving = before.weights if isinstance(before, Averaged) else trained
-        (_, outcome), gradient = jax.value_and_grad(loss, has_aux=True)(moving)
+        with rounding(stage.schedule.precision):
+            (_, outcome), gradient = jax.value_and_grad(loss, has_aux=True)(moving)
         trained, after = update(stage.schedule, state.step, gradient, before, trained)
         variables = state.variables | {"params": params | trained, "state": outcome.state}
         metrics = outcome.metrics | {
