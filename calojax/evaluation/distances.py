@@ -112,13 +112,10 @@ def fpd(
     sizes = (1 / np.linspace(1 / min_samples, 1 / max_samples, num_points)).astype(np.int32)
     rng = np.random.default_rng(seed)
     distances = np.zeros(num_points)
-    with jax.enable_x64(True):
-        x, y = jnp.asarray(real), jnp.asarray(generated)
-        for point, size in enumerate(sizes):
-            for _ in range(num_batches):
-                fits = [_gaussian(sample, rng.choice(len(sample), size=size)) for sample in (x, y)]
-                distance = frechet_distance(*(Gaussian(*map(np.asarray, fit)) for fit in fits))
-                distances[point] += distance / num_batches
+    for point, size in enumerate(sizes):
+        for _ in range(num_batches):
+            draws = [x[rng.choice(len(x), size=size)] for x in (real, generated)]
+            distances[point] += frechet_distance(*map(_gaussian, draws)) / num_batches
     return _intercept(1 / sizes, distances)
 
 
@@ -207,13 +204,15 @@ def _kernel_sum(x: jax.Array, y: jax.Array) -> jax.Array:
     return jax.lax.map(row_sum, x, batch_size=_KERNEL_ROWS).sum()
 
 
-@jax.jit
-def _gaussian(sample: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean [f] and unbiased covariance [f, f] of some rows of a sample [n, f]."""
-    x = sample[rows]
+def _gaussian(x: np.ndarray) -> Gaussian:
+    """Mean and unbiased covariance of a sample [n, f].
+
+    On the host, in float64: BLAS computes half of a symmetric product, and XLA would compile a
+    program for every n.
+    """
     mean = x.mean(axis=0)
     centred = x - mean
-    return mean, centred.T @ centred / (len(x) - 1)
+    return Gaussian(mean, centred.T @ centred / (len(x) - 1))
 
 
 def _check(showers: int) -> None:

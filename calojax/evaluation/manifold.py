@@ -113,15 +113,18 @@ def prdc(
       reference: points of the reference, [n, f]; for showers, `log_voxels`.
       generated: points of the generated sample, [m, f].
       k: number of the neighbour that a ball reaches, the point itself not counted.
-      block: points in a block; by default as many as fill 256 MiB, but at most 4096.
+      block: points in a block; by default at most 256 MiB and 4096 points, in equal blocks.
 
     Raises:
       CalojaxError: if a sample has no k-th neighbours.
     """
     _check(min(len(reference), len(generated)), k)
+    largest = max(len(reference), len(generated))
     if block is None:
         block = max(1, min(_BLOCK_POINTS, _BLOCK_NUMBERS // reference.shape[1]))
-    block = min(block, max(len(reference), len(generated)))
+        # All equally large: what fills up the last block takes as long as points.
+        block = -(-largest // -(-largest // block))
+    block = min(block, largest)
     # Points in float32 may fill half of the device; the rest is for products of blocks.
     needed = 4 * (reference.size + generated.size)
     resident = jax.default_backend() != "cpu" and needed < distributed.device_memory() / 2
