@@ -284,6 +284,7 @@ def test_screen_shows_scores_floor_slices_and_board(written):
     marked = [line for line in lines if line.startswith("* ")]
     assert len(marked) == 2  # among the rivals, and among the published models
     assert all(line.startswith(f"* {NASTY}  ") for line in marked)
+    assert lines[-2] == marked[1]  # Too few showers to be ranked.
     assert text.startswith("Warning: This was a quick run")
 
 

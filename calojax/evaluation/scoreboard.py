@@ -63,11 +63,6 @@ def dataset_of(detector: Detector) -> str | None:
     return next(found, None)
 
 
-def is_full_size(showers: int, *, quick: bool) -> bool:
-    """Whether scores of so many showers may be ranked among the published ones."""
-    return not quick and showers >= FULL_SIZE
-
-
 def rows(dataset: str, path: str | os.PathLike | None = None) -> tuple[Row, ...]:
     """The published rows of a data set, Geant4 first; or those of a user's file of the same layout.
 
@@ -107,7 +102,7 @@ def ranking(
     """Our rows among the published ones, sorted by a score of which lower is better.
 
     Geant4, the floor, stays on top. Rows without the score come last, and so do ours unless they
-    may be ``ranked`` (see `is_full_size`).
+    may be ``ranked``.
     """
 
     def rank(row: Row) -> tuple[bool, bool, float]:

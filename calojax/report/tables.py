@@ -99,12 +99,12 @@ def provenance(report: Report) -> list[Table]:
 def board(report: Report) -> list[scoreboard.Row]:
     """The published rows and ours."""
     evaluation = report.models[0].evaluation
-    quick = bool(evaluation.settings.get("quick"))
+    quick, showers = evaluation.settings.get("quick"), len(evaluation.reference.energy)
     return scoreboard.ranking(
         [Row(model.name, {**model.evaluation.scores, **model.times}) for model in report.models],
         report.published,
         _order(report),
-        ranked=scoreboard.is_full_size(len(evaluation.reference.energy), quick=quick),
+        ranked=not quick and showers >= scoreboard.FULL_SIZE,
     )
 
 
