@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -52,20 +52,45 @@ def repeat(
         alone takes longer, its time is the result.
       prepare: makes the arguments of each call; its time does not count.
     """
-
-    def timed() -> float:
-        arguments = jax.block_until_ready(prepare())
-        start = time.perf_counter()
-        jax.block_until_ready(call(*arguments))
-        return time.perf_counter() - start
-
     if repeats == 0:
         return Times(*4 * (math.nan,), 0)
     begin = time.perf_counter()
-    first = timed()
-    times = [first] if first > seconds else [timed()]
+    first = _timed(call, prepare)
+    times = [first] if first > seconds else [_timed(call, prepare)]
     while len(times) < repeats and time.perf_counter() - begin < seconds:
-        times.append(timed())
+        times.append(_timed(call, prepare))
+    return _summary(times)
+
+
+def in_turns(
+    calls: Sequence[Callable[[], Any]], *, repeats: int, seconds: float = math.inf
+) -> list[Times]:
+    """Times of several calls that take turns, so that what slows a machine down slows all of them.
+
+    Each is called once to warm up.
+
+    Args:
+      calls: functions to time.
+      repeats: number of turns.
+      seconds: time after which no turn starts; there is always one.
+    """
+    for call in calls:
+        jax.block_until_ready(call())
+    begin = time.perf_counter()
+    turns = [[_timed(call) for call in calls]]
+    while len(turns) < repeats and time.perf_counter() - begin < seconds:
+        turns.append([_timed(call) for call in calls])
+    return [_summary(times) for times in zip(*turns, strict=True)]
+
+
+def _timed(call: Callable[..., Any], prepare: Callable[[], tuple[Any, ...]] = tuple) -> float:
+    arguments = jax.block_until_ready(prepare())
+    start = time.perf_counter()
+    jax.block_until_ready(call(*arguments))
+    return time.perf_counter() - start
+
+
+def _summary(times: Sequence[float]) -> Times:
     low, median, high = (float(value) for value in np.percentile(times, [25, 50, 75]))
     return Times(low, median, high, min(times), len(times))
 

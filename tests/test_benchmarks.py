@@ -40,6 +40,13 @@ def test_calls_are_repeated_as_time_allows(pause, repeats, seconds, counted, cal
         assert times.low == times.median == times.high >= pause
 
 
+def test_calls_take_turns():
+    order = []
+    calls = [lambda: order.append("a"), lambda: order.append("b")]
+    assert [times.repeats for times in stopwatch.in_turns(calls, repeats=2)] == [2, 2]
+    assert "".join(order) == "ababab"
+
+
 def test_a_product_reads_its_operands_and_writes_its_result():
     # Twice: the bytes of the product, and those of the program.
     assert work.of(lambda x: x @ x, X) == (PRODUCT, 3 * X.nbytes + 2 * X.nbytes)

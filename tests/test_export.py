@@ -29,6 +29,7 @@ from calojax.models.calovq_released.config import (
     ReleasedConfig,
     TokensConfig,
 )
+from calojax.models.pointflow.model import PointFlow
 from calojax.presets import PRESETS
 from calojax.sampling.generation import STREAM
 
@@ -39,6 +40,7 @@ KINDS = {
     "gru": {**CYLINDER, "head": "density", "scale": "quantile", "codebook_size": 70},
     "flow": {"codebook": "fsq"},
     "released": {},
+    "points": {},
 }
 RELEASED = ReleasedConfig(
     ReleasedAutoencoderConfig(z_padding=(8, 8), codebook_size=16, code_width=4),
@@ -63,7 +65,8 @@ def trained(batch):
             energies = dataclasses.replace(config.energies, kind="vae", hidden=(8,))
             texture = TextureConfig("neighbours", width=8)
             config = dataclasses.replace(config, prior=prior, energies=energies, texture=texture)
-        model = models.build(RELEASED if kind == "released" else config, EQUAL_CELLS)
+        config = {"released": RELEASED, "points": PRESETS["pointflow-tiny"].model}.get(kind, config)
+        model = models.build(config, EQUAL_CELLS)
         transforms = model.fit([(batch["energies"], batch["showers"])])
         generator = np.random.default_rng(0)
         variables = jax.tree.map(
@@ -247,11 +250,10 @@ def test_par04_needs_equal_cells_from_the_axis(layers):
         par04._equal_cells(dataclasses.replace(DETECTORS["tiny"], layers=tuple(layers)))
 
 
-def test_a_model_of_points_has_no_array_of_noise():
-    preset = PRESETS["pointflow-tiny"]
-    model = models.build(preset.model, DETECTORS["tiny"])
-    with pytest.raises(CalojaxError, match=r"as a shower has hits.*take --format stablehlo"):
-        export.contents(TrainedModel(model, {}, PROGRESS), "onnx")
+def test_random_numbers_that_have_keys_only_are_refused(trained, monkeypatch):
+    monkeypatch.delattr(PointFlow, "array_noise")
+    with pytest.raises(CalojaxError, match=r"draws random numbers from keys.*take --format stable"):
+        export.contents(trained("points"), "onnx")
 
 
 def test_a_wrong_number_of_random_numbers_is_named(trained):
@@ -263,8 +265,7 @@ def test_a_wrong_number_of_random_numbers_is_named(trained):
 def test_a_missing_extra_is_one_sentence(trained, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     for name in [name for name in sys.modules if name.startswith("calojax.export.")]:
-        if name.split(".")[-1] in ("graph", "onnx", "rules"):
-            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.delitem(sys.modules, name)
     with pytest.raises(CalojaxError, match=r"--format onnx needs the package onnx; install calo"):
         export.contents(trained("flow"), "onnx")
 

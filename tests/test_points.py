@@ -15,7 +15,14 @@ from calojax.models.pointflow.points import Points
 
 TINY = DETECTORS["tiny"]
 # One program for each shape, instead of one for each operation.
-place = jax.jit(module.place, static_argnums=2)
+
+
+def from_keys(keys, points, detector):
+    uniform = module.noise(jax.random.uniform, keys, points.owner)
+    return module.place(uniform, points, len(keys), detector)
+
+
+place = jax.jit(from_keys, static_argnums=2)
 to_points = jax.jit(module.to_points, static_argnums=(1, 2))
 to_showers = jax.jit(module.to_showers, static_argnums=(1, 2))
 
@@ -29,6 +36,15 @@ def random_showers(detector=TINY, num=6, seed=0):
 
 
 @pytest.mark.parametrize(("name", "spare"), [("tiny", 0), ("tiny", 1), ("ds2", 1000), ("ds3", 1)])
+def test_points_have_the_same_numbers_from_arrays_as_from_keys():
+    """Also in a buffer with more places than a shower has numbers."""
+    owner = jnp.array([0, 0, 0, 1, 1, *[2] * 9])
+    of_each = jax.vmap(lambda key: module.noise(jax.random.normal, key[None], jnp.zeros(4, int)))
+    found = module.of_showers(of_each(keys(3, 5)), owner)
+    np.testing.assert_array_equal(found[:5], module.noise(jax.random.normal, keys(3, 5), owner)[:5])
+    assert found.shape == owner.shape
+
+
 def test_grid_to_points_to_grid_is_exact(name, spare):
     detector = DETECTORS[name]
     showers = random_showers(detector)

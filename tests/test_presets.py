@@ -11,7 +11,7 @@ from conftest import trained_by
 from jax.interpreters import partial_eval
 
 from calojax import models, rng
-from calojax.export import rules
+from calojax.export import conversion
 from calojax.geometry import DETECTORS
 from calojax.models.base import Model
 from calojax.models.pointflow import model as pointflow
@@ -60,6 +60,8 @@ def assert_suits_accelerators(traced: jax.stages.Traced) -> None:
     assert "f64" not in text
 
 
+# Primitives of constants, which need no rule.
+CONSTANT = {"iota", "nextafter"}
 # Presets with the same settings for another detector are traced once.
 DIFFERENT = {preset.model: name for name, preset in PRESETS.items()}
 
@@ -96,8 +98,19 @@ def test_showers_are_a_function_of_named_random_numbers_for_any_batch(name):
     )
     assert showers.shape == (b, model.detector.n_voxels)
     jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True])
-    # What depends on constants only needs no rule.
-    assert primitives(jaxpr) <= rules.PRIMITIVES | {"iota"}
+    assert primitives(jaxpr) <= conversion.PRIMITIVES | CONSTANT
+
+
+@pytest.mark.parametrize("name", ["pointflow-ds2-v1", "pointflow-ds2-layers-alpha"])
+def test_points_of_a_shower_are_a_function_of_arrays_of_random_numbers(name):
+    model, variables, _ = shapes(name)
+    noise = jax.eval_shape(model.array_noise, KEYS[:1])
+    kinds = {kind for part in noise.values() for kind in part}
+    assert kinds <= {"uniform", "normal", "gumbel"}
+    energies = jax.ShapeDtypeStruct((1,), jnp.float32)
+    closed = jax.make_jaxpr(model.sample_from)(variables, noise, energies)
+    jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True])
+    assert primitives(jaxpr) <= conversion.PRIMITIVES | CONSTANT
 
 
 @pytest.mark.parametrize(

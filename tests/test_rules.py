@@ -9,8 +9,8 @@ import scipy.special
 from jax import lax
 
 from calojax import rng
-from calojax.export.graph import Graph
-from calojax.export.rules import NoRule, convert
+from calojax.export.conversion import convert
+from calojax.export.graph import Graph, NoRule
 from calojax.nn.priors import gru
 
 X = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
@@ -73,6 +73,22 @@ def nested(x):
     return lax.scan(outer, jnp.zeros(4), jnp.broadcast_to(x, (7, 3, 4)).reshape(21, 4))[0]
 
 
+def halved(x):
+    """A loop whose number of steps depends on values."""
+    w = jnp.tanh(x[0])
+    return lax.while_loop(
+        lambda state: jnp.abs(state[0]).max() > 0.1,
+        lambda state: (0.5 * state[0] + 0.01 * w, state[1] + 1),
+        (x, jnp.zeros(())),
+    )[1] + jnp.zeros_like(x)
+
+
+def branched(x, index):
+    """One of three functions; the last one has a loop."""
+    functions = [jnp.exp, lambda x: x @ jnp.ones((4, 4)), lambda x: nested(x) + x]
+    return lax.switch(at(x[0, 0] * 0 + index), functions, x)
+
+
 def recurrent(state, x, kernel):
     """A step of the recurrent prior with constant weights."""
     width = state.shape[1]
@@ -97,6 +113,7 @@ CASES = {
     "exp, log, sqrt": (lambda x: jnp.exp(x) + jnp.log(x) + jnp.sqrt(x) + lax.rsqrt(x), POSITIVE),
     "log2": (jnp.log2, POSITIVE),
     "tanh, sin, cos": (lambda x: jnp.tanh(x) + jnp.sin(x) * jnp.cos(x), X),
+    "atan2": (lambda x: jnp.arctan2(x[:, :3], jnp.zeros(3).at[1].set(1) * x[:, 1:]), X),
     "logistic": (jax.nn.sigmoid, 30 * X),
     "softplus": (jax.nn.softplus, 30 * X),
     "log1p": (jnp.log1p, SMALL),
@@ -157,11 +174,29 @@ CASES = {
     "dynamic update": (
         lambda x, i: lax.dynamic_update_slice(x, x[:, :1] * 9, (0, at(i)[0, 0])), X, INDEX
     ),
+    "update at a known place": (
+        lambda x: lax.dynamic_update_slice(x, x[:, :2, 1:3] * 9, (0, 2, 9)) + x[0, 0, 0], CUBE
+    ),
+    "update of zeros": (
+        lambda x: lax.dynamic_update_slice(jnp.zeros((2, 4, 9)), x[:, :2], (0, 1, 2)), CUBE
+    ),
     "wide dynamic update": (
         lambda x, i: lax.dynamic_update_slice(x, x[1:, :3] * 9, (1, at(i)[1, 1])), X, INDEX
     ),
     "scatter": (lambda x, i: x.at[..., at(i)[0, 0]].set(9 * x[..., 0]), CUBE, INDEX),
     "scatter beyond the end": (lambda x, i: x.at[:, at(i)[0, 0] + 7].set(0), X, INDEX),
+    "scatter of a window": (lambda x: x.at[:, 1:3].set(9 * x[:, :2]), X),
+    "scatter-add": (lambda x, i: x.at[at(i)[:, 0]].add(x[:, ::-1]), X, INDEX / 2),
+    "scatter-add beyond the end": (lambda x, i: x[:, 0].at[at(2 * i).ravel() - 1].add(1), X, INDEX),
+    "sort of several arrays": (
+        lambda x: sum(lax.sort((at(2 * x), x, 10 * x), dimension=1, num_keys=1, is_stable=True)), X
+    ),
+    "cummax": (lambda x: lax.cummax(x, 1) + 10 * lax.cummax(x, 0, reverse=True), X),
+    "searchsorted": (lambda x: jnp.searchsorted(jnp.sort(x[0]), x, side="right"), X),
+    "unsigned numbers": (lambda x: (at(9 * x).astype(jnp.uint32) - 7 + 3) // 5, X),
+    "while": (halved, X),
+    "while in a long loop": (lambda x: lax.map(halved, jnp.broadcast_to(x, (20, 3, 4))), X),
+    "cond": (lambda x: branched(x, 0) + branched(x, 1) * 10 + branched(x, 7) * 100, X),
     "short loop": (loop(5), X, X.T @ X),
     "long loop": (loop(40), X, X.T @ X),
     "long loop, reversed": (loop(40, reverse=True), X, X.T @ X),
@@ -211,6 +246,14 @@ def test_a_step_of_the_recurrent_unit_is_one_operator():
     assert "Sigmoid" not in operators(model.graph)[0]
 
 
+def test_a_branch_is_computed_only_if_it_is_taken():
+    _, model = ran(lambda x: branched(jnp.exp(x), 1), X)
+    outside, inside = operators(model.graph)
+    assert outside.count("Exp") == 1
+    assert "MatMul" not in outside
+    assert sorted(inside) == [["Equal", "If"], ["Exp"]]
+
+
 def test_equal_nodes_are_made_once_and_constants_are_folded():
     _, model = ran(lambda x: jnp.exp(x) * jnp.exp(x) + jnp.exp(jnp.ones(4)).sum(), X)
     names = operators(model.graph)[0]
@@ -218,10 +261,16 @@ def test_equal_nodes_are_made_once_and_constants_are_folded():
     assert "ReduceSum" not in names
 
 
+def test_constants_that_are_broadcast_are_not_stored():
+    big = jnp.zeros((100, 200))
+    _, model = ran(lambda x: jnp.concatenate([jnp.where(x[0, 0] > 0, big, 1.0), big + 3]), X)
+    assert model.ByteSize() < 4_000
+
+
 REFUSED = {
     "uses 'cholesky' of JAX": lambda x: jnp.linalg.cholesky(x @ x.T),
     "combines the bits of integers": lambda x: at(x) | 3,
-    "has arrays of type uint32": lambda x: x.astype(jnp.uint32) + 1,
+    "multiplies or sums up unsigned numbers": lambda x: at(x).astype(jnp.uint32) * 3,
     "has arrays of type float16": lambda x: x.astype(jnp.float16),
     "writes to a clipped index": lambda x: x.at[at(x[0, 0])].set(0, mode="clip"),
 }

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -19,9 +20,17 @@ from calojax.errors import CalojaxError
 OPSET = 17
 # Operators that change nothing if one input is this number.
 _NEUTRAL = {"Mul": 1, "Div": 1, "Add": 0, "Max": -np.inf}
+# Operators with graphs inside, which may use any value of the graphs around them.
+_WITH_BODY = {"Scan", "Loop", "If"}
+# A constant is broadcast in the graph rather than stored, if that saves so many numbers.
+_WORTH_A_NODE = 4096
 # The oldest format with this opset.
 IR_VERSION = 8
 
+_WIDER = {
+    np.dtype(jnp.bfloat16): np.dtype(np.float32),
+    np.dtype(np.uint32): np.dtype(np.int64),
+}
 _TYPES = {
     np.dtype(np.float32): TensorProto.FLOAT,
     np.dtype(np.int32): TensorProto.INT32,
@@ -39,9 +48,15 @@ class NoRule(CalojaxError):
         )
 
 
-def _stored(dtype: Any) -> np.dtype:
-    """The type itself, one of `_TYPES`; few operators of ONNX take any other."""
+def wider(dtype: Any) -> np.dtype:
+    """The type in which ONNX computes what JAX computes in a type."""
     dtype = np.dtype(dtype)
+    return _WIDER.get(dtype, dtype)
+
+
+def _stored(dtype: Any) -> np.dtype:
+    """The type in a graph, one of `_TYPES`; few operators of ONNX take any other."""
+    dtype = wider(dtype)
     if dtype not in _TYPES:
         raise NoRule(f"has arrays of type {dtype}")
     return dtype
@@ -49,14 +64,16 @@ def _stored(dtype: Any) -> np.dtype:
 
 @dataclasses.dataclass(eq=False)
 class Scope:
-    """A graph: the whole, or the body of a loop.
+    """A graph: the whole, the body of a loop, or a branch.
 
     Attributes:
       depth: number of graphs around it.
+      optional: whether its nodes are not always needed, as in a branch, so they stay inside.
       nodes: nodes in the order of computation.
     """
 
     depth: int = 0
+    optional: bool = False
     nodes: list[onnx.NodeProto] = dataclasses.field(default_factory=list)
     known: dict[Any, Sequence["Value"]] = dataclasses.field(default_factory=dict)
 
@@ -115,8 +132,9 @@ class Graph:
         """Adds a node, or finds one that is equal; returns its outputs."""
         names = [self._name(x) for x in inputs]
         scopes = [x.scope for x in inputs if isinstance(x, Value)]
+        scopes += [scope for scope in self._scopes if scope.optional]
         scope = max(scopes, key=lambda scope: scope.depth, default=self._scopes[0])
-        if op == "Scan":  # Its body may use any value of the graph around it.
+        if op in _WITH_BODY:
             scope = self._scopes[-1]
         key = op, tuple(names), tuple(sorted((k, str(v)) for k, v in attributes.items()))
         if key not in scope.known:
@@ -142,6 +160,10 @@ class Graph:
             return ""
         if isinstance(x, Value):
             return x.name
+        small = _shrunk(x)
+        if x.size - small.size > _WORTH_A_NODE:
+            shape = np.asarray(x.shape, np.int64)
+            return self.emit("Expand", [small, shape], [x.shape], [x.dtype])[0].name
         x = np.asarray(x, _stored(x.dtype), order="C")
         key = x.dtype.str, x.shape, x.tobytes()
         if key not in self._initializers:
@@ -152,6 +174,7 @@ class Graph:
 
     def op(self, name: str, *inputs: Tensor, dtype: Any = None, **attributes: Any) -> Tensor:
         """An elementwise operator; its inputs broadcast."""
+        inputs = tuple(_shrunk(x) if isinstance(x, np.ndarray) else x for x in inputs)
         shape = np.broadcast_shapes(*(x.shape for x in inputs))
         for x, other in (inputs, inputs[::-1]) if name in _NEUTRAL else ():
             # Such as a temperature of 1.
@@ -210,7 +233,7 @@ class Graph:
 
     def cast(self, x: Tensor, dtype: Any) -> Tensor:
         if isinstance(x, np.ndarray):
-            return x.astype(dtype)
+            return x.astype(wider(dtype))
         dtype = _stored(dtype)
         if x.dtype == dtype:
             return x
@@ -299,49 +322,79 @@ class Graph:
         # ONNX counts the steps by the elements.
         xs = [*xs] or [np.arange(length)]
         inputs = [*carry, *xs]
-        scope = Scope(len(self._scopes))
-        before = [Value(self.fresh("carry"), x.shape, x.dtype, scope) for x in carry]
-        elements = [
-            Value(self.fresh("element"), x.shape[1:], x.dtype, scope, highest=_highest(x))
-            for x in xs
-        ]
-        self._scopes.append(scope)
+        self._opened()
+        before = [self._inside(x, x.shape) for x in carry]
+        elements = [self._inside(x, x.shape[1:], _highest(x)) for x in xs]
         after, ys = body(list(before), list(elements))
-        self._scopes.pop()
-        outputs: list[Value] = []
-        for x in (*after, *ys):
-            if not isinstance(x, Value) or x.scope is not scope or not x.op or x in outputs:
-                x = self._own(x, scope)
-            outputs.append(x)
-        graph = helper.make_graph(
-            scope.nodes,
-            self.fresh("body"),
-            [_info(x) for x in (*before, *elements)],
-            [_info(x) for x in outputs],
-        )
+        graph, outputs = self._closed([*before, *elements], [*after, *ys])
         directions = {"scan_input_directions": [int(reverse)] * len(xs)}
         if ys:
             directions["scan_output_directions"] = [int(reverse)] * len(ys)
-        return list(
-            self.emit(
-                "Scan",
-                inputs,
-                [
-                    *(x.shape for x in outputs[: len(before)]),
-                    *((length, *x.shape) for x in outputs[len(before) :]),
-                ],
-                [x.dtype for x in outputs],
-                body=graph,
-                num_scan_inputs=len(xs),
-                **directions,
+        shapes = [x.shape for x in outputs]
+        shapes[len(before) :] = [(length, *shape) for shape in shapes[len(before) :]]
+        dtypes = [x.dtype for x in outputs]
+        count = len(xs)
+        return [
+            *self.emit(
+                "Scan", inputs, shapes, dtypes, body=graph, num_scan_inputs=count, **directions
             )
-        )
+        ]
 
-    def _own(self, x: Tensor, scope: Scope) -> Value:
-        """The value under a name of its own that a graph can return."""
-        value = Value(self.fresh("output"), x.shape, x.dtype, scope)
-        scope.nodes.append(helper.make_node("Identity", [self._name(x)], [value.name]))
-        return value
+    def loop(
+        self,
+        test: Callable[[list[Tensor]], Tensor],
+        body: Callable[[list[Tensor]], list[Tensor]],
+        carry: Sequence[Tensor],
+    ) -> list[Tensor]:
+        """ONNX's Loop: the carry after ``body`` as often as ``test`` of it is true."""
+        first = test(list(carry))
+        self._opened()
+        number = self._inside(np.zeros((), np.int64), ())
+        again = self._inside(first, ())
+        before = [self._inside(x, x.shape) for x in carry]
+        after = body(list(before))
+        graph, outputs = self._closed([number, again, *before], [test(after), *after])
+        shapes, dtypes = zip(*((x.shape, x.dtype) for x in outputs[1:]), strict=True)
+        return [*self.emit("Loop", [None, first, *carry], shapes, dtypes, body=graph)]
+
+    def branch(
+        self,
+        which: Tensor,
+        then: Callable[[], list[Tensor]],
+        otherwise: Callable[[], list[Tensor]],
+    ) -> list[Tensor]:
+        """ONNX's If: only the function that is taken is computed."""
+        graphs, outputs = [], []
+        for function in (then, otherwise):
+            self._opened(optional=True)
+            graph, outputs = self._closed([], function())
+            graphs.append(graph)
+        shapes, dtypes = zip(*((x.shape, x.dtype) for x in outputs), strict=True)
+        bodies = {"then_branch": graphs[0], "else_branch": graphs[1]}
+        return [*self.emit("If", [which], shapes, dtypes, **bodies)]
+
+    def _opened(self, *, optional: bool = False) -> None:
+        """Begins a graph inside."""
+        self._scopes.append(Scope(len(self._scopes), optional))
+
+    def _inside(self, x: Tensor, shape: tuple[int, ...], highest: int | None = None) -> Value:
+        """An input of the graph inside, of the type of a value outside."""
+        return Value(self.fresh("inside"), shape, x.dtype, self._scopes[-1], highest=highest)
+
+    def _closed(
+        self, inputs: Sequence[Value], results: Sequence[Tensor]
+    ) -> tuple[onnx.GraphProto, list[Value]]:
+        """Ends the graph inside; returns it and its outputs."""
+        scope, outputs = self._scopes.pop(), list[Value]()
+        for x in results:
+            if not isinstance(x, Value) or x.scope is not scope or not x.op or x in outputs:
+                # A graph returns values of its own, each once.
+                value = Value(self.fresh("output"), x.shape, x.dtype, scope)
+                scope.nodes.append(helper.make_node("Identity", [self._name(x)], [value.name]))
+                x = value
+            outputs.append(x)
+        before, after = list(map(_info, inputs)), list(map(_info, outputs))
+        return helper.make_graph(scope.nodes, self.fresh("body"), before, after), outputs
 
     # --- the end ----------------------------------------------------------------------------------
 
@@ -363,9 +416,29 @@ class Graph:
         return model
 
 
+def like(x: Tensor, value: float) -> np.ndarray:
+    """A number of the type of a tensor."""
+    return np.asarray(value, x.dtype)
+
+
+def inputs_of(x: Tensor | None, op: str) -> tuple[Any, Any]:
+    """First and last input of the operator that computes ``x``, or (None, None) for others."""
+    if isinstance(x, Value) and x.op == op:
+        return x.inputs[0], x.inputs[-1]
+    return None, None
+
+
 def reduced_axes(x: Value) -> list[int]:
     """The axes of a reduction."""
     return [int(axis) for axis in x.attributes.get("axes", np.ravel(x.inputs[-1]))]
+
+
+def _shrunk(x: np.ndarray) -> np.ndarray:
+    """The array with length one along axes where it does not change."""
+    for axis, n in enumerate(x.shape):
+        if n > 1 and (x == x.take([0], axis)).all():
+            x = x.take([0], axis)
+    return x
 
 
 def _highest(x: Tensor) -> int | None:

@@ -12,10 +12,10 @@ import numpy as np
 from calojax.api import TrainedModel
 from calojax.errors import CalojaxError
 from calojax.export import onnx, random_numbers
+from calojax.export.conversion import convert
 from calojax.export.graph import Graph
 from calojax.export.metadata import as_json, facts_of
 from calojax.export.options import Options
-from calojax.export.rules import convert
 from calojax.geometry import Detector
 from calojax.geometry.builtin import SAMPLING_FRACTION
 

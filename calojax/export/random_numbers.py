@@ -7,6 +7,7 @@ give determines a whole shower.
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ from jax import lax
 
 from calojax import rng
 from calojax.errors import CalojaxError
-from calojax.models.base import Model, Noise
+from calojax.models.base import Keys, Model, Noise
 
 
 class Part(NamedTuple):
@@ -90,14 +91,24 @@ class Layout:
         return jax.tree.unflatten(self.tree, leaves)
 
 
-def _shapes(model: Model) -> Noise:
+def noise_of(model: Model) -> Callable[[Keys], Noise]:
+    """The function that gives a model's noise for keys, in arrays if the model has both."""
+    return getattr(model, "array_noise", model.noise)
+
+
+def _shapes(noise: Callable[[Keys], Noise]) -> Noise:
     """The shapes of the noise of one shower."""
-    return jax.eval_shape(model.noise, rng.per_item(rng.root(0), jnp.arange(1)))
+    return jax.eval_shape(noise, rng.per_item(rng.root(0), jnp.arange(1)))
+
+
+def has_keys(noise: Noise) -> bool:
+    """Whether the number of random numbers is itself random, so that there are keys for them."""
+    return any("key" in part for part in noise.values())
 
 
 def is_fixed(model: Model) -> bool:
     """Whether every shower of a model has the same number of random numbers."""
-    return not any("key" in part for part in _shapes(model).values())
+    return not has_keys(_shapes(model.noise))
 
 
 def layout_of(model: Model) -> Layout:
@@ -106,12 +117,13 @@ def layout_of(model: Model) -> Layout:
     Raises:
       CalojaxError: if their number is itself random.
     """
-    if not is_fixed(model):
+    shapes = _shapes(noise_of(model))
+    if has_keys(shapes):
         raise CalojaxError(
-            "The model draws as many random numbers as a shower has hits, so there is no array of "
-            "them for ONNX; take --format stablehlo."
+            "The model draws random numbers from keys, for which it has no arrays (array_noise); "
+            "take --format stablehlo."
         )
-    leaves, tree = jax.tree.flatten_with_path(_shapes(model))
+    leaves, tree = jax.tree.flatten_with_path(shapes)
     names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
     parts = [
         Part(name, name.split(".")[1], leaf.shape[1:])

@@ -8,19 +8,16 @@ Example::
 Shower i is that of ``calojax sample --seed``: it has the same random numbers.
 """
 
-import dataclasses
-
 import jax
 import jax.export
 import jax.numpy as jnp
 
-from calojax import models, rng
+from calojax import rng
 from calojax.api import TrainedModel
+from calojax.export.buffers import with_buffers
 from calojax.export.metadata import as_json, facts_of
 from calojax.export.options import Options
 from calojax.export.random_numbers import is_fixed
-from calojax.models.base import Model
-from calojax.models.pointflow.config import GenerationConfig, PointFlowConfig
 from calojax.models.pointflow.microbatches import ACCELERATOR
 from calojax.sampling.generation import STREAM
 
@@ -46,7 +43,7 @@ def program(trained: TrainedModel, batch: int) -> bytes:
     It is for any number of showers if each has the same number of random numbers, otherwise for
     ``batch``.
     """
-    model = _of_any_device(trained.model)
+    model = with_buffers(trained.model, ACCELERATOR)
 
     def showers(seed, numbers, energies):
         root = rng.stream(jax.random.key(seed, impl="threefry2x32"), STREAM)
@@ -61,14 +58,3 @@ def program(trained: TrainedModel, batch: int) -> bytes:
         jax.ShapeDtypeStruct((size,), jnp.float32),
     )
     return bytes(exported.serialize())
-
-
-def _of_any_device(model: Model) -> Model:
-    """The model with buffers whose size does not depend on the devices of this machine."""
-    if not isinstance(model.config, PointFlowConfig):
-        return model
-    own = model.config.generation
-    generation = GenerationConfig(
-        own.showers or ACCELERATOR.showers, own.points or ACCELERATOR.points
-    )
-    return models.build(dataclasses.replace(model.config, generation=generation), model.detector)

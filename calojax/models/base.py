@@ -23,7 +23,8 @@ Noise = Mapping[str, Mapping[str, Any]]
 """The random numbers of showers: step of the model -> distribution -> arrays [b, ...].
 
 Distributions are ``uniform`` in [0, 1), standard ``normal``, standard ``gumbel`` and ``key`` (keys,
-where the number of random numbers is itself random).
+where the number of random numbers is itself random). A model whose noise has keys can have a method
+``array_noise(keys)``: the same random numbers as arrays, and more than most showers take.
 """
 
 Energies = Float[Array, " b"]

@@ -77,7 +77,7 @@ class Dequantisation:
         above = statistics["survival"][index] + pmf * (1 - noise)
         tail = self.quantile(jnp.minimum(jnp.minimum(below, above), 0.5))
         x = jnp.where(below < above, tail, -tail)
-        return jnp.clip(x, jnp.nextafter(edges[index], jnp.float32(np.inf)), edges[index + 1])
+        return jnp.clip(x, jnp.nextafter(edges, jnp.float32(np.inf))[index], edges[index + 1])
 
     def inverse(self, x: jax.Array, statistics: Statistics) -> jax.Array:
         """Bins, int32 [...], of any real numbers [...]."""

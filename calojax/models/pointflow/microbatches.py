@@ -6,7 +6,7 @@ microbatch. The number of microbatches depends on the hits; it is the length of 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,14 +28,14 @@ class Size(NamedTuple):
 
 
 # Small buffers for the caches of a CPU, large ones for the thousands of cores of an accelerator.
-_CPU = Size(showers=64, points=32_768)
+CPU = Size(showers=64, points=32_768)
 # Sums over more showers would not always be added up in the same order (see `calojax.nn.tiles`).
 ACCELERATOR = Size(showers=256, points=262_144)
 
 
 def size(config: GenerationConfig, showers: int, voxels: int) -> Size:
     """Size for a batch of ``showers`` with ``voxels`` each, on the default device."""
-    default = _CPU if jax.default_backend() == "cpu" else ACCELERATOR
+    default = CPU if jax.default_backend() == "cpu" else ACCELERATOR
     points = min(config.points or default.points, showers * voxels)
     return Size(min(config.showers or default.showers, showers), max(points, voxels))
 
@@ -43,7 +43,7 @@ def size(config: GenerationConfig, showers: int, voxels: int) -> Size:
 def apply(
     function: Callable[..., jax.Array],
     hits: Int[Array, " b"],
-    *arrays: jax.Array,
+    *arrays: Any,
     size: Size,
 ) -> jax.Array:
     """Applies a function to the microbatches of a batch and joins the results.
@@ -53,7 +53,7 @@ def apply(
         [showers, ...]. Results of rows outside the microbatch (``inside`` is false) are discarded.
         The result of a row must not depend on other rows.
       hits: number of hits of each shower, at most ``size.points``.
-      *arrays: arrays over showers, [b, ...] each.
+      *arrays: arrays over showers, [b, ...] each, or trees of them.
       size: size of a microbatch.
 
     Returns:
@@ -67,7 +67,7 @@ def apply(
         fit = jnp.searchsorted(ends, before + size.points, side="right").astype(jnp.int32)
         stop = jnp.minimum(fit, first + size.showers)
         index = first + jnp.arange(size.showers, dtype=jnp.int32)
-        own = [array[jnp.minimum(index, num - 1)] for array in arrays]
+        own = jax.tree.map(lambda array: array[jnp.minimum(index, num - 1)], arrays)
         return stop, function(index < stop, *own)
 
     def step(state):

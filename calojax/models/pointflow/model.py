@@ -294,6 +294,7 @@ class PointFlow:
 
         The points of a shower draw from its key, since their number is random: normal numbers, and
         uniform ones for their angles. Learnt angles take Gumbel noise [b, z, alpha, r].
+        `array_noise` has no keys.
         """
         noise = {
             "totals": {"normal": _normal(rng.streams(keys, "totals"), self.encoding.features)},
@@ -306,6 +307,30 @@ class PointFlow:
             gumbel = jax.vmap(lambda key: jax.random.gumbel(key, self._grid))
             noise["placement"] = {"gumbel": gumbel(rng.streams(keys, "placement"))}
         return noise
+
+    def array_noise(self, keys: Keys) -> Noise:
+        """`noise` with arrays for keys: numbers of as many points as there are voxels.
+
+        They are normal [b, v, d] and uniform [b, v], and give the same showers.
+        """
+        number = jnp.arange(self.detector.n_voxels, dtype=jnp.int32)
+
+        def drawn(key):
+            return self._drawn(key[None], jnp.zeros_like(number))
+
+        normal, uniform = jax.vmap(drawn)(keys)
+        return {**self.noise(keys), "points": {"normal": normal, "uniform": uniform}}
+
+    def _drawn(self, keys: Keys, owner: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Normal [p, d] and uniform [p] numbers of points from the keys of their showers."""
+
+        def normal(key):
+            return jax.random.normal(key, (self.coordinates.features,))
+
+        return (
+            points.noise(normal, rng.streams(keys, "points"), owner),
+            points.noise(jax.random.uniform, rng.streams(keys, "angles"), owner),
+        )
 
     def sample_from(
         self, variables: Variables, noise: Noise, energies: Energies, *, temperature: float = 1.0
@@ -394,12 +419,12 @@ class PointFlow:
         context = self.encoding.describe(totals, energies, self._scales(variables))
         context = jnp.concatenate([context, latent], -1)
 
-        def draw(places, inside, keys, context, hits, energy):
+        def draw(places, inside, noise, context, hits, energy):
             totals = Totals(jnp.where(inside[:, None], hits, 0), energy)
-            return self._draw(places, variables, keys, context, totals, temperature)
+            return self._draw(places, variables, noise, context, totals, temperature)
 
-        keys = noise["points"]["key"]
-        return self._in_microbatches(draw, totals.hits.sum(-1), keys, context, *totals)
+        own = noise["points"]
+        return self._in_microbatches(draw, totals.hits.sum(-1), own, context, *totals)
 
     def place(self, variables: Variables, noise: Noise, showers: Showers) -> Showers:
         """Showers with their hits at learnt angles; unchanged if angles are not learnt."""
@@ -409,18 +434,18 @@ class PointFlow:
         gumbel = noise["placement"]["gumbel"]
         return placement.draw(gumbel, showers.reshape(-1, *self._grid)).reshape(showers.shape)
 
-    def _draw(self, places, variables, keys, context, totals, temperature):
+    def _draw(self, places, variables, noise, context, totals, temperature):
         """Showers [g, v] of a microbatch with totals [g, s], in a buffer of so many places."""
         num, parts = totals.hits.shape
         ends = jnp.cumsum(totals.hits.reshape(-1), dtype=jnp.int32)
         position = jnp.arange(places, dtype=jnp.int32)
         part = jnp.searchsorted(ends, position, side="right").astype(jnp.int32)
         owner, layer = part // parts, part % parts
-        normal = temperature * points.noise(
-            lambda key: jax.random.normal(key, (self.coordinates.features,)),
-            rng.streams(keys, "points"),
-            owner,
-        )
+        if "key" in noise:
+            normal, uniform = self._drawn(noise["key"], owner)
+        else:
+            normal, uniform = (points.of_showers(noise[x], owner) for x in ("normal", "uniform"))
+        normal = temperature * normal
         given = self._describe_points(variables, owner, layer, totals)
         hits = totals.hits.sum(-1)
         tiling, number = tiles.lay(hits, places // _TILE, _TILE)
@@ -435,7 +460,7 @@ class PointFlow:
         hit = self.coordinates.inverse(x, total, owner, layer, variables["transforms"]["hits"])
         hit = hit._replace(energy=rescaled(hit.energy, part, totals, self.detector))
         if not self.coordinates.has_alpha:
-            hit = points.place(rng.streams(keys, "angles"), hit, self.detector)
+            hit = points.place(uniform, hit, num, self.detector)
         return points.to_showers(hit, self.detector, num)
 
     # --- helpers ----------------------------------------------------------------------------------
@@ -479,8 +504,8 @@ class PointFlow:
         array = jnp.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
         return array.reshape(-1, group, *array.shape[1:])
 
-    def _in_microbatches(self, function, hits: jax.Array, *arrays: jax.Array) -> jax.Array:
-        """Applies function(places, inside, *rows of arrays) to microbatches."""
+    def _in_microbatches(self, function, hits: jax.Array, *arrays: Any) -> jax.Array:
+        """Applies function(places, inside, *rows of trees of arrays) to microbatches."""
         size = microbatches.size(self.config.generation, len(hits), self.detector.n_voxels)
         places = _in_tiles(size.points)
         return microbatches.apply(

@@ -89,13 +89,13 @@ def to_showers(points: Points, detector: Detector, num: int) -> Float[Array, "nu
     return empty.at[index].add(points.energy, mode="drop").reshape(num, -1)
 
 
-def place(keys: PRNGKeyArray, points: Points, detector: Detector) -> Points:
+def place(uniform: Float[Array, " p"], points: Points, num: int, detector: Detector) -> Points:
     """Puts the points of every (layer, r) ring on uniformly random distinct angular bins.
 
     So does version II of CaloPointFlow (talk at CERN, November 2023). If a ring has more than
     n_alpha hits, the next n_alpha of them are again put on distinct bins and added to the hits
-    there, as in the released code. The result for a shower depends only on its own key and points,
-    not on the buffer.
+    there, as in the released code. The result for a shower depends only on its own numbers and
+    points, not on the buffer.
 
     The work is proportional to the points, not to the voxels: the hit of rank i in its ring draws
     c_i from 0 .. n_alpha - 1 - i, the Lehmer code of a permutation (Knuth, The Art of Computer
@@ -103,16 +103,16 @@ def place(keys: PRNGKeyArray, points: Points, detector: Detector) -> Points:
     for j = i - 1, ..., 0: x += (x >= c_j).
 
     Args:
-      keys: one key for each shower, [g].
-      points: points of g showers; their ``alpha`` is not used.
+      uniform: random numbers of the points, uniform in [0, 1).
+      points: points of showers; their ``alpha`` is not used.
+      num: number of showers g.
       detector: detector with equal layers.
 
     Returns:
       Points with ``alpha``, ordered by shower, layer and r.
     """
     n_z, n_alpha, n_r = grid_of(detector)
-    num, size = len(keys), len(points.owner)
-    uniform = noise(lambda key: jax.random.uniform(key, dtype=jnp.float32), keys, points.owner)
+    size = len(points.owner)
     ring = (points.owner * n_z + points.layer) * n_r + points.r
     # Stable, so that ranks do not depend on the buffer.
     ring, uniform, energy = jax.lax.sort((ring, uniform, points.energy), num_keys=1, is_stable=True)
@@ -156,11 +156,21 @@ def noise(
     draw: Callable[[PRNGKeyArray], jax.Array], keys: PRNGKeyArray, owner: Int[Array, " p"]
 ) -> Shaped[Array, "p ..."]:
     """Random numbers of points from one key for each shower [g], the same in any buffer."""
-    num = len(keys)
+    own, number = _numbered(owner, len(keys))
+    return jax.vmap(lambda key, i: draw(jax.random.fold_in(key, i)))(keys[own], number)
+
+
+def of_showers(values: Shaped[Array, "g n ..."], owner: Int[Array, " p"]) -> Shaped[Array, "p ..."]:
+    """The i-th value of a shower for its i-th point; any value for padding."""
+    own, number = _numbered(owner, len(values))
+    return values[own, jnp.minimum(number, values.shape[1] - 1)]
+
+
+def _numbered(owner: Int[Array, " p"], num: int) -> tuple[jax.Array, jax.Array]:
+    """Shower of each point, and its number among the points of the shower."""
     first = starts(owner, num)
     own = jnp.minimum(owner, num - 1)
-    number = jnp.arange(len(owner), dtype=jnp.int32) - first[own]
-    return jax.vmap(lambda key, i: draw(jax.random.fold_in(key, i)))(keys[own], number)
+    return own, jnp.arange(len(owner), dtype=jnp.int32) - first[own]
 
 
 def sums(values: Float[Array, " p"], part: Int[Array, " p"], num: int) -> Float[Array, " num"]:

@@ -1,0 +1,1 @@
+"""Rules of the conversion from JAX to ONNX, by kind of primitive."""
