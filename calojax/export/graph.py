@@ -145,7 +145,10 @@ class Graph:
                 )
                 for shape, dtype in zip(shapes, dtypes, strict=True)
             ]
-            scope.nodes.append(helper.make_node(op, names, [x.name for x in outputs], **attributes))
+            names_after = [x.name for x in outputs]
+            # Optimisers of ONNX Runtime derive names from these, which must differ.
+            node = helper.make_node(op, names, names_after, names_after[0], **attributes)
+            scope.nodes.append(node)
             scope.known[key] = outputs
         return scope.known[key]
 
@@ -390,17 +393,21 @@ class Graph:
             if not isinstance(x, Value) or x.scope is not scope or not x.op or x in outputs:
                 # A graph returns values of its own, each once.
                 value = Value(self.fresh("output"), x.shape, x.dtype, scope)
-                scope.nodes.append(helper.make_node("Identity", [self._name(x)], [value.name]))
+                scope.nodes.append(self._identity(x, value.name))
                 x = value
             outputs.append(x)
         before, after = list(map(_info, inputs)), list(map(_info, outputs))
         return helper.make_graph(scope.nodes, self.fresh("body"), before, after), outputs
 
+    def _identity(self, x: Tensor, name: str) -> onnx.NodeProto:
+        """A node that gives a value another name."""
+        return helper.make_node("Identity", [self._name(x)], [name], name)
+
     # --- the end ----------------------------------------------------------------------------------
 
     def model(self, name: str, output: Tensor, metadata: dict[str, str]) -> onnx.ModelProto:
         """The model with one output of that name, without nodes that it does not use."""
-        last = helper.make_node("Identity", [self._name(output)], [name])
+        last = self._identity(output, name)
         nodes, used = _needed([*self._scopes[0].nodes, last], {name})
         info = helper.make_tensor_value_info(name, _TYPES[output.dtype], output.shape)
         initializers = [x for x in self._initializers.values() if x.name in used]

@@ -327,9 +327,12 @@ class PointFlow:
         def normal(key):
             return jax.random.normal(key, (self.coordinates.features,))
 
+        def uniform(key):
+            return jax.random.uniform(key, dtype=jnp.float32)
+
         return (
             points.noise(normal, rng.streams(keys, "points"), owner),
-            points.noise(jax.random.uniform, rng.streams(keys, "angles"), owner),
+            points.noise(uniform, rng.streams(keys, "angles"), owner),
         )
 
     def sample_from(
@@ -455,7 +458,8 @@ class PointFlow:
             _in_tiles(hits).sum(),
             sizes=tuple(sorted({_in_tiles(math.ceil(f * places)) for f in _FRACTIONS})),
         )
-        x = x[tiles.place(owner, hits, _TILE)]
+        # Padding may have no place.
+        x = x[jnp.minimum(tiles.place(owner, hits, _TILE), len(x) - 1)]
         total = points.at(totals.energy.sum(-1), owner, fill=1.0)
         hit = self.coordinates.inverse(x, total, owner, layer, variables["transforms"]["hits"])
         hit = hit._replace(energy=rescaled(hit.energy, part, totals, self.detector))
