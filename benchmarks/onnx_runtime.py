@@ -1,7 +1,7 @@
 """Does another version of ONNX Runtime make JAX's showers, and how fast? It needs NumPy besides.
 
 python latency.py calovq-ds2 --keep FOLDER
-python -m venv old && old/bin/pip install onnxruntime==1.15.0 "numpy<2"
+python -m venv old && old/bin/pip install onnxruntime==1.19.2
 old/bin/python onnx_runtime.py FOLDER/*.onnx
 """
 
