@@ -1,8 +1,10 @@
-"""Does another version of ONNX Runtime make JAX's showers, and how fast? It needs NumPy besides.
+"""Does another version of ONNX Runtime make JAX's showers, and how fast?
 
-python latency.py calovq-ds2 --keep FOLDER
-python -m venv old && old/bin/pip install onnxruntime==1.19.2
-old/bin/python onnx_runtime.py FOLDER/*.onnx
+    python benchmarks/latency.py calovq-ds2 --keep FOLDER
+    python -m venv old && old/bin/pip install onnxruntime==1.19.2
+    old/bin/python benchmarks/onnx_runtime.py FOLDER/*.onnx
+
+It needs NumPy and ONNX Runtime only, not calojax.
 """
 
 import json

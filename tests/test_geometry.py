@@ -25,6 +25,12 @@ def test_voxel_counts(name):
     assert DETECTORS[name].voxels.layer.shape == (COUNTS[name],)
 
 
+def test_published_thresholds():
+    assert detector("ds2").readout_threshold == pytest.approx(0.0151515, rel=1e-5)
+    assert detector("ds1-photons").readout_threshold == 0
+    assert detector("ds1-photons").evaluation_threshold == 1.0
+
+
 def test_dataset_1_segments():
     # Voxels per layer, from the README of the CaloChallenge.
     per_layer = [layer.n_voxels for layer in detector("ds1-photons").layers]

@@ -40,8 +40,8 @@ def convert(graph: Graph, function: Callable, *values: Tensor) -> list[Tensor]:
     Raises:
       NoRule: if the function uses a primitive, or a type of arrays, that has no rule.
     """
-    shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in values]
-    closed = jax.make_jaxpr(function)(*shapes)
+    avals = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in values]
+    closed = jax.make_jaxpr(function)(*avals)
     jaxpr, used = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
     values = tuple(value for value, keep in zip(values, used, strict=True) if keep)
     # So that integers of 64 bits stay what they are.
@@ -125,10 +125,10 @@ def _call(graph: Graph, name: str, inner: Any, values: list[Tensor]) -> list[Ten
 
 def _folded(equation: Any, values: list[np.ndarray]) -> list[Tensor]:
     if equation.primitive.name in elementwise.RULES:
-        shapes = [np.broadcast_shapes(*(x.shape for x in values))] * len(values)
+        full = [np.broadcast_shapes(*(x.shape for x in values))] * len(values)
     else:
-        shapes = [x.aval.shape for x in equation.invars]
-    arrays = [np.broadcast_to(x, shape) for x, shape in zip(values, shapes, strict=True)]
+        full = [x.aval.shape for x in equation.invars]
+    arrays = [np.broadcast_to(x, shape) for x, shape in zip(values, full, strict=True)]
     results = equation.primitive.bind(
         *(np.asarray(x, order="C") for x in arrays), **equation.params
     )

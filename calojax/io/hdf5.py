@@ -4,6 +4,7 @@ HDF5 follows links and virtual sources to any file, and reads what is missing th
 only values that lie in the file itself are read.
 """
 
+import abc
 import contextlib
 import functools
 import importlib
@@ -76,7 +77,7 @@ class InputFile:
         return item
 
 
-class Rows:
+class Rows(abc.ABC):
     """Showers of an open file, sliced like a dataset [n, v] in the CaloChallenge's order.
 
     Attributes:
@@ -92,13 +93,13 @@ class Rows:
     def __len__(self) -> int:
         return self.shape[0]
 
+    @abc.abstractmethod
     def __getitem__(self, rows: slice) -> np.ndarray:
         """Showers [b, v] of a slice without a step.
 
         Raises:
           CalojaxError: if they cannot be those of showers.
         """
-        raise NotImplementedError
 
 
 @contextlib.contextmanager
