@@ -55,7 +55,7 @@ def test_cache_holds_what_has_been_and_zeros():
     caches = cell.apply(variables, CONTEXT, method="start")
     for t, room in enumerate([2, 2, 4, 4, 24]):
         caches = cell.apply(variables, caches, room, method="grow")
-        caches, _ = step(variables, caches, jnp.full(3, t), jnp.asarray(t), CONTEXT)
+        caches, _ = step(variables, caches, jnp.full(3, t), (jnp.asarray(t), CONTEXT))
     assert len(caches) == 2
     for cache in caches:
         for buffer in cache:

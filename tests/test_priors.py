@@ -92,11 +92,13 @@ def test_teacher_forced_equals_stepped(name):
     cell = CELLS[name]
     carry = cell.apply(variables(name), CONTEXT[:3], method="start")
     carry = cell.apply(variables(name), carry, 6, method="grow")
+    inputs = cell.apply(variables(name), CONTEXT[:3], method="inputs")
     token = np.full(3, 5)
     take = jax.jit(functools.partial(cell.apply, method="step"))
     forced = table(name).reshape(-1, 6)[ROWS]
     for t in range(6):
-        carry, logits = take(variables(name), carry, token, np.int32(t), CONTEXT[:3])
+        here = jax.tree.map(lambda x, t=t: x[t], inputs)
+        carry, logits = take(variables(name), carry, token, here)
         token = EVERY[ROWS, t]
         stepped = np.asarray(logits) - np.logaddexp.reduce(logits, -1, keepdims=True)
         np.testing.assert_allclose(forced[:, t], stepped[[0, 1, 2], token], rtol=1e-5, atol=1e-5)

@@ -39,6 +39,10 @@ class Cell(Protocol):
         """Logits of all positions: tokens [b, t], context -> [b, t, k]."""
         ...
 
+    def inputs(self, context: jax.Array, /) -> Any:
+        """What steps take from their places and the context: arrays [t, b, ...]."""
+        ...
+
     def start(self, context: jax.Array, /) -> Any:
         """The carry before the first code."""
         ...
@@ -47,10 +51,8 @@ class Cell(Protocol):
         """The carry with room for positions below ``length``."""
         ...
 
-    def step(
-        self, carry: Any, token: jax.Array, position: jax.Array, context: jax.Array, /
-    ) -> tuple[Any, jax.Array]:
-        """One step: token [b], position [], its context [b, c] -> (carry, logits [b, k])."""
+    def step(self, carry: Any, token: jax.Array, inputs: Any, /) -> tuple[Any, jax.Array]:
+        """One step: token [b], its inputs [b, ...] -> (carry, logits [b, k])."""
         ...
 
 
@@ -88,9 +90,8 @@ class Autoregressive:
     ) -> jax.Array:
         def step(state, inputs):
             carry, token = state
-            position, u = inputs
-            here = context if context.ndim == 2 else context[:, position]
-            carry, logits = self.cell.bind(variables).step(carry, token, position, here)
+            here, u = inputs
+            carry, logits = self.cell.bind(variables).step(carry, token, here)
             token = categorical.choose(u, logits / temperature)
             return (carry, token), token
 
@@ -98,7 +99,7 @@ class Autoregressive:
         cell = self.cell.bind(variables)
         carry = cell.start(context)
         token = jnp.full(context.shape[:1], self.cell.size, jnp.int32)
-        inputs = jnp.arange(length), noise["uniform"].T
+        inputs = cell.inputs(context), noise["uniform"].T
         ends = np.linspace(0, length, -(-length // self.cell.stretch) + 1).astype(int)
         codes = []
         for start, end in itertools.pairwise(ends.tolist()):

@@ -102,12 +102,18 @@ class GPT(nn.Module):
 
     def logits(self, tokens: jax.Array, context: jax.Array) -> jax.Array:
         """All positions: tokens [b, t] (or a prefix), context -> logits [b, t, k]."""
-        places = jnp.arange(tokens.shape[1])
-        context = context[:, None] if context.ndim == 2 else context[:, : len(places)]
-        x = self._embed(tokens, places, context)
+        place, context = self.inputs(context)
+        t = tokens.shape[1]
+        x = self._embed(tokens, place[:t], context[:t].swapaxes(0, 1))
         for block in self.blocks:
             x = block(x)
         return self.output(self.norm(x))
+
+    def inputs(self, context: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Places [t] and their contexts [t, b, c]."""
+        context = context[None] if context.ndim == 2 else context.swapaxes(0, 1)
+        shape = self.length, *context.shape[1:]
+        return jnp.arange(self.length), jnp.broadcast_to(context, shape)
 
     def start(self, context: jax.Array) -> tuple[Cache, ...]:
         shape = context.shape[0], 0, self.heads, self.width // self.heads
@@ -119,12 +125,13 @@ class GPT(nn.Module):
         return jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, more), (0, 0), (0, 0))), caches)
 
     def step(
-        self, caches: tuple[Cache, ...], token: jax.Array, position: jax.Array, context: jax.Array
+        self, caches: tuple[Cache, ...], token: jax.Array, inputs: tuple[jax.Array, jax.Array]
     ) -> tuple[tuple[Cache, ...], jax.Array]:
-        x = self._embed(token[:, None], position[None], context[:, None])
+        place, context = inputs
+        x = self._embed(token[:, None], place[None], context[:, None])
         after = []
         for block, cache in zip(self.blocks, caches, strict=True):
-            x, cache = block.step(x, cache, position)
+            x, cache = block.step(x, cache, place)
             after.append(cache)
         return tuple(after), self.output(self.norm(x))[:, 0]
 
@@ -134,7 +141,6 @@ class GPT(nn.Module):
 
     def _embed(self, tokens, places, context):
         tokens = self.tokens(jnp.where(tokens < self.size, tokens, 0))
-        context = jnp.broadcast_to(context, (*tokens.shape[:2], self.conditions))
         return jnp.concatenate([tokens, context], -1) + self.places(places)[None]
 
 

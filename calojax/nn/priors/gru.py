@@ -29,19 +29,15 @@ def neighbours(grid: Grid) -> tuple[int, ...]:
 
 
 class Tables(NamedTuple):
-    """Products of the parameters, for k codes, a width w, a context [c].
+    """Products of the parameters, for k codes and a width w.
 
     Attributes:
       codes: contribution of a code to the input layer, for every lag a table [k + 1, w].
-      positions: contribution of a position and bias, [t, w].
-      context: kernel of the context [c, w].
       input: kernel [w, 3 w] and bias [3 w] from the input layer to the gates (reset, update, new).
       state: kernel [w, 3 w] from the state to the gates, and bias [1, w] of the new state.
     """
 
     codes: tuple[jax.Array, ...]
-    positions: jax.Array
-    context: jax.Array
     input: tuple[jax.Array, jax.Array]
     state: tuple[jax.Array, jax.Array]
 
@@ -99,13 +95,19 @@ class GRU(nn.Module):
     def stretch(self) -> int:
         return self.length
 
-    def step(
-        self, carry: Carry, token: jax.Array, position: jax.Array, context: jax.Array
-    ) -> tuple[Carry, jax.Array]:
+    def inputs(self, context: jax.Array) -> jax.Array:
+        """Contribution of place and context to the input layer, [t, b, w]."""
+        of_codes, *_, of_context = self._kernels()
+        places = self.positions.embedding[: self.length] @ of_codes
+        places += self.input.variables["params"]["bias"][None]
+        x = context @ of_context
+        return places[:, None] + (x[None] if x.ndim == 2 else x.swapaxes(0, 1))
+
+    def step(self, carry: Carry, token: jax.Array, inputs: jax.Array) -> tuple[Carry, jax.Array]:
         tables = carry.tables
         recent = jnp.concatenate([carry.recent[:, 1:], token[:, None]], 1)
         codes = [recent[:, -lag] for lag in self.lags]
-        gates = _gates(tables, codes, tables.positions[position][None], context)
+        gates = _gates(tables, codes, inputs)
         state = gru_step(carry.state, gates, *tables.state)
         return Carry(state, recent, tables), self.output(state)
 
@@ -115,8 +117,7 @@ class GRU(nn.Module):
         t, before = tokens.shape[1], recent.shape[1] + 1
         known = jnp.concatenate([recent, tokens], 1)
         codes = [known[:, before - lag : before - lag + t] for lag in self.lags]
-        context = context[:, None] if context.ndim == 2 else context
-        gates = _gates(tables, codes, tables.positions[None, :t], context)
+        gates = _gates(tables, codes, self.inputs(context)[:t].swapaxes(0, 1))
         states = gru_states(state, gates.swapaxes(0, 1), *tables.state)
         return self.output(states.swapaxes(0, 1))
 
@@ -132,36 +133,33 @@ class GRU(nn.Module):
         whole = context if context.ndim == 2 else context.mean(1)
         return nn.tanh(self.initial(whole))
 
-    def _tables(self) -> Tables:
-        layer, cell = (module.variables["params"] for module in (self.input, self.cell))
+    def _kernels(self) -> list[jax.Array]:
+        """Kernels of the input layer: one [e, w] for every lag, and that of the context [c, w]."""
         bounds = [self.embedding * number for number in range(1, len(self.lags) + 1)]
-        *of_codes, of_context = jnp.split(layer["kernel"], bounds)
+        return jnp.split(self.input.variables["params"]["kernel"], bounds)
+
+    def _tables(self) -> Tables:
+        cell = self.cell.variables["params"]
         kernel, bias = (
             jnp.concatenate([cell[gate][part] for gate in ("ir", "iz", "in")], -1)
             for part in ("kernel", "bias")
         )
         recurrent = jnp.concatenate([cell[gate]["kernel"] for gate in ("hr", "hz", "hn")], -1)
         return Tables(
-            tuple(self.tokens.embedding @ kernel for kernel in of_codes),
-            self.positions.embedding @ of_codes[0] + layer["bias"][None],
-            of_context,
+            tuple(self.tokens.embedding @ kernel for kernel in self._kernels()[:-1]),
             (kernel, bias),
             (recurrent, cell["hn"]["bias"][None]),
         )
 
 
-def _gates(
-    tables: Tables, codes: list[jax.Array], position: jax.Array, context: jax.Array
-) -> jax.Array:
+def _gates(tables: Tables, codes: list[jax.Array], x: jax.Array) -> jax.Array:
     """The contribution of the input to the gates, [..., 3 w].
 
     Args:
       tables: tables of the parameters.
       codes: codes [...] for every lag.
-      position: contribution of the position [..., w].
-      context: context [..., c].
+      x: contribution of place and context to the input layer [..., w].
     """
-    x = position + context @ tables.context
     for table, code in zip(tables.codes, codes, strict=True):
         x += table[code]
     kernel, bias = tables.input
