@@ -47,6 +47,12 @@ def normal_quantile(p: jax.Array) -> jax.Array:
     return jax.scipy.special.ndtri(p)
 
 
+@jax.jit  # As above.
+def normal_share(x: jax.Array) -> jax.Array:
+    """The probabilities with which a standard normal number lies below x."""
+    return jax.scipy.special.ndtr(x)
+
+
 def per_item(key: jax.Array, index: jax.Array) -> jax.Array:
     """One key for each global index: index [n] -> keys [n]."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(index, jnp.uint32))

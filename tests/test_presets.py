@@ -12,6 +12,7 @@ from jax.interpreters import partial_eval
 
 from calojax import models, rng
 from calojax.export import conversion
+from calojax.export.rules import functions
 from calojax.geometry import DETECTORS
 from calojax.models.base import Model
 from calojax.models.pointflow import model as pointflow
@@ -45,9 +46,9 @@ def shapes(name: str) -> tuple[Model, dict, dict]:
 
 
 def primitives(jaxpr) -> set[str]:
-    """The primitives of a jaxpr and of those inside it, but for a function that has a rule."""
+    """The primitives of a jaxpr and of those inside it, but for functions that have a rule."""
     found = {equation.primitive.name for equation in jaxpr.eqns}
-    walked = [e for e in jaxpr.eqns if e.params.get("name") != "normal_quantile"]
+    walked = [e for e in jaxpr.eqns if e.params.get("name") not in functions.IN_JAX]
     values = [value for equation in walked for value in equation.params.values()]
     inner = [getattr(value, "jaxpr", value) for value in values]
     return found.union(*(primitives(x) for x in inner if hasattr(x, "eqns")))

@@ -11,7 +11,7 @@ from jax import lax
 from calojax import rng
 from calojax.export.conversion import convert
 from calojax.export.graph import Graph, NoRule
-from calojax.nn.priors import gru
+from calojax.nn.priors import categorical, gru
 
 X = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
 POSITIVE = np.abs(X) + 0.1
@@ -124,6 +124,11 @@ CASES = {
     "ndtr": (jax.scipy.special.ndtr, np.linspace(-9, 9, 200, dtype=np.float32)),
     "normal quantile": (rng.normal_quantile, np.linspace(1e-6, 1 - 1e-6, 200, dtype=np.float32)),
     "normal quantile at the ends": (rng.normal_quantile, np.float32([0, 1, 1e-30, 2, np.nan])),
+    "normal share": (rng.normal_share, np.linspace(-9, 9, 200, dtype=np.float32)),
+    "codes by quantiles": (
+        lambda u, x: categorical.choose(u, x[..., None] * jnp.sin(jnp.arange(40))),
+        np.linspace(0, 0.99, 12, dtype=np.float32).reshape(3, 4), X,
+    ),
     "comparisons": (lambda x: (x > 0.1) & (x <= 0.9) | ~(x < 0.5) ^ (x != 0.1), X),
     "is_finite": (jnp.isfinite, np.float32([1.0, np.inf, np.nan, -np.inf])),
     "select": (lambda x: jnp.where(x > 0, x, -2.0), X),

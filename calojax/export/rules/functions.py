@@ -84,8 +84,32 @@ def _normal_quantile(p: jax.Array) -> jax.Array:
     return jax.numpy.where(abs(centre) <= 0.425, near, outside)
 
 
+def _normal_share(x: jax.Array) -> jax.Array:
+    """`calojax.rng.normal_share`; JAX adds a formula for the centre."""
+    return 0.5 * jax.lax.erfc(-(0.5**0.5) * x)
+
+
+def _softplus(x: jax.Array) -> jax.Array:
+    """`jax.nn.softplus`; log1p(y) = 2 artanh(y / (2 + y)) keeps all digits for y in [0, 1]."""
+    y = jax.numpy.exp(-abs(x))
+    return jax.numpy.maximum(x, 0) + 2 * jax.numpy.arctanh(y / (2 + y))
+
+
+def _choose(u: jax.Array, logits: jax.Array) -> jax.Array:
+    """`calojax.nn.priors.categorical.choose` without groups, which need three times the nodes."""
+    cumulative = jax.numpy.cumsum(jax.nn.softmax(logits), -1)
+    end = cumulative[..., -1:]
+    value = jax.numpy.minimum(u[..., None] * end, end * (1 - 2**-23))
+    return jax.numpy.sum(cumulative <= value, -1, dtype=jax.numpy.int32)
+
+
 IN_ONNX: dict[str, Callable[..., list[Tensor] | None]] = {"gru_step": _gru}
 """Functions for which ONNX has an operator; None where it does not suit the arguments."""
 
-IN_JAX: dict[str, Callable[..., Any]] = {"normal_quantile": _normal_quantile}
-"""Functions that are converted in this form, the same for all versions of JAX."""
+IN_JAX: dict[str, Callable[..., Any]] = {
+    "choose": _choose,
+    "normal_quantile": _normal_quantile,
+    "normal_share": _normal_share,
+    "softplus": _softplus,
+}
+"""Functions that are converted in this form: few nodes, the same in all versions of JAX."""

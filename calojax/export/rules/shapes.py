@@ -5,15 +5,28 @@ from typing import Any
 
 import numpy as np
 
-from calojax.export.graph import Graph, Tensor
+from calojax.export.graph import Graph, Tensor, Value
 
 
 def broadcast(graph: Graph, equation: Any, x: Tensor, *_: Any) -> Tensor:
-    """`broadcast_in_dim`: axes of length one where the array does not change."""
+    """`broadcast_in_dim`: axes of length one where the array does not change.
+
+    Axes of length one before all others are left out, since ONNX broadcasts as NumPy does.
+    """
     shape = [1] * len(equation.params["shape"])
-    for axis, n in zip(equation.params["broadcast_dimensions"], x.shape, strict=True):
+    axes = equation.params["broadcast_dimensions"]
+    for axis, n in zip(axes[len(axes) - len(x.shape) :], x.shape, strict=True):
         shape[axis] = n
+    # Reductions can keep their axes, and rules for indices look at where these come from.
+    plain = isinstance(x, Value) and x.dtype == np.float32 and not x.op.startswith("Reduce")
+    if plain and _without_ones(shape) == _without_ones(x.shape):
+        return x
     return graph.reshape(x, shape)
+
+
+def _without_ones(shape: Sequence[int]) -> tuple[int, ...]:
+    """A shape without axes of length one before all others."""
+    return tuple(shape[next((i for i, n in enumerate(shape) if n != 1), len(shape)) :])
 
 
 def _convert_type(graph: Graph, equation: Any, x: Tensor) -> Tensor:

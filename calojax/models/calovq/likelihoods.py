@@ -108,19 +108,19 @@ class Density:
     ) -> tuple[Voxels, Hits]:
         """Draws hits and their y."""
         uniform_hit, uniform = noise["uniform"]
-        y, arrival = self.proposed(uniform_hit, uniform, out, lower)
+        y, arrival = self.proposed(exponential(uniform_hit), uniform, out, lower)
         return y, self.hits(arrival, detector)
 
     def proposed(
-        self, uniform_hit: jax.Array, uniform: jax.Array, out: jax.Array, lower: jax.Array
+        self, waiting: jax.Array, uniform: jax.Array, out: jax.Array, lower: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Draws y, by the inverse distribution function of the truncated normal, and arrivals.
 
         Hits are first arrivals of Poisson processes before time 1: P(hit) = sigmoid(logit).
 
         Args:
-          uniform_hit: uniform numbers of hits [...].
-          uniform: uniform numbers of their y [...].
+          waiting: exponential numbers, the arrivals of processes of rate one [...].
+          uniform: uniform numbers of y [...].
           out: decoder outputs [..., n].
           lower: y of the readout threshold [...].
 
@@ -128,7 +128,7 @@ class Density:
           y [...] and arrivals [...], the times of the first arrivals.
         """
         logit, normals = self._split(out, lower)
-        arrival = -jnp.log1p(-uniform_hit) / jax.nn.softplus(logit)
+        arrival = waiting / jax.nn.softplus(logit)
         mean, scale, tail, uniform = _chosen(normals, uniform, lower)
         # The upper tail from u (1 - Phi(a)) = Phi(-z) keeps its digits where Phi(a) is near 1.
         z = -rng.normal_quantile(jnp.maximum(1.0 - uniform, 1e-7) * tail)
@@ -143,21 +143,25 @@ class Density:
         first = -over_voxels(layer_max(-arrival, detector), detector)
         return (arrival < 1.0) | (arrival == first)
 
-    def residuals(
-        self, out: jax.Array, lower: jax.Array, y: jax.Array, hit: jax.Array
-    ) -> jax.Array:
-        """How voxels differ from what the outputs say, [..., 2].
-
-        The hit minus its probability, and a hit's y minus its mean in units of the mean scale.
-        """
+    def expected(self, out: jax.Array, lower: jax.Array) -> jax.Array:
+        """Probability of a hit, mean of y and mean scale by the outputs, [..., 3]."""
         logit, normals = self._split(out, lower)
         weights = jax.nn.softmax(jnp.stack([n.log_weight for n in normals]), 0)
         mean, scale = (
             functools.reduce(jnp.add, [w * x for w, x in zip(weights, terms, strict=True)])
             for terms in ([n.mean for n in normals], [n.scale for n in normals])
         )
+        return jnp.stack([jax.nn.sigmoid(logit), mean, scale], -1)
+
+    @staticmethod
+    def residuals(expected: jax.Array, y: jax.Array, hit: jax.Array) -> jax.Array:
+        """How voxels differ from what is `expected`, [..., 2].
+
+        The hit minus its probability, and a hit's y minus its mean in units of the mean scale.
+        """
+        probability, mean, scale = jnp.moveaxis(expected, -1, 0)
         of_y = jnp.where(hit, (y - mean) / scale, 0.0)
-        return jnp.stack([hit - jax.nn.sigmoid(logit), jnp.clip(of_y, -5.0, 5.0)], -1)
+        return jnp.stack([hit - probability, jnp.clip(of_y, -5.0, 5.0)], -1)
 
     def _split(self, out: jax.Array, lower: jax.Array) -> tuple[jax.Array, list["_Normal"]]:
         """Hit logit and normals, each number [...]."""
@@ -185,7 +189,12 @@ class _Normal(NamedTuple):
 
     def kept(self, lower: jax.Array) -> jax.Array:
         """The share above the threshold, at least 3e-5 by `_MAX_TRUNCATION`."""
-        return jax.scipy.special.ndtr((self.mean - lower) / self.scale)
+        return rng.normal_share((self.mean - lower) / self.scale)
+
+
+def exponential(uniform: jax.Array) -> jax.Array:
+    """Exponential numbers from uniform ones."""
+    return -jnp.log1p(-uniform)
 
 
 def _log_sum(logs: list[jax.Array]) -> jax.Array:

@@ -43,7 +43,7 @@ from calojax.models.calovq import networks, transforms
 from calojax.models.calovq.config import AutoencoderConfig, CaloVQConfig
 from calojax.models.calovq.energies import EnergyDensity, LayerEnergies, Scales
 from calojax.models.calovq.energy_vae import EnergyVAE
-from calojax.models.calovq.likelihoods import Density, Likelihood, Point
+from calojax.models.calovq.likelihoods import Density, Likelihood, Point, exponential
 from calojax.models.calovq.networks import Condition, Networks
 from calojax.models.calovq.texture import Texture, check_turns
 from calojax.models.calovq.voxel_transforms import VOXEL_TRANSFORMS, VoxelTransform
@@ -252,7 +252,8 @@ class CaloVQ:
         out = self._decoded(variables, codes, energies, layer_energy)
         y = self.voxel_transform.numbers(showers, layer_energy, statistics)
         lower = self.voxel_transform.lower(layer_energy, statistics)
-        residuals = self._density.residuals(out, lower, y, showers > 0)
+        expected = self._density.expected(out, lower)
+        residuals = self._density.residuals(expected, y, showers > 0)
         assert self._texture is not None
         corrected = trained(self._texture, variables, "texture")(out, residuals)
         loss = self.likelihood.loss(corrected, y, showers > 0, lower).mean()
@@ -432,13 +433,15 @@ class CaloVQ:
         """y and hits of voxels that are drawn in turns."""
         likelihood = self._density
 
-        def draw(corrected, out, *given):
-            uniform_hit, uniform, lower = (array[..., 0] for array in given)
-            y, arrival = likelihood.proposed(uniform_hit, uniform, corrected, lower)
-            residuals = likelihood.residuals(out, lower, y, arrival < 1.0)
+        def draw(corrected, expected, *given):
+            waiting, uniform, lower = (array[..., 0] for array in given)
+            y, arrival = likelihood.proposed(waiting, uniform, corrected, lower)
+            residuals = likelihood.residuals(expected, y, arrival < 1.0)
             return jnp.stack([y, arrival], -1), residuals
 
-        drawn = texture.in_turns(out, (out, *uniforms, lower), draw)
+        uniform_hit, uniform = uniforms
+        given = likelihood.expected(out, lower), exponential(uniform_hit), uniform, lower
+        drawn = texture.in_turns(out, given, draw)
         return drawn[..., 0], likelihood.hits(drawn[..., 1], self.detector)
 
     # --- helpers ----------------------------------------------------------------------------------

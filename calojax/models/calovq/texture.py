@@ -153,11 +153,11 @@ class Texture(nn.Module):
         sizes = _APART[0] * (z - 1) + 2 * far_z + 1, _APART[1] * (alpha - 1) + 2 * far_alpha + 1
         near = jax.lax.dynamic_slice_in_dim(grid, first[0], sizes[0], 1)
         near = jax.lax.dynamic_slice_in_dim(near, first[1], sizes[1], 2)
-        return [
-            near[:, dz :: _APART[0], da :: _APART[1]][:, :z, :alpha]
-            for dz in range(2 * far_z + 1)
-            for da in range(2 * far_alpha + 1)
-        ]
+        in_z, in_alpha = (
+            [slice(first, first + apart * (number - 1) + 1, apart) for first in range(2 * far + 1)]
+            for far, apart, number in ((far_z, _APART[0], z), (far_alpha, _APART[1], alpha))
+        )
+        return [near[:, of_z, of_alpha] for of_z in in_z for of_alpha in in_alpha]
 
 
 def _by_turn(x: jax.Array) -> jax.Array:
