@@ -31,7 +31,7 @@ from jax.experimental import multihost_utils
 
 import calojax
 from calojax import distributed, files, models, rng
-from calojax.errors import CalojaxError
+from calojax.errors import CalojaxError, first_line
 from calojax.models.base import Model, Variables
 
 _FOLDER = "checkpoints"
@@ -232,7 +232,7 @@ class Checkpoints:
             yield
         except Exception as error:  # Orbax and TensorStore each raise their own kinds.
             raise CalojaxError(
-                f"{self.folder}: a checkpoint cannot be written ({_reason(error)}); the last "
+                f"{self.folder}: a checkpoint cannot be written ({first_line(error)}); the last "
                 "complete one is kept, so continue the run with --resume."
             ) from None
 
@@ -241,9 +241,9 @@ class Checkpoints:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # Orbax, TensorStore and JSON each raise their own kinds.
             raise CalojaxError(
-                f"{where}: cannot be read ({_reason(error)}); check its permissions and its disk; "
-                "if these are sound, it is damaged, or of another program: move that folder away "
-                "to use the checkpoint before it."
+                f"{where}: cannot be read ({first_line(error)}); check its permissions and its "
+                "disk; if these are sound, it is damaged, or of another program: move that folder "
+                "away to use the checkpoint before it."
             ) from None
 
 
@@ -306,11 +306,6 @@ def digest_of(variables: Variables) -> str:
     for leaf in jax.tree.leaves(variables):
         digest.update(np.asarray(leaf).tobytes())
     return digest.hexdigest()
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an exception's text, or its class."""
-    return str(error).strip().split("\n")[0][:200] or type(error).__name__
 
 
 def _refused(where: pathlib.Path, error: OSError) -> CalojaxError:

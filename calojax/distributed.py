@@ -29,7 +29,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from calojax.errors import CalojaxError
+from calojax.errors import CalojaxError, first_line
 
 AXIS = "data"
 
@@ -160,7 +160,7 @@ def joined(group: Group) -> Iterator[None]:
         ):
             raise CalojaxError(
                 f"Process {jax.process_index()} of {jax.process_count()} has lost another process "
-                f"and stops ({_first_line(error)}); read the other's error and start again, a "
+                f"and stops ({first_line(error)}); read the other's error and start again, a "
                 "training with --resume; the number of processes may change."
             ) from None
         raise
@@ -319,13 +319,9 @@ def _connect(coordinator: str, arguments: dict[str, Any]) -> None:
         )
     if failures:
         raise CalojaxError(
-            f"--coordinator {coordinator} failed ({_first_line(failures[0])}); give --coordinator "
+            f"--coordinator {coordinator} failed ({first_line(failures[0])}); give --coordinator "
             "HOST:PORT, --processes and --process."
         )
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0][:150]
 
 
 def _status(error: BaseException) -> int:

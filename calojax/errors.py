@@ -27,6 +27,11 @@ def printable(text: object) -> str:
     )
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text, or its class."""
+    return str(error).strip().split("\n")[0][:200] or type(error).__name__
+
+
 @functools.cache
 def warn(sentence: str) -> None:
     """Prints a warning on standard error, once in the life of the process."""

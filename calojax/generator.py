@@ -15,7 +15,7 @@ from calojax.api import TrainedModel, load
 from calojax.errors import CalojaxError
 from calojax.geometry import Detector
 from calojax.io import sparse
-from calojax.io.source import checked_energies
+from calojax.io.source import flat_energies
 from calojax.sampling import packing
 from calojax.sampling.generation import STREAM
 
@@ -154,13 +154,7 @@ class Generator:
 
     def _run(self, energies: ArrayLike, event: int | None) -> tuple[list[Any], int]:
         """Blocks of showers [b, v] on the device, and the number of those that are no padding."""
-        array = np.atleast_1d(energies)
-        if array.dtype.kind not in "fiu" or array.shape not in ((array.size,), (array.size, 1)):
-            raise CalojaxError(
-                f"incident energies must be numbers of shape (n,), got {array.dtype} of shape "
-                f"{array.shape}."
-            )
-        energies = checked_energies("generator", array.reshape(-1))
+        energies = flat_energies("generator", np.atleast_1d(energies))
         number = rng.checked_seed(next(self._events) if event is None else event, "event")
         if not len(energies):
             return [np.zeros((0, self.detector.n_voxels), np.float32)], 0

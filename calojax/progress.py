@@ -17,7 +17,7 @@ def progress_bar(
         total=total,
         initial=done,
         desc=label,
-        unit=unit if unit == "B" else f" {unit}s",
+        unit=f" {unit}s",
         unit_scale=True,
         dynamic_ncols=watched,
         mininterval=pace,

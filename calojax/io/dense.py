@@ -45,11 +45,6 @@ def values(file: InputFile, key: str) -> h5py.Dataset:
     return item
 
 
-def energies(file: InputFile) -> h5py.Dataset:
-    """The incident energies of an open file in MeV."""
-    return values(file, ENERGIES)
-
-
 class Writer:
     """Writes the two datasets."""
 

@@ -1,5 +1,6 @@
 """The layouts of shower files, by name: how each is recognised, read and written."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -39,27 +40,30 @@ class Layout(NamedTuple):
     unit: float = 1.0
 
 
+_energies = functools.partial(dense.values, key=dense.ENERGIES)
+_par04_energies = functools.partial(dense.values, key=dense.PAR04_ENERGIES)
+
 # The first one that matches; dense comes last, since its messages suit files of no layout.
 LAYOUTS: dict[LayoutName, Layout] = {
     "sparse": Layout(
         sparse.is_sparse,
-        dense.energies,
+        _energies,
         lambda file, _: sparse.SparseShowers(file),
         sparse.Writer,
         hits=True,
     ),
     "lemurs": Layout(
         par04.is_lemurs,
-        par04.energies,
+        _par04_energies,
         lambda file, _: par04.GridShowers(file),
         par04.LemursWriter,
     ),
     "par04": Layout(
-        par04.is_par04, par04.energies, lambda file, _: par04.GridShowers(file), par04.Writer
+        par04.is_par04, _par04_energies, lambda file, _: par04.GridShowers(file), par04.Writer
     ),
     "showerdata": Layout(
         showerdata.is_showerdata,
-        showerdata.energies,
+        functools.partial(dense.values, key=showerdata.ENERGIES),
         showerdata.PointShowers,
         showerdata.Writer,
         hits=True,
@@ -68,7 +72,7 @@ LAYOUTS: dict[LayoutName, Layout] = {
     "ddml": Layout(ddml.is_ddml, ddml.refuse, ddml.refuse, ddml.Writer, hits=True),
     "dense": Layout(
         lambda _: True,
-        dense.energies,
+        _energies,
         lambda file, _: dense.values(file, dense.SHOWERS),
         dense.Writer,
     ),

@@ -29,11 +29,6 @@ def is_lemurs(file: InputFile) -> bool:
     return "incident_theta" in file.file and is_par04(file)
 
 
-def energies(file: InputFile) -> h5py.Dataset:
-    """The incident energies of an open file in MeV."""
-    return values(file, PAR04_ENERGIES)
-
-
 class GridShowers(Rows):
     """Showers of a file on a ``grid`` of bins (z, alpha, r)."""
 

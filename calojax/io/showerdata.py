@@ -16,7 +16,7 @@ import numpy as np
 from calojax.errors import CalojaxError, warn
 from calojax.geometry import Detector, particles
 from calojax.io.chunks import Column, Queue
-from calojax.io.dense import SHOWERS, values
+from calojax.io.dense import SHOWERS
 from calojax.io.hdf5 import InputFile, Rows
 from calojax.io.sparse import Hits
 from calojax.io.stored_geometry import resolved_detector
@@ -35,11 +35,6 @@ _LOST = 1e-4
 def is_showerdata(file: InputFile) -> bool:
     """Whether an open file has incident particles as ShowerData keeps them, perhaps no showers."""
     return ENERGIES in file.file and DIRECTIONS in file.file
-
-
-def energies(file: InputFile) -> h5py.Dataset:
-    """The incident energies of an open file in GeV."""
-    return values(file, ENERGIES)
 
 
 class PointShowers(Rows):

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from calojax.errors import CalojaxError
 from calojax.geometry import Detector
@@ -143,6 +144,17 @@ def checked_energies(name: str | os.PathLike, energies: np.ndarray, first: int =
             "must be finite and positive (calojax convert --repair drops such showers)."
         )
     return energies
+
+
+def flat_energies(name: str, energies: ArrayLike) -> np.ndarray:
+    """Incident energies [n] or [n, 1] as float32 [n] if they are finite and positive numbers."""
+    array = np.asarray(energies)
+    if array.dtype.kind not in "fiu" or array.shape not in ((array.size,), (array.size, 1)):
+        raise CalojaxError(
+            f"incident energies must be numbers of shape (n,), got {array.dtype} of shape "
+            f"{array.shape}."
+        )
+    return checked_energies(name, array.reshape(-1))
 
 
 def checked_showers(name: str | os.PathLike, showers: np.ndarray, first: int) -> np.ndarray:

@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 from calojax import distributed, rng
 from calojax.errors import CalojaxError
 from calojax.geometry import Detector
-from calojax.io.source import ShowerSource, checked_energies
+from calojax.io.source import ShowerSource, flat_energies
 from calojax.io.sparse import Hits, showers_of
 from calojax.models.base import Model, Variables
 from calojax.nn.precision import Precision, rounding
@@ -156,16 +156,10 @@ def _source(energies: EnergySource | ArrayLike) -> EnergySource:
     if isinstance(energies, EnergySource):
         _checked_count(len(energies))
         return energies
-    array = np.asarray(energies)
-    if array.dtype.kind not in "fiu" or array.shape not in ((array.size,), (array.size, 1)):
-        raise CalojaxError(
-            f"incident energies must be numbers of shape (n,), got {array.dtype} of shape "
-            f"{array.shape}."
-        )
-    if not array.size:
+    found = flat_energies("generation", energies)
+    if not len(found):
         raise CalojaxError("There are no incident energies; give at least one, in MeV.")
-    _checked_count(array.size)
-    return listed("given", checked_energies("generation", array.reshape(-1)), array.size)
+    return listed("given", found, _checked_count(len(found)))
 
 
 def _checked_count(num: int) -> int:

@@ -3,11 +3,11 @@
 import contextlib
 import importlib
 import json
-import os
 import pathlib
 import time
 from typing import Any
 
+from calojax import files
 from calojax.errors import CalojaxError
 
 
@@ -38,9 +38,8 @@ class MetricsFile:
                     "--tensorboard needs tensorboardX; install calojax[tensorboard]."
                 ) from None
             self._board = board.SummaryWriter(str(path.parent / "tensorboard"))
-        temporary = path.with_suffix(".partial")
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in keep))
-        os.replace(temporary, path)
+        with files.replacing(path) as partial:
+            partial.write_text("".join(json.dumps(record) + "\n" for record in keep))
         self._file = path.open("a")
         before = max((record.get("seconds", 0.0) for record in keep), default=0.0)
         self._begin = time.monotonic() - before

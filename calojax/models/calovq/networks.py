@@ -6,7 +6,6 @@ every voxel [b, v, n], the parameters of a `likelihoods.Likelihood`. A context n
 shower for the prior, [b, width] or [b, t, width]. All are conditioned on a `Condition`.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -191,20 +190,17 @@ class Cylinder(NamedTuple):
         return self.grid.codes
 
 
-def networks_of(config: AutoencoderConfig, detector: Detector) -> "Networks":
+Networks = Dense | Cylinder
+
+
+def networks_of(config: AutoencoderConfig, detector: Detector) -> Networks:
     """The networks that settings name.
 
     Raises:
       CalojaxError: if they do not fit the detector.
     """
-    return _KINDS[config.network](config, detector)
-
-
-def _dense(config: AutoencoderConfig, detector: Detector) -> Dense:
-    return Dense(config.hidden, config.length, detector.n_voxels)
-
-
-def _cylinder(config: AutoencoderConfig, detector: Detector) -> Cylinder:
+    if config.network == "dense":
+        return Dense(config.hidden, config.length, detector.n_voxels)
     if detector.grid is None:
         raise CalojaxError(
             f"{detector.name}: its layers differ, so there is no grid to convolve over; "
@@ -217,13 +213,6 @@ def _cylinder(config: AutoencoderConfig, detector: Detector) -> Cylinder:
             f"its {grid.voxels} bins; take a smaller --autoencoder.kernel."
         )
     return Cylinder(grid, config.filters)
-
-
-Networks = Dense | Cylinder
-_KINDS: dict[str, Callable[[AutoencoderConfig, Detector], Networks]] = {
-    "dense": _dense,
-    "cylinder": _cylinder,
-}
 
 
 def _at_codes(grid: Grid, features: int, condition: Condition) -> jax.Array:

@@ -11,12 +11,8 @@ from jaxtyping import Array, Float, Int
 
 from calojax.geometry import Detector
 from calojax.models.pointflow.dequantisation import (
-    DEQUANTISATIONS,
-    HIT_ENERGIES,
     Dequantisation,
-    DequantisationName,
     HitEnergies,
-    HitEnergiesName,
     Spectrum,
     plane_forward,
     plane_inverse,
@@ -167,13 +163,3 @@ COORDINATES: dict[CoordinatesName, type[Coordinates]] = {
     "rings": Rings,
     "layers": Layers,
 }
-
-
-def make(
-    kind: CoordinatesName,
-    dequantisation: DequantisationName,
-    energy: HitEnergiesName,
-    detector: Detector,
-) -> Coordinates:
-    """The coordinates that settings name."""
-    return COORDINATES[kind](detector, DEQUANTISATIONS[dequantisation], HIT_ENERGIES[energy])

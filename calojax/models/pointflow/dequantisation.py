@@ -188,6 +188,8 @@ _SPECTRUM_RANGE = 32.0
 _SPECTRUM_BINS = 2**13
 # Smallest standard deviation, for hits that are all alike.
 _MIN_STD = 1e-3
+# Distance of fractions from both ends before the logit.
+_SHRINK = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,12 +230,7 @@ class FractionEnergy:
 
     As in CaloPointFlow. The logit keeps a distance of 1e-6 from both ends to stay finite. In a
     shower of 1 TeV that is 1 MeV, and softer hits are hardly distinguished.
-
-    Attributes:
-      shrink: distance from both ends.
     """
-
-    shrink: float = 1e-6
 
     def counted(self, energy: np.ndarray, total: np.ndarray) -> np.ndarray:
         """Fractions of E_sum."""
@@ -245,8 +242,8 @@ class FractionEnergy:
         high = max(high, low * (1 + 1e-3))
         mean, std = spectrum.moments(
             lambda f: (
-                np.log(self._shrunk((f - low) / (high - low)))
-                - np.log(self._shrunk((high - f) / (high - low)))
+                np.log(_shrunk((f - low) / (high - low)))
+                - np.log(_shrunk((high - f) / (high - low)))
             )
         )
         return _float32(mean=mean, std=max(std, _MIN_STD), low=low, high=high)
@@ -257,18 +254,19 @@ class FractionEnergy:
         fraction = jnp.clip(energy / total, low, high)
         # 1 - p from the other end keeps its digits where p is near 1.
         p, q = (fraction - low) / (high - low), (high - fraction) / (high - low)
-        logit = jnp.log(self._shrunk(p)) - jnp.log(self._shrunk(q))
+        logit = jnp.log(_shrunk(p)) - jnp.log(_shrunk(q))
         return (logit - statistics["mean"]) / statistics["std"]
 
     def inverse(self, x: jax.Array, total: jax.Array, statistics: Statistics) -> jax.Array:
         """Hit energies in MeV; they may be below the threshold."""
         low, high = statistics["low"], statistics["high"]
         p = jax.nn.sigmoid(x * statistics["std"] + statistics["mean"])
-        p = jnp.clip((p - self.shrink) / (1 - 2 * self.shrink), 0.0, 1.0)
+        p = jnp.clip((p - _SHRINK) / (1 - 2 * _SHRINK), 0.0, 1.0)
         return (low + (high - low) * p) * total
 
-    def _shrunk(self, p):
-        return self.shrink + (1 - 2 * self.shrink) * p
+
+def _shrunk(p):
+    return _SHRINK + (1 - 2 * _SHRINK) * p
 
 
 HitEnergiesName = Literal["log", "fraction"]

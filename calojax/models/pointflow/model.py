@@ -41,10 +41,11 @@ from calojax.models.base import (
     Variables,
     trained,
 )
-from calojax.models.pointflow import coordinates, microbatches, points
+from calojax.models.pointflow import microbatches, points
 from calojax.models.pointflow.angular_placement import Placement
 from calojax.models.pointflow.config import PointFlowConfig
-from calojax.models.pointflow.coordinates import Coordinates, Counts
+from calojax.models.pointflow.coordinates import COORDINATES, Coordinates, Counts
+from calojax.models.pointflow.dequantisation import DEQUANTISATIONS, HIT_ENERGIES
 from calojax.models.pointflow.points import Points
 from calojax.models.pointflow.totals import Encoding, EveryLayer, Totals, WholeShower, rescaled
 from calojax.models.voxels import energy_condition, layer_sums
@@ -91,7 +92,8 @@ class PointFlow:
     def coordinates(self) -> Coordinates:
         """The map between a hit and real numbers."""
         c = self.config.points
-        return coordinates.make(c.coordinates, c.dequantisation, c.energy, self.detector)
+        bins, energies = DEQUANTISATIONS[c.dequantisation], HIT_ENERGIES[c.energy]
+        return COORDINATES[c.coordinates](self.detector, bins, energies)
 
     @functools.cached_property
     def _totals(self) -> Flow:
