@@ -20,11 +20,10 @@ def toy_showers(geometry, energies: np.ndarray, seed: int = 0) -> np.ndarray:
     voxels = geometry.voxels
     depth = voxels.z_center / geometry.medium.radiation_length
     area = voxels.r_high**2 - voxels.r_low**2
-    n_alpha = np.array([layer.n_alpha for layer in geometry.layers])[voxels.layer]
     peak = np.log(energies / geometry.medium.critical_energy)[:, None] - 0.8
     scale = geometry.medium.moliere_radius / 3
     density = depth**3 * np.exp(-3 * depth / peak) * np.exp(-voxels.r_center / scale) * area
-    showers = rng.gamma(0.5, density / n_alpha)
+    showers = rng.gamma(0.5, density / voxels.n_alpha)
     scale = geometry.medium.response * energies * rng.normal(1, 0.03, len(energies))
     showers *= (scale / showers.sum(axis=1))[:, None]
     showers[showers < max(geometry.readout_threshold, 1e-6)] = 0

@@ -111,6 +111,7 @@ class VoxelMap:
       layer: position of the voxel's layer in ``Detector.layers``.
       alpha: angular bin.
       r: radial bin.
+      n_alpha: number of angular bins of its layer.
       r_center: ring centre in mm (midpoint of the edges, as in the official evaluation).
       r_low: inner edge in mm.
       r_high: outer edge in mm.
@@ -123,6 +124,7 @@ class VoxelMap:
     layer: np.ndarray
     alpha: np.ndarray
     r: np.ndarray
+    n_alpha: np.ndarray
     r_center: np.ndarray
     r_low: np.ndarray
     r_high: np.ndarray
@@ -235,19 +237,20 @@ class Detector:
     @functools.cached_property
     def voxels(self) -> VoxelMap:
         """Coordinates of every voxel in file order."""
-        n_alpha, n_r = self._bins
-        layer = np.repeat(np.arange(self.n_layers), n_alpha * n_r)
+        layer = np.repeat(np.arange(self.n_layers), self._bins.prod(axis=0))
+        n_alpha, n_r = self._bins[:, layer]
         first = np.array([where.start for where in self.layer_slices])[layer]
-        alpha, r = np.divmod(np.arange(self.n_voxels) - first, n_r[layer])
+        alpha, r = np.divmod(np.arange(self.n_voxels) - first, n_r)
         edges = [(np.asarray(item.r_edges, float), item.n_alpha) for item in self.layers]
         r_low = np.concatenate([np.tile(inner[:-1], n) for inner, n in edges])
         r_high = np.concatenate([np.tile(outer[1:], n) for outer, n in edges])
         r_center = (r_low + r_high) / 2
-        alpha_center = -math.pi + (alpha + 0.5) * (2 * math.pi / n_alpha[layer])
+        alpha_center = -math.pi + (alpha + 0.5) * (2 * math.pi / n_alpha)
         found = VoxelMap(
             layer=layer,
             alpha=alpha,
             r=r,
+            n_alpha=n_alpha,
             r_center=r_center,
             r_low=r_low,
             r_high=r_high,

@@ -58,18 +58,13 @@ def rotation_table(detector: Detector) -> np.ndarray:
         )
     layer, alpha, r = detector.voxels.layer, detector.voxels.alpha, detector.voxels.r
     turns = np.arange(max(counts, default=1))[:, None]
-    return detector.voxel_index(layer, (alpha - turns) % _n_alpha(detector), r)
+    return detector.voxel_index(layer, (alpha - turns) % detector.voxels.n_alpha, r)
 
 
 def mirror_table(detector: Detector) -> np.ndarray:
     """Permutation of voxels that mirrors a shower in alpha, [v]."""
     voxels = detector.voxels
-    return detector.voxel_index(voxels.layer, _n_alpha(detector) - 1 - voxels.alpha, voxels.r)
-
-
-def _n_alpha(detector: Detector) -> np.ndarray:
-    """Number of angular bins in the layer of each voxel."""
-    return np.array([layer.n_alpha for layer in detector.layers])[detector.voxels.layer]
+    return detector.voxel_index(voxels.layer, voxels.n_alpha - 1 - voxels.alpha, voxels.r)
 
 
 def random_rotations(

@@ -110,12 +110,11 @@ def _grid(detector: Detector) -> _Grid:
     r_edges = np.array(
         [np.pad(layer.r_edges, (0, n_r - layer.n_r), mode="edge") for layer in detector.layers]
     )
-    n_alpha = np.array([layer.n_alpha for layer in detector.layers])
     slice_edges = np.concatenate([*pieces, detector.z_edges[-1:]])
     # The front is not moved: the first layer also sees the shower from its own absorber.
     slice_edges[1:] += _SAMPLING_OFFSET * detector.medium.radiation_length
     voxels = detector.voxels
-    share = 1 / n_alpha[voxels.layer]
+    share = 1 / voxels.n_alpha
     core = _DISPLACED_SCALE * detector.medium.moliere_radius
     # The density 1 / (r^2 + R^2)^2 moved by d changes by the factor 1 + d cos(alpha) 4r/(r^2+R^2),
     # averaged over an angular bin of width 2 pi / n: cos at its centre times sinc(1 / n).
