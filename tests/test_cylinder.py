@@ -1,4 +1,4 @@
-"""Convolution on the cylinder: its borders, its adjoint, and what turning the input does.
+"""Convolution on the cylinder: its definition bin by bin, its adjoint, and resampling.
 
 Arrays hold small integers, whose sums and products are exact in float32: equal means equal.
 """
@@ -6,7 +6,6 @@ Arrays hold small integers, whose sums and products are exact in float32: equal 
 import functools
 import itertools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,10 +18,6 @@ pytestmark = pytest.mark.usefixtures("strict_ranks")
 
 def integers(seed: int, shape: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng(seed).integers(-3, 4, shape).astype(np.float32)
-
-
-def compiled(function, **options):
-    return jax.jit(functools.partial(function, **options))
 
 
 # --- a reference that does what the definition says, bin by bin -----------------------------------
@@ -120,92 +115,14 @@ def test_double_precision_is_kept():
     single, _ = both("3d stride across")[0](x, both("3d stride across")[2], kernel)
     with jax.enable_x64(True):
         wide = x.astype(np.float64), kernel.astype(np.float64) / 3
-        double = compiled(cylinder.conv, **options)(*wide)
+        double = jax.jit(functools.partial(cylinder.conv, **options))(*wide)
         assert double.dtype == jnp.float64
         np.testing.assert_allclose(3 * np.asarray(double), single, rtol=1e-12, atol=1e-12)
         resampled = jax.eval_shape(lambda x: cylinder.resample_alpha(x, 6), wide[0])
         assert resampled.dtype == jnp.float64
 
 
-# --- borders --------------------------------------------------------------------------------------
-
-
-def first_of(size: int) -> np.ndarray:
-    """A kernel over r that sees the first bin of its window only."""
-    kernel = np.zeros((1, 1, size, 1, 1), np.float32)
-    kernel[0, 0, 0] = 1.0
-    return kernel
-
-
-@pytest.mark.parametrize(
-    ("size", "across_axis", "inner", "outer"),
-    [
-        # Bin (z, alpha, r) holds 100 z + 10 alpha + r + 1. The neighbour below: of r = 0 it is
-        # r = 0 at alpha + pi, of r = 1 it is r = 0.
-        (3, True, [[21, 31, 1, 11], [121, 131, 101, 111]], [[1, 11, 21, 31], [101, 111, 121, 131]]),
-        (3, False, [[0] * 4, [0] * 4], [[1, 11, 21, 31], [101, 111, 121, 131]]),
-        # Two below: r = 1 and r = 0 at alpha + pi.
-        (5, True, [[22, 32, 2, 12], [122, 132, 102, 112]], [[21, 31, 1, 11], [121, 131, 101, 111]]),
-        # Three below r = 0 lies beyond the outer edge on the other side.
-        (7, True, [[0] * 4, [0] * 4], [[22, 32, 2, 12], [122, 132, 102, 112]]),
-    ],
-)
-def test_neighbours_across_the_axis_by_hand(size, across_axis, inner, outer):
-    z, alpha, r = np.indices((2, 4, 2))
-    x = (100.0 * z + 10.0 * alpha + r + 1.0).astype(np.float32)[None, ..., None]
-    y = compiled(cylinder.conv, across_axis=across_axis)(x, first_of(size))[0, ..., 0]
-    y = np.asarray(y)
-    np.testing.assert_array_equal(y[:, :, 0], inner)
-    np.testing.assert_array_equal(y[:, :, 1], outer)
-
-
-@pytest.mark.parametrize(
-    ("name", "stride"),
-    [("2d", 1), ("2d even", 1), ("2d stride", 2), ("3d even across", 1),
-     ("3d stride", 2), ("3d stride three across", 3)],
-)  # fmt: skip
-def test_turning_the_input_turns_the_output(name, stride):
-    function, x, y, kernel = both(name)
-    result, back = map(np.asarray, function(x, y, kernel))
-    for turn in range(1, y.shape[2]):
-        turned = function(np.roll(x, turn * stride, axis=2), np.roll(y, turn, axis=2), kernel)
-        np.testing.assert_array_equal(turned[0], np.roll(result, turn, axis=2))
-        np.testing.assert_array_equal(turned[1], np.roll(back, turn * stride, axis=2))
-    # There is no seam where nothing depends on alpha.
-    result, _ = function(np.broadcast_to(x[:, :, :1], x.shape), y, kernel)
-    assert np.ptp(result, axis=2).max() == 0
-    assert np.ptp(result, axis=1).max() > 0
-
-
-# --- gradients ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["2d stride does not divide", "3d no stride divides, across"])
-def test_gradients_are_the_other_factors_of_a_trilinear_form(name):
-    function, x, y, kernel = both(name)
-    other = integers(3, kernel.shape)
-
-    def forward(x, kernel):
-        return jnp.vdot(function(x, y, kernel)[0], y)
-
-    def backward(y, kernel):
-        return jnp.vdot(x, function(x, y, kernel)[1])
-
-    @jax.jit
-    def gradients(x, y, kernel):
-        return jax.grad(forward, (0, 1))(x, kernel), jax.grad(backward, (0, 1))(y, kernel)
-
-    (by_x, by_kernel), (by_y, by_kernel_of_transpose) = gradients(x, y, kernel)
-    result, back = function(x, y, kernel)
-    np.testing.assert_array_equal(by_x, back)
-    np.testing.assert_array_equal(by_y, result)
-    np.testing.assert_array_equal(by_kernel, by_kernel_of_transpose)
-    assert np.vdot(by_kernel, other) == np.vdot(function(x, y, other)[0], y)
-
-
 # --- resampling -----------------------------------------------------------------------------------
-
-SIZES = [(4, 8), (8, 12), (5, 9), (6, 9), (5, 8), (34, 50)]
 
 
 def wave(n: int, frequency: int) -> np.ndarray:
@@ -213,7 +130,7 @@ def wave(n: int, frequency: int) -> np.ndarray:
     return (1.5 + np.cos(frequency * angle) - 0.5 * np.sin(frequency * angle)).astype(np.float32)
 
 
-@pytest.mark.parametrize(("n", "m"), SIZES)
+@pytest.mark.parametrize(("n", "m"), [(4, 8), (8, 12), (5, 9), (6, 9), (5, 8), (34, 50)])
 def test_resampling_keeps_means_and_waves_that_both_grids_hold(n, m):
     finer, coarser = cylinder._resampling(n, m), cylinder._resampling(m, n)
     for frequency in range((n + 1) // 2):
@@ -239,50 +156,6 @@ def test_resampling_commutes_with_turns_and_drops_what_is_too_fine():
 
 
 # --- modules --------------------------------------------------------------------------------------
-
-# Calo-VQ on dataset 2 (arXiv:2405.06605, released configuration): features, kernel, options.
-ENCODER = (
-    (16, (3, 3), {}),
-    (32, (5, 3), {"strides": (3, 1)}),
-    (64, (3, 3), {}),
-    (128, (3, 3), {}),
-    (256, (3, 3), {"z_padding": "valid"}),
-    (128, (1, 1), {}),
-)
-DECODER = (
-    (256, (3, 3), {"z_padding": "valid"}),
-    (128, (3, 3), {}),
-    (64, (3, 3), {}),
-    (32, (5, 3), {"strides": (3, 1)}),
-    (16, (3, 3), {}),
-    (9, (1, 1), {}),
-)
-
-
-@pytest.mark.parametrize(
-    ("layer", "layers", "bins", "channels", "result", "count"),
-    [
-        (cylinder.Conv, ENCODER, (57, 4), 10, (17, 4, 128), 429_584),
-        (cylinder.ConvTranspose, DECODER, (17, 4), 129, (57, 4, 9), 701_833),
-    ],
-)
-def test_bins_and_parameters_of_the_released_networks(layer, layers, bins, channels, result, count):
-    network = nn.Sequential([layer(*given, **options) for *given, options in layers])
-    x = jax.ShapeDtypeStruct((1, *bins, channels), jnp.float32)
-    y, variables = jax.eval_shape(network.init_with_output, jax.random.key(0), x)
-    assert y.shape == (1, *result)
-    assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == count
-
-
-@pytest.mark.parametrize(
-    ("layer", "kernel"), [(cylinder.Conv, (3, 2)), (cylinder.ConvTranspose, (3, 2, 3))]
-)
-def test_initial_weights_are_xavier_uniform(layer, kernel):
-    x = jnp.ones((1, *(4, 6, 2)[: len(kernel)], 8))
-    variables = jax.jit(layer(12, kernel).init)(jax.random.key(0), x)["params"]
-    limit = np.sqrt(6 / (np.prod(kernel) * (8 + 12)))
-    assert 0.95 * limit < np.abs(variables["weights"]).max() <= limit
-    assert not np.any(variables["bias"])
 
 
 def test_layers_are_the_functions_with_a_bias():

@@ -123,17 +123,6 @@ def test_cdf_makes_marginals_standard_normal(counts):
     assert distance(x) < FAR / math.sqrt(num)
 
 
-def test_uniform_dequantisation_does_not_make_marginals_normal():
-    num = 40_000
-    generator = np.random.default_rng(1)
-    counts = COUNTS["falling"]
-    index = generator.choice(len(counts), num, p=counts / counts.sum())
-    x = np.asarray(
-        FORWARD["uniform"](index, generator.random(num, np.float32), UNIFORM.fit(counts))
-    )
-    assert distance((x - x.mean()) / x.std()) > 4 * FAR / math.sqrt(num)
-
-
 def test_tails_keep_their_digits_at_both_ends():
     counts = np.array([1, 10**8, 1])
     x = np.asarray(FORWARD["cdf"](np.array([0, 2]), np.float32(0.5), CDF.fit(counts)))
@@ -206,14 +195,6 @@ def test_a_fit_does_not_depend_on_its_chunks(name):
     _, many = fitted(name, energy, total, chunks=41)
     for key, value in one.items():
         assert many[key] == value
-
-
-def test_a_fit_agrees_with_the_moments_of_the_hits():
-    energy, total = hits()
-    _, statistics = fitted("log", energy, total)
-    logs = np.log(energy.astype(np.float64))
-    assert float(statistics["mean"]) == pytest.approx(logs.mean(), abs=1e-3)
-    assert float(statistics["std"]) == pytest.approx(logs.std(), abs=1e-3)
 
 
 def test_soft_hits_of_hard_showers_stay_distinct_in_the_logarithm_only():

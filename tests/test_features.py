@@ -1,4 +1,4 @@
-"""Features: official numbers, closed forms, symmetries and streaming."""
+"""Features: official numbers, showers of one voxel, the threshold and streaming."""
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,6 @@ def of(showers, geometry, energies=None) -> features.Features:
     """Features of showers [n, v] in float64."""
     energies = np.full(len(showers), 1e4) if energies is None else energies
     return features.stream(ShowerArrays(geometry, energies, np.asarray(showers, np.float32)))
-
-
-def one_voxel(geometry, layer, alpha, r, energy=100.0) -> np.ndarray:
-    showers = np.zeros((1, geometry.n_voxels))
-    showers[0, geometry.voxel_index(layer, alpha, r)] = energy
-    return showers
 
 
 @pytest.mark.parametrize("name", COLUMNS)
@@ -60,8 +54,8 @@ def test_float32_features_are_the_official_ones_to_1e_5(name):
 @pytest.mark.parametrize("name", ["tiny", "ds1-pions"])
 def test_one_voxel_is_its_own_centre_and_has_no_width(name):
     geometry = detector(name)
-    found = of(one_voxel(geometry, 1, 2, 1, energy=70.0), geometry)
     voxel = geometry.voxel_index(1, 2, 1)
+    found = of(np.eye(1, geometry.n_voxels, voxel) * 70.0, geometry)
     divided = [i for i, layer in enumerate(geometry.layers) if layer.n_alpha > 1].index(1)
     np.testing.assert_allclose(found.center_eta[0, divided], geometry.voxels.eta[voxel])
     np.testing.assert_allclose(found.center_phi[0, divided], geometry.voxels.phi[voxel])
@@ -73,52 +67,6 @@ def test_one_voxel_is_its_own_centre_and_has_no_width(name):
     assert found.sparsity[0, 0] == 1
     # What an empty layer counts as in the official vector.
     assert features.vector(found)[0, features.names(geometry).index("log10 E layer 0")] == -8
-
-
-def test_a_uniform_ring_is_centred_and_as_wide_as_its_radius_over_root_two(tiny):
-    showers = sum(one_voxel(tiny, 3, alpha, 1) for alpha in range(4))
-    found = of(showers, tiny)
-    radius = (4.65 + 13.95) / 2
-    np.testing.assert_allclose([found.center_eta[0, 3], found.center_phi[0, 3]], 0, atol=1e-12)
-    np.testing.assert_allclose(found.width_eta[0, 3], radius / np.sqrt(2))
-    np.testing.assert_allclose(found.width_phi[0, 3], radius / np.sqrt(2))
-    np.testing.assert_allclose([found.center_r[0, 3], found.width_r[0, 3]], [radius, 0], atol=1e-12)
-
-
-def test_two_rings_have_the_weighted_mean_and_deviation_of_their_radii(tiny):
-    showers = one_voxel(tiny, 3, 0, 0, energy=30.0) + one_voxel(tiny, 3, 2, 2, energy=10.0)
-    found = of(showers, tiny)
-    radii, weights = np.array([2.325, 27.9]), np.array([0.75, 0.25])
-    mean = radii @ weights
-    np.testing.assert_allclose(found.center_r[0, 3], mean)
-    np.testing.assert_allclose(found.width_r[0, 3], np.sqrt((radii - mean) ** 2 @ weights))
-
-
-def test_scaling_all_energies_moves_energies_and_nothing_else(showers, tiny):
-    # Above the threshold by far, so that no voxel crosses it.
-    base = np.where(showers.showers > 0.5, showers.showers, 0).astype(np.float32)
-    before, after = of(base, tiny), of(base * np.float32(1.05), tiny)
-    for name in ("layer_energy", "total"):
-        np.testing.assert_allclose(getattr(after, name), 1.05 * getattr(before, name), rtol=1e-6)
-    np.testing.assert_array_equal(after.sparsity, before.sparsity)
-    for name in ("center_eta", "center_phi", "center_r", "width_eta", "width_phi", "width_r"):
-        np.testing.assert_allclose(
-            getattr(after, name), getattr(before, name), rtol=1e-6, atol=2e-6
-        )
-
-
-def test_a_quarter_turn_rotates_centres_and_swaps_widths(showers, tiny):
-    cells = showers.showers.reshape(-1, *tiny.grid)
-    before, after = (
-        of(x.reshape(len(cells), -1), tiny) for x in (cells, np.roll(cells, 1, axis=2))
-    )
-    near = {"rtol": 1e-9, "atol": 1e-9}
-    np.testing.assert_allclose(after.center_eta, -before.center_phi, **near)
-    np.testing.assert_allclose(after.center_phi, before.center_eta, **near)
-    np.testing.assert_allclose(after.width_eta, before.width_phi, **near)
-    for name in ("layer_energy", "center_r", "width_r"):
-        np.testing.assert_allclose(getattr(after, name), getattr(before, name), **near)
-    np.testing.assert_array_equal(after.sparsity, before.sparsity)
 
 
 def test_threshold_keeps_what_is_not_below_it_in_float64():

@@ -54,20 +54,6 @@ def test_identical_samples():
     assert found.density == pytest.approx(1.0, abs=0.05)
 
 
-def test_disjoint_samples():
-    points = np.random.default_rng(0).normal(size=(200, 4))
-    assert manifold.prdc(points, points + 100) == Prdc(0, 0, 0, 0)
-
-
-def test_a_dense_clump_has_precision_without_recall():
-    rng = np.random.default_rng(0)
-    reference, generated = rng.normal(size=(500, 2)), rng.normal(scale=0.01, size=(500, 2))
-    found = manifold.prdc(reference, generated)
-    assert found.precision == 1
-    assert found.recall < 0.05
-    assert found.coverage < 0.1
-
-
 @pytest.mark.parametrize("resident", [False, True])
 @pytest.mark.parametrize(("k", "expected"), [(1, [1.0] * 10), (3, [9, *[4] * 8, 9])])
 def test_radii_of_a_line_of_points(k, expected, resident, monkeypatch):

@@ -61,15 +61,6 @@ def test_grid_to_points_to_grid_is_exact(name, spare):
         np.testing.assert_array_equal(found[hits:], len(showers) if field == "owner" else 0)
 
 
-def test_nothing_and_everything():
-    for filling in (0.0, 1.0):
-        showers = np.full((3, TINY.n_voxels), filling, np.float32)
-        points, overflow = to_points(showers, TINY, showers.size)
-        np.testing.assert_array_equal(to_showers(points, TINY, 3), showers)
-        assert np.count_nonzero(points.energy) == filling * showers.size
-        assert overflow == 0
-
-
 def test_hits_that_do_not_fit_are_counted_and_the_last_ones():
     showers = random_showers()
     hits = np.count_nonzero(showers)
@@ -217,21 +208,6 @@ def test_a_shower_does_not_depend_on_other_showers_or_the_buffer():
         owner = jnp.pad(jnp.zeros(own.sum(), jnp.int32), spare, constant_values=1)
         placed = place(keys(shower), alone._replace(owner=owner), TINY)
         np.testing.assert_array_equal(to_showers(placed, TINY, 1)[0], showers[shower])
-
-
-def test_groups_are_vmapped_and_compiled():
-    showers = random_showers(num=8).reshape(4, 2, -1)
-
-    @jax.jit
-    @jax.vmap
-    def turn(keys, showers):
-        points, _ = to_points(showers, TINY, 240)
-        return to_showers(place(keys, points, TINY), TINY, 2)
-
-    turned = np.asarray(turn(keys(*range(8)).reshape(4, 2), showers)).reshape(8, *TINY.grid)
-    before = showers.reshape(turned.shape)
-    np.testing.assert_array_equal(np.sort(turned, 2), np.sort(before, 2))
-    assert not np.array_equal(turned, before)
 
 
 def test_nothing_is_placed_without_hits():

@@ -71,11 +71,6 @@ def test_dead_codes_come_back_on_latents_of_the_batch(book):
     assert not (np.asarray(z)[:, None] == vectors[alive]).all(-1).any()
 
 
-def test_perplexity_counts_equally_used_codes():
-    assert quantizer.perplexity(jnp.full(7, 1 / 7)) == pytest.approx(7, rel=1e-5)
-    assert quantizer.perplexity(jnp.array([0.0, 1.0, 0.0])) == pytest.approx(1)
-
-
 @pytest.mark.parametrize("levels", [(8, 5), (3, 4, 2), (7,)])
 def test_finite_codes_are_all_combinations_of_levels(levels):
     finite = quantizer.Finite(levels)

@@ -32,11 +32,6 @@ def talk_g(y):
     return (np.tanh((np.asarray(y, np.float64) - C) / A) - B) / K
 
 
-def test_constants_are_those_of_the_talk():
-    assert pytest.approx((0.09242, 0.53203), abs=1e-5) == (A, C)
-    assert pytest.approx(A, rel=1e-9) == transforms._A
-
-
 def test_published_values():
     x = np.array([1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 0.5, 0.9], np.float32)
     expected = [0.0044, 0.032, 0.111, 0.213, 0.320, 0.431, 0.532, 0.634]
