@@ -79,9 +79,6 @@ def test_showers_are_evaluated_from_files_sources_or_arrays(tmp_path, tiny, show
     ]
     assert "correlation_layers" in found[0].scores
     assert all(one.scores == found[0].scores for one in found)
-    assert repr(found[0]) == (
-        "<Evaluation of 90 against 90 showers of tiny: 4 scores, 0 slices, 1 warnings>"
-    )
     # An array of showers has the reference's incident energies.
     same = calojax.evaluate(ours[1], ours, metrics="correlations", slices=())
     assert same.scores["correlation_showers"] == 0

@@ -68,11 +68,6 @@ def test_samples_are_showers_and_reconstruction_keeps_layer_energies(model, vari
     np.testing.assert_allclose(layer_sums(again, model.detector), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_models_survive_json(model):
-    assert models.from_json(models.to_json(model)) == model
-    assert hash(models.from_json(models.to_json(model))) == hash(model)
-
-
 def test_foreign_descriptions_are_refused(model):
     description = models.to_json(model)
     with pytest.raises(CalojaxError, match="'calogan' is not one of calovq"):
@@ -94,12 +89,10 @@ def test_differing_settings_are_named_with_their_values(model):
 # --- priors ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["flow"])
-def test_every_kind_of_prior_has_gradients_and_codes(kind, tiny, variables, batch):
+def test_the_flow_prior_has_gradients_and_codes(tiny, variables, batch):
     config = tiny_config()
-    prior = dataclasses.replace(config.prior, kind=kind, layers=1, heads=2, passes=3)
+    prior = dataclasses.replace(config.prior, kind="flow", layers=1, heads=2, passes=3)
     model = models.build(dataclasses.replace(config, prior=prior), tiny)
-    assert models.from_json(models.to_json(model)) == model
     prior = jax.eval_shape(model._prior.init, jax.random.key(0), jnp.zeros((1, 8)))["params"]
     variables = variables | {"params": variables["params"] | {"prior": prior}}
     assert trained_by(model, model.stages[-1], variables, batch) == {"context", "prior"}
@@ -114,6 +107,7 @@ def test_every_kind_of_prior_has_gradients_and_codes(kind, tiny, variables, batc
 def test_codes_computed_once_are_those_of_turned_and_mirrored_showers(network, tiny, batch):
     patches = {"filters": 4, "kernel": (3, 2, 2), "strides": (2, 2, 1)}
     model = models.build(tiny_config(network=network, **patches), tiny)
+    assert model.networks.code_grid == ((4, 2, 2) if network == "cylinder" else (4, 1, 1))
     transforms = model.fit([(batch["energies"], batch["showers"])])
     variables = jax.jit(model.init)(jax.random.key(0), transforms, batch)
     few = {name: array[:6] for name, array in batch.items()}

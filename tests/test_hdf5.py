@@ -145,11 +145,3 @@ def test_odd_attributes_are_survived(capsys):
     printed = capsys.readouterr().out
     assert r"\x1b[31mred" in printed
     assert "\x1b" not in printed
-
-
-def test_names_that_are_not_utf8_are_printed(capsys):
-    name = os.fsdecode(b"m\xfcller.hdf5")
-    raw(name, incident_energies=GOOD_E, showers=GOOD_S)
-    with pytest.raises(SystemExit):
-        main(["check", name])
-    assert r"m\udcfcller.hdf5" in capsys.readouterr().out

@@ -85,14 +85,6 @@ def test_codes_and_conditions_reach_the_voxels_that_they_should():
     assert not np.any(to_share[1])
 
 
-def test_grid_of_codes_follows_the_network(model):
-    assert model.networks.code_grid == (4, 1, 1)
-    grid = with_autoencoder(
-        model, network="cylinder", kernel=(4, 2, 2), strides=(3, 2, 1), filters=4
-    )
-    assert grid.networks.code_grid == (3, 2, 2)
-
-
 def test_detectors_and_patches_that_do_not_fit_are_refused(model):
     with pytest.raises(CalojaxError, match="do not fit its"):
         _ = with_autoencoder(model, network="cylinder", kernel=(99, 4, 3)).networks

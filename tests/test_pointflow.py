@@ -177,17 +177,9 @@ def test_losses_of_batches_with_an_incomplete_group(start, batch):
     assert thirteen["value"] == pytest.approx(total, rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("weights", "expected"),
-    [
-        ("slide", (1.0, 1.0, 1.0)),
-        ("released", (1 / 3, 1 / 4, 1 / 4)),
-        ("bound", (45 / 90, 1 / 90, 1 / 90)),
-    ],
-)
-def test_weights_of_the_terms(weights, expected):
-    model = models.build(config(weights=weights), DETECTORS["tiny"])
-    assert model._weights(np.array(45)) == pytest.approx(expected)
+def test_in_the_bound_points_are_summed_up():
+    model = models.build(config(weights="bound"), DETECTORS["tiny"])
+    assert model._weights(np.array(45)) == pytest.approx((45 / 90, 1 / 90, 1 / 90))
 
 
 def test_padding_and_packing_change_nothing(start):

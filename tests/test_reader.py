@@ -44,25 +44,11 @@ def test_read_follows_slices(bounds, path):
     ):
         write_showers(path.with_name(f"{i}.hdf5"), TINY, e, [s])
     joined = open_showers([path.with_name(f"{i}.hdf5") for i in range(3)])
+    np.testing.assert_array_equal(joined.energies, energies)
+    assert [len(batch) for _, batch in joined.batches(90)] == [90, 90, 23]
     arrays = ShowerArrays(TINY, energies, showers)
     for source in (joined, arrays):
         np.testing.assert_array_equal(source.read(*bounds), showers[slice(*bounds)])
-
-
-def test_joined_files(path):
-    first, second = path.with_name("1.hdf5"), path.with_name("2.hdf5")
-    a, b = toy(40, 1), toy(25, 2)
-    write_showers(first, TINY, a[0], [a[1]])
-    write_showers(second, TINY, b[0], [b[1]])
-    source = open_showers([first, second])
-    assert len(source) == 65
-    np.testing.assert_array_equal(source.energies, np.concatenate([a[0], b[0]]))
-    batches = list(source.batches(30))
-    assert [len(s) for _, s in batches] == [30, 30, 5]
-    np.testing.assert_array_equal(
-        np.concatenate([s for _, s in batches]), np.concatenate([a[1], b[1]])
-    )
-    np.testing.assert_array_equal(open_showers([second]).read(), b[1])
 
 
 def test_files_of_different_geometries_are_not_joined(path):

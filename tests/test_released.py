@@ -132,9 +132,3 @@ def test_labels_of_energies_start_at_256_mev():
     dense = networks.Dense(DETECTORS["ds1-photons"])
     label = dense.condition(jnp.array([256.0, 512.0, 2.0**22, 1e9]))
     np.testing.assert_array_equal(label, [0, 1, 14, 14])
-
-
-def test_models_are_hashable_and_survive_json(tiny):
-    model = build(tiny)
-    assert hash(model) == hash(dataclasses.replace(model))
-    assert models.from_json(models.to_json(model)) == model

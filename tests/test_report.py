@@ -3,7 +3,6 @@
 import dataclasses
 import html.parser
 import json
-import os
 import re
 
 import numpy as np
@@ -254,20 +253,6 @@ def test_every_picture_is_in_the_folder_and_on_the_page(folder):
     images = [attributes for tag, attributes in page.tags if tag == "img"]
     assert len(images) == len(names)
     assert all(int(image["width"]) > 100 and image["alt"] for image in images)
-
-
-def test_a_failed_write_keeps_the_older_file(tmp_path, monkeypatch):
-    path = tmp_path / "metrics.json"
-    path.write_text("older")
-
-    def refuse(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(CalojaxError, match=r"metrics.json: cannot be written \(disk full\)"):
-        report.write_metrics([{}], tmp_path)
-    assert path.read_text() == "older"
-    assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
 
 
 def test_screen_shows_scores_floor_slices_and_board(written):

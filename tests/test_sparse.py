@@ -80,14 +80,6 @@ def test_showers_without_a_hit(path):
     np.testing.assert_array_equal(open_showers(path).read(), np.zeros((4, 120)))
 
 
-def test_dense_and_sparse_files_are_joined(path):
-    energies, showers = toy(20)
-    other = path.with_name("other.hdf5")
-    write_showers(path, TINY, energies, [showers], layout="sparse")
-    write_showers(other, TINY, energies, [showers])
-    np.testing.assert_array_equal(open_showers([path, other]).read(), np.tile(showers, (2, 1)))
-
-
 def test_sparse_files_are_inspected(path):
     energies, showers = toy(50)
     other = path.with_name("other.hdf5")

@@ -15,7 +15,6 @@ from toys import GOOD_E, GOOD_S, TINY, assert_one_sentence, spoilt, toy
 import calojax
 from calojax import files
 from calojax.errors import CalojaxError
-from calojax.geometry import detector
 from calojax.io import ShowerWriter, chunks, open_showers, write_showers, writer
 from calojax.io.sparse import hits_of
 
@@ -60,13 +59,6 @@ def test_layout_is_what_the_official_evaluation_reads(path):
         np.testing.assert_array_equal(file["showers"][:], showers)
 
 
-@pytest.mark.parametrize(("name", "rows"), [("tiny", 2184), ("ds2", 40), ("ds3", 6)])
-def test_chunks_are_about_a_megabyte(name, rows):
-    geometry = detector(name)
-    assert chunks.rows_of_a_chunk(geometry) == rows
-    assert 0.9 < rows * geometry.n_voxels * 4 / 2**20 <= 1
-
-
 @pytest.mark.parametrize("layout", ["dense", "sparse", "par04", "showerdata", "ddml"])
 def test_bytes_depend_neither_on_batches_nor_on_threads(layout, tmp_path, monkeypatch):
     # Some 20 blocks of showers, and several chunks of energies and of hits.
@@ -95,12 +87,6 @@ def test_batches_may_be_changed_after_they_were_appended(path):
             file.append(energies[first : first + 10], batch)
             batch[:] = -1
     np.testing.assert_array_equal(open_showers(path).read(), showers)
-
-
-def test_provenance_may_name_the_version_that_made_the_showers(path):
-    energies, showers = toy(3)
-    write_showers(path, TINY, energies, [showers], {"calojax_version": "0.0.1"})
-    assert open_showers(path).attributes["calojax_version"] == "0.0.1"
 
 
 @pytest.mark.parametrize(
