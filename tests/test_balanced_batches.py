@@ -48,6 +48,13 @@ def test_no_shower_is_left_out_for_good():
     assert (abs(others - 320) < 5 * 8).all()  # Five binomial standard deviations.
 
 
+def test_epochs_differ_and_come_again():
+    plan = balanced_batches.balanced(np.arange(640), realistic_hits(640), 64)
+    first, second = epochs(plan, 2)
+    assert not np.array_equal(first, second)
+    np.testing.assert_array_equal(first, epochs(plan, 1)[0])
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 16, 64, 96, 100, 256])
 def test_runs_spread_over_all_quantiles(size):
     order = balanced_batches.spread(size)

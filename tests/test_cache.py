@@ -83,6 +83,21 @@ def test_conversion_and_reuse(paths, folder, conversions, capsys, monkeypatch):
     assert capsys.readouterr().err == ""
 
 
+def test_nothing_is_read_on_reuse(paths, folder):
+    source = open_showers(paths)
+    open_cached(source, folder)
+
+    class Unreadable:
+        detector = source.detector
+        energies = source.energies
+        files = source.files
+
+        def __len__(self):
+            return len(source)
+
+    np.testing.assert_array_equal(open_cached(Unreadable(), folder).showers, SHOWERS)
+
+
 def test_single_path_and_default_folder(paths, tmp_path, monkeypatch):
     monkeypatch.setenv("CALOJAX_CACHE", str(tmp_path / "elsewhere"))
     open_cached(open_showers(paths[0]))
@@ -183,6 +198,14 @@ def test_interrupted_conversion_leaves_nothing(failure, paths, folder, monkeypat
     monkeypatch.setattr(source, "batches", failing)
     with pytest.raises(failure):
         open_cached(source, folder)
+    assert os.listdir(folder) == []
+
+
+def test_bad_voxels_leave_nothing(paths, folder):
+    with h5py.File(paths[1], "r+") as file:
+        file["showers"][7, 5] = np.nan
+    with pytest.raises(CalojaxError, match=r"2\.hdf5: voxel 5 of shower 7 is nan"):
+        open_cached(open_showers(paths), folder)
     assert os.listdir(folder) == []
 
 

@@ -129,7 +129,15 @@ def test_resnet_shapes_and_parameters_are_the_official_ones(name):
     )
     outputs, variables = shapes
     assert outputs.shape == (3, 1)
-    assert sum(math.prod(x.shape) for x in jax.tree.leaves(variables["params"])) == 2_516_644
+    # Convolutions without bias, two numbers a channel in each normalisation after them.
+    stem = 32 * 1 * 7**3 + 2 * 32
+    stage_1 = 4 * 32 * 32 * 27 + 4 * 2 * 32
+    stage_2 = 32 * 64 * 27 + 3 * 64 * 64 * 27 + 32 * 64 + 5 * 2 * 64
+    stage_3 = 4 * 64 * 64 * 27 + 64 * 64 + 5 * 2 * 64
+    stage_4 = 64 * 128 * 27 + 3 * 128 * 128 * 27 + 64 * 128 + 5 * 2 * 128
+    last, energy = 128 + 1 + 1, 2
+    count = sum(math.prod(x.shape) for x in jax.tree.leaves(variables["params"]))
+    assert count == stem + stage_1 + stage_2 + stage_3 + stage_4 + last + energy == 2_516_644
 
 
 @pytest.mark.parametrize("grid", [(5, 4, 3), (9, 16, 8)])
@@ -188,6 +196,15 @@ def test_low_inputs():
     expected = [math.log10(2000), 1 / 41, TINY.evaluation_threshold * 0.99 / 41, 40 / 41]
     np.testing.assert_allclose(normed[0, :4], expected, rtol=1e-6)
     np.testing.assert_allclose(normed[0, -10:], [math.log10(41), *[-8] * 9], rtol=1e-6)
+
+
+def test_low_inputs_larger_than_memory_go_to_a_file(monkeypatch):
+    sample = _sample(50, 0)
+    expected = classifiers.inputs("low", [sample, sample])
+    monkeypatch.setattr(distributed, "host_memory", lambda: 10**4)
+    mapped = classifiers.inputs("low", [sample, sample])
+    assert isinstance(mapped, np.memmap)
+    np.testing.assert_array_equal(mapped, expected)
 
 
 @pytest.mark.parametrize("kind", ["low", "high", "cnn"])

@@ -4,6 +4,7 @@ import gc
 import hashlib
 import http.server
 import os
+import re
 import threading
 
 import pooch.core
@@ -11,7 +12,7 @@ import pytest
 
 import calojax
 from calojax.errors import CalojaxError
-from calojax.io.download import RemoteFile, download
+from calojax.io.download import FILES, RemoteFile, download
 
 # pooch leaves the connection of an answer that broke off to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -109,3 +110,10 @@ def test_unknown_data_set_and_impossible_folder(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(CalojaxError, match="cannot be written"):
         download("2", tmp_path / "file")
+
+
+def test_published_files():
+    assert [len(files) for files in FILES.values()] == [2, 2, 2, 4]
+    everything = [file for files in FILES.values() for file in files]
+    assert len({file.md5 for file in everything}) == len({file.name for file in everything}) == 10
+    assert all(re.fullmatch("[0-9a-f]{32}", file.md5) for file in everything)

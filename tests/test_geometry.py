@@ -25,6 +25,12 @@ def test_voxel_counts(name):
     assert DETECTORS[name].voxels.layer.shape == (COUNTS[name],)
 
 
+def test_published_thresholds():
+    assert detector("ds2").readout_threshold == pytest.approx(0.0151515, rel=1e-5)
+    assert detector("ds1-photons").readout_threshold == 0
+    assert detector("ds1-photons").evaluation_threshold == 1.0
+
+
 def test_dataset_1_segments():
     # Voxels per layer, from the README of the CaloChallenge.
     per_layer = [layer.n_voxels for layer in detector("ds1-photons").layers]
@@ -328,12 +334,13 @@ def test_hits_become_voxels(name):
     geometry = detector(name)
     v = geometry.voxels
     low, high = geometry.z_edges[v.layer], geometry.z_edges[v.layer + 1]
+    n_alpha = np.array([layer.n_alpha for layer in geometry.layers])[v.layer]
     rng = np.random.default_rng(1)
     # Two hits anywhere inside of each voxel, and its own energy.
     numbers = np.tile(np.arange(geometry.n_voxels), 2)
     place = rng.uniform(0.001, 0.999, (3, len(numbers)))
     r = (v.r_low + place[0].reshape(2, -1) * (v.r_high - v.r_low)).reshape(-1)
-    alpha = (v.alpha + place[1].reshape(2, -1)) * 2 * np.pi / v.n_alpha - np.pi
+    alpha = (v.alpha + place[1].reshape(2, -1)) * 2 * np.pi / n_alpha - np.pi
     z = (low + place[2].reshape(2, -1) * (high - low)).reshape(-1)
     x, y = r * np.cos(alpha.reshape(-1)), r * np.sin(alpha.reshape(-1))
     found = geometry.voxelise(np.full(len(numbers), 1), x, y, z, numbers / 2, count=3)
