@@ -11,6 +11,7 @@ import kernels
 import pytest
 import run
 import stopwatch
+import subjects
 import table
 import work
 
@@ -131,7 +132,64 @@ def test_kernels_are_counted_in_loops_branches_and_calls():
         "loops": [(5, 2), (None, 2)],
         "calls": {"__cublas$gemm": 1},
         "wide": 0,
+        "host": 0,
     }
+
+
+# Of a TPU: layouts have tiles, scalars are free, and a loop does not say how often it turns.
+TPU_PROGRAM = """
+%body (x: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %fusion.1 = f32[8]{0:T(8)S(1)} fusion(%x), kind=kLoop, calls=%inner
+  %add.1 = s32[]{:T(128)} add(%i, %one)
+  ROOT %t = (s32[]{:T(128)}, f32[8]{0:T(8)S(1)}) tuple(%add.1, %fusion.1)
+}
+
+%test (x: (s32[], f32[8])) -> pred[] {
+  %other = s32[]{:T(128)} constant(9)
+  %bound = s32[]{:T(128)} constant(5)
+  %i = s32[]{:T(128)} get-tuple-element(%x), index=0
+  ROOT %less = pred[]{:T(512)} compare(%i, %bound), direction=LT
+}
+
+%until (x: (s32[], f32[8])) -> pred[] {
+  %bound.1 = s32[]{:T(128)} get-tuple-element(%x), index=0
+  ROOT %less.1 = pred[]{:T(512)} compare(%i, %bound.1), direction=LT
+}
+
+ENTRY %main (a: f32[8]) -> f32[8] {
+  %a = f32[8]{0:T(8)} parameter(0)
+  %start = (f32[8]{0:T(8)S(1)}, f32[8]{0:T(8)}, u32[]{:S(2)}) copy-start(%a)
+  %done = f32[8]{0:T(8)S(1)} copy-done(%start)
+  %sum = f32[]{:T(128)} reduce(%done, %zero), to_apply=%add
+  %w = (s32[]{:T(128)}, f32[8]{0:T(8)S(1)}) while(%done), condition=%test, body=%body
+  %v = (s32[]{:T(128)}, f32[8]{0:T(8)S(1)}) while(%w), condition=%until, body=%body
+  ROOT %sent = (f32[8]{0:T(8)}, u32[], token[]) send(%v), is_host_transfer=true
+}
+"""
+
+
+def test_operations_of_a_tpu_are_counted_on_arrays_and_its_64_bit_arrays_in_the_source():
+    source = "  %x = f64[8]{0} convert(%a)\n  %i = s64[] constant(1)"
+    assert kernels.Program(TPU_PROGRAM, source).columns() == {
+        "kernels": 1 + 1 + 5 * 1 + 1 + 1,
+        "loops": [(5, 1), (None, 1)],
+        "calls": {},
+        "wide": 1,
+        "host": 1,
+    }
+
+
+def test_training_steps_are_compiled_for_the_shapes_of_their_batches():
+    root = pathlib.Path(__file__).parents[1]
+    subject = subjects.find(str(root / "examples/calovq-ds1-photons"))
+    options = kernels.Benchmark(batch=(), training=True)
+    programs = list(kernels.programs(subject, options, jax.devices()[0]))
+    names = [f"training of {stage.name}" for stage in subject.model.stages]
+    assert [name for _, name, _, _ in programs] == names
+    for size, _, step, (state, batch) in programs:
+        assert {len(array) for array in jax.tree.leaves(batch)} == {size}
+        after, _ = step.eval_shape(state, batch)
+        assert jax.tree.structure(after) == jax.tree.structure(state)
 
 
 def test_a_table_has_every_evaluation_under_its_name(tmp_path, capsys):
