@@ -111,7 +111,7 @@ class Program:
             result, kind = operation.groups() if operation else ("", "")
             called = dict(re.findall(r"(\w+)=%([\w.-]+)", line))
             if kind == "while":
-                turns = self._turns(line, called["condition"])
+                turns = self._turns(line, called)
                 inner = self._kernels(called["body"], loops)
                 loops.append((turns, inner))
                 total += (1 if turns is None else turns) * inner
@@ -128,18 +128,25 @@ class Program:
                 total += not scalar
         return total
 
-    def _turns(self, line: str, condition: str) -> int | None:
+    def _turns(self, line: str, called: dict[str, str]) -> int | None:
         """Turns of a loop, or None if unknown.
 
-        Programs of a TPU do not say it: there it is the constant with which the loop compares its
-        counter, which JAX starts at zero.
+        Programs of a TPU do not say it. There it is the constant with which the loop compares its
+        first value, if each turn adds a constant to that: JAX counts from zero in steps of one.
         """
         if found := re.search(r"known_trip_count\D*(\d+)", line):
             return int(found[1])
-        test = " ".join(self._computations.get(condition, []))
-        constants = dict(re.findall(r"%([\w.-]+) = s32\[\]{:T\S* constant\((\d+)\)", test))
-        compared = re.search(r"ROOT .* compare\(%[\w.-]+, %([\w.-]+)\), direction=LT", test)
-        return int(constants[compared[1]]) if compared and compared[1] in constants else None
+        test, body = (
+            "\n".join(self._computations.get(called[name], [])) for name in ("condition", "body")
+        )
+        end = re.search(r"ROOT .* compare\(%([\w.-]+), %([\w.-]+)\), direction=LT", test)
+        last = re.search(r"ROOT .* tuple\(%([\w.-]+)", body)
+        if end is None or last is None:
+            return None
+        first = re.search(rf"%{end[1]} = .* get-tuple-element\(.*index=0\b", test)
+        counted = re.search(rf"%{last[1]} = s32\[\]{{:T\S* add\(%\S+, %constant", body)
+        turns = re.search(rf"%{end[2]} = s32\[\]{{:T\S* constant\((\d+)\)", test)
+        return int(turns[1]) if first and counted and turns else None
 
 
 def programs(subject: Subject, b: Benchmark, device: Any) -> Iterator[tuple[int, str, Any, Any]]:

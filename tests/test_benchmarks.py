@@ -140,8 +140,14 @@ def test_kernels_are_counted_in_loops_branches_and_calls():
 TPU_PROGRAM = """
 %body (x: (s32[], f32[8])) -> (s32[], f32[8]) {
   %fusion.1 = f32[8]{0:T(8)S(1)} fusion(%x), kind=kLoop, calls=%inner
-  %add.1 = s32[]{:T(128)} add(%i, %one)
+  %add.1 = s32[]{:T(128)} add(%i, %constant.1)
   ROOT %t = (s32[]{:T(128)}, f32[8]{0:T(8)S(1)}) tuple(%add.1, %fusion.1)
+}
+
+%jump (x: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %fusion.2 = f32[8]{0:T(8)S(1)} fusion(%x), kind=kLoop, calls=%inner
+  %next = s32[]{:T(128)} minimum(%i, %j)
+  ROOT %t.1 = (s32[]{:T(128)}, f32[8]{0:T(8)S(1)}) tuple(%next, %fusion.2)
 }
 
 %test (x: (s32[], f32[8])) -> pred[] {
@@ -152,8 +158,9 @@ TPU_PROGRAM = """
 }
 
 %until (x: (s32[], f32[8])) -> pred[] {
-  %bound.1 = s32[]{:T(128)} get-tuple-element(%x), index=0
-  ROOT %less.1 = pred[]{:T(512)} compare(%i, %bound.1), direction=LT
+  %i.1 = s32[]{:T(128)} get-tuple-element(%x), index=0
+  %bound.1 = s32[]{:T(128)} get-tuple-element(%x), index=2
+  ROOT %less.1 = pred[]{:T(512)} compare(%i.1, %bound.1), direction=LT
 }
 
 ENTRY %main (a: f32[8]) -> f32[8] {
@@ -163,6 +170,7 @@ ENTRY %main (a: f32[8]) -> f32[8] {
   %sum = f32[]{:T(128)} reduce(%done, %zero), to_apply=%add
   %w = (s32[]{:T(128)}, f32[8]{0:T(8)S(1)}) while(%done), condition=%test, body=%body
   %v = (s32[]{:T(128)}, f32[8]{0:T(8)S(1)}) while(%w), condition=%until, body=%body
+  %u = (s32[]{:T(128)}, f32[8]{0:T(8)S(1)}) while(%w), condition=%test, body=%jump
   ROOT %sent = (f32[8]{0:T(8)}, u32[], token[]) send(%v), is_host_transfer=true
 }
 """
@@ -171,8 +179,8 @@ ENTRY %main (a: f32[8]) -> f32[8] {
 def test_operations_of_a_tpu_are_counted_on_arrays_and_its_64_bit_arrays_in_the_source():
     source = "  %x = f64[8]{0} convert(%a)\n  %i = s64[] constant(1)"
     assert kernels.Program(TPU_PROGRAM, source).columns() == {
-        "kernels": 1 + 1 + 5 * 1 + 1 + 1,
-        "loops": [(5, 1), (None, 1)],
+        "kernels": 1 + 1 + 5 * 1 + 1 + 1 + 1,
+        "loops": [(5, 1), (None, 1), (None, 1)],
         "calls": {},
         "wide": 1,
         "host": 1,
