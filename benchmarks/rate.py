@@ -1,7 +1,7 @@
 """How many codes should a shower of Calo-VQ have? Scores of trained runs against bits per shower.
 
     python benchmarks/rate.py RUN ... --reference TEST.hdf5 --out results/rate_cpu.jsonl
-    python benchmarks/rate.py --rows results/rate_cpu.jsonl --picture ../docs/rate.png
+    python benchmarks/rate.py cyl416 cyl208 cyl104 --rows results/rate_cpu.jsonl --picture rate.png
 
 A row for every run: the bits of a shower's codes under its prior, the share of codes that survive
 small noise on the latents, the scores of reconstructed showers, which the first stage limits, and
@@ -46,7 +46,7 @@ class Rate(rows.Options):
     """Options.
 
     Attributes:
-      runs: folders of trained runs of Calo-VQ.
+      runs: folders of trained runs of Calo-VQ; with ``rows``, names of those to draw.
       reference: test showers.
       others: other Geant4 showers, at least as many.
       rows: file of rows to draw, instead of measuring runs.
@@ -64,9 +64,8 @@ def main(options: Rate) -> Iterator[Row]:
     """Rows of the runs; or the picture of earlier rows."""
     if options.rows and options.picture:
         found = [json.loads(line) for line in options.rows.read_text().splitlines()]
-        compared = (row for row in found if "bits" in row and row["energies"] == "vae")
-        found = sorted(compared, key=lambda row: row["bits"])
-        draw(found, options.picture)
+        names = {folder.name for folder in options.runs}
+        draw([row for row in found if row["run"] in names], options.picture)
         return
     if options.reference is None:
         raise SystemExit("error: --reference must name the test showers.")
@@ -157,22 +156,22 @@ def code_statistics(run: calojax.TrainedModel, reference: ShowerSource) -> Row:
 
 @style.styled
 def draw(found: list[Row], picture: pathlib.Path) -> None:
-    """FPD and recall against bits per shower, generated and reconstructed, with their codes."""
+    """FPD and recall of generated and of Geant4's encoded showers, against bits per shower."""
     figure = style.figure(10, 4)
-    bits = [row["bits"] for row in found]
+    markers = {"generated": "o", "reconstructed": "s", "perfect": "^"}
     for place, (key, factor, label) in enumerate(
         (("fpd", 1e3, "FPD x 1e3"), ("recall", 1, "recall")), 1
     ):
-        axes = figure.add_subplot(1, 2, place, xscale="log", xlabel="bits per shower", ylabel=label)
-        for name, marker in (("generated", "o-"), ("reconstructed", "s--")):
-            axes.plot(bits, [factor * row[f"{name}_{key}"] for row in found], marker, label=name)
+        axes = figure.add_subplot(1, 2, place, xlabel="bits per shower", ylabel=label)
+        for name, marker in markers.items():
+            of = [row for row in found if f"{name}_{key}" in row]
+            points = [(row["bits"], factor * row[f"{name}_{key}"]) for row in of]
+            if points:
+                axes.plot(*zip(*points, strict=True), marker, label=name)
         for row in found:
-            codes = f"{row['codes']} codes"
             at = row["bits"], factor * row[f"generated_{key}"]
-            axes.annotate(codes, at, (4, 5), textcoords="offset points", fontsize=8)
-        axes.set_xticks([300, 500, 1000, 2000], ["300", "500", "1000", "2000"], minor=False)
-        axes.minorticks_off()
-        axes.set_xlim(280, 2800)
+            axes.annotate(row["run"], at, (4, 5), textcoords="offset points", fontsize=8)
+        axes.margins(0.15)
     figure.axes[0].legend()
     plot.save(figure, picture)
 
