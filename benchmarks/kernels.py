@@ -10,11 +10,14 @@ TPU v5e the wheel ``libtpu`` (set JAX_PLATFORMS=cpu and TPU_SKIP_MDS_QUERY=1), b
 At small batches kernels wait for each other, so ``kernels`` and the turns of ``loops`` are what to
 look at: ``[turns, kernels of a turn]``, where turns are null if they depend on data. A TPU launches
 a program once; its ``kernels`` are the fusions, copies and other operations on arrays. ``wide``
-counts arrays of 64-bit numbers, and ``host`` exchanges with the host in mid-program.
+counts arrays of 64-bit numbers, and ``host`` exchanges with the host in mid-program. With
+``--against ROWS`` the script fails where a program has become much larger than in earlier rows.
 """
 
 import collections
 import dataclasses
+import json
+import pathlib
 import re
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -63,12 +66,15 @@ class Benchmark(rows.Options):
       batch: batch sizes.
       device: what to compile for, an NVIDIA H100 or a TPU v5e.
       training: also compile a training step of each stage, with the stage's batch size.
+      against: file of earlier rows; more than twice as many kernels or as much temporary memory as
+        in the last row of the same program is an error, as is any exchange with the host.
     """
 
     models: tyro.conf.Positional[tuple[str, ...]] = ("examples/calovq-ds2",)
     batch: tuple[int, ...] = (1, 10_000)
     device: Literal["gpu", "tpu"] = "gpu"
     training: bool = False
+    against: pathlib.Path | None = None
 
 
 class Program:
@@ -168,8 +174,27 @@ def programs(subject: Subject, b: Benchmark, device: Any) -> Iterator[tuple[int,
         yield size, f"training of {stage.name}", train, (state, batch)
 
 
+# What identifies a program in rows.
+PROGRAM = ("subject", "batch", "part", "compiled_for")
+
+
+def regressions(row: Row, earlier: list[Row]) -> list[str]:
+    """What has become much larger than in the last of earlier rows of the same program."""
+    same = [x for x in earlier if all(x.get(key) == row[key] for key in PROGRAM)]
+    where = ", ".join(str(row[key]) for key in PROGRAM)
+    found = [f"{where}: exchanges data with the host in mid-program."] if row["host"] else []
+    for key in ("kernels", "temporary_mib"):
+        # A program that needs no MiB at all may double.
+        before, now = (x.get(key, 0) for x in (same[-1] if same else row, row))
+        if now > 2 * max(before, 1):
+            found.append(f"{where}: {key} rose from {before:.4g} to {now:.4g}.")
+    return found
+
+
 def main(b: Benchmark) -> Iterator[Row]:
     """A row for each model, batch size and part."""
+    earlier = [json.loads(line) for line in b.against.read_text().splitlines()] if b.against else []
+    worse: list[str] = []
     b = b.small(models=("calovq-tiny",), batch=(2,))
     device = topologies.get_topology_desc(**DEVICES[b.device]).devices[0]
 
@@ -188,7 +213,10 @@ def main(b: Benchmark) -> Iterator[Row]:
             row |= Program(program.as_text() or "", lowered.as_text("hlo")).columns()
             if (memory := program.memory_analysis()) is not None:
                 row["temporary_mib"] = memory.temp_size_in_bytes / 2**20
+            worse += regressions(row, earlier) if b.against else []
             yield row
+    if worse:
+        raise SystemExit("error: " + " ".join(worse))
 
 
 if __name__ == "__main__":

@@ -187,6 +187,19 @@ def test_operations_of_a_tpu_are_counted_on_arrays_and_its_64_bit_arrays_in_the_
     }
 
 
+def test_a_program_that_doubles_or_calls_the_host_is_a_regression():
+    row = {"subject": "m", "batch": 1, "part": "whole", "compiled_for": "H100"}
+    row |= {"kernels": 100, "temporary_mib": 8.0, "host": 0}
+    earlier = [row | {"kernels": 10}, row, row | {"batch": 2, "kernels": 1}]
+    assert kernels.regressions(row | {"kernels": 200, "temporary_mib": 16.0}, earlier) == []
+    assert kernels.regressions(row | {"kernels": 201, "temporary_mib": 17.0}, earlier) == [
+        "m, 1, whole, H100: kernels rose from 100 to 201.",
+        "m, 1, whole, H100: temporary_mib rose from 8 to 17.",
+    ]
+    (sentence,) = kernels.regressions(row | {"part": "new", "host": 1}, earlier)
+    assert "exchanges data with the host" in sentence
+
+
 def test_training_steps_are_compiled_for_the_shapes_of_their_batches():
     root = pathlib.Path(__file__).parents[1]
     subject = subjects.find(str(root / "examples/calovq-ds1-photons"))
