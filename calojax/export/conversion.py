@@ -22,6 +22,8 @@ _CALLS = {
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
 }
+# Since JAX 0.12, such as `jnp.searchsorted`: a primitive that is a function of others.
+_COMPOSED = "call_hi_primitive"
 # Rules of arrays that are not broadcast.
 _RULES: dict[str, Callable[..., Any]] = {
     **elementwise.WITH_PARAMETERS,
@@ -30,7 +32,9 @@ _RULES: dict[str, Callable[..., Any]] = {
     **indices.RULES,
 }
 
-PRIMITIVES = frozenset({"broadcast_in_dim", *_CALLS, *elementwise.RULES, *_RULES, *loops.RULES})
+PRIMITIVES = frozenset(
+    {"broadcast_in_dim", _COMPOSED, *_CALLS, *elementwise.RULES, *_RULES, *loops.RULES}
+)
 """The primitives that have a rule."""
 
 
@@ -98,6 +102,8 @@ def _equation(graph: Graph, equation: Any, values: list[Tensor]) -> list[Tensor]
     if name in elementwise.RULES:
         return [elementwise.RULES[name](graph, *values)]
     full = [graph.full(x, of.aval.shape) for x, of in zip(values, equation.invars, strict=True)]
+    if name == _COMPOSED:
+        return convert(graph, equation.params["_prim"].expand, *full)
     if name in loops.RULES:
 
         def walk(closed: ClosedJaxpr, values: Sequence[Tensor]) -> list[Tensor]:
