@@ -25,6 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.special
 
+from calojax import rng
+
 Statistics = dict[str, jax.Array]
 
 
@@ -103,7 +105,7 @@ DEQUANTISATIONS: dict[DequantisationName, Dequantisation] = {
     "uniform": Dequantisation(
         jax.scipy.special.logit, scipy.special.logit, 13.8, by_frequency=False
     ),
-    "cdf": Dequantisation(jax.scipy.special.ndtri, scipy.special.ndtri, 6.0, by_frequency=True),
+    "cdf": Dequantisation(rng.normal_quantile, scipy.special.ndtri, 6.0, by_frequency=True),
 }
 
 
