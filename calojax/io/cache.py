@@ -18,10 +18,8 @@ from calojax.io.reader import ShowerFile, ShowerFiles
 from calojax.io.source import ShowerArrays, ShowerSource
 from calojax.progress import progress_bar
 
-_SHOWERS = "showers.npy"
-_UNFINISHED = ".unfinished-"
 _BLOCK_BYTES = 2**24
-# Part of the key: raise it when the contents of the folders change.
+# Part of the key: raise it when the contents of the files change.
 _VERSION = 3
 
 
@@ -30,10 +28,9 @@ def open_cached(
 ) -> ShowerArrays:
     """The same showers in a memory map, converted on the first call and reused after it.
 
-    The cache is a folder, complete as soon as it has its name. Its key covers the user, and paths,
-    numbers, sizes and times of all files that the showers are read from, so that changed files are
-    converted again. Processes that convert the same files at the same time do not wait for each
-    other; the result of the first one stays.
+    Its key covers the user, and paths, numbers, sizes and times of all files that the showers are
+    read from, so that changed files are converted again. Of processes that convert the same files
+    at the same time, the result of the last one stays; maps of the others remain valid.
 
     ``folder`` is that of all caches, by default `files.cache_folder`.
 
@@ -42,30 +39,25 @@ def open_cached(
         the conversion, or the source holds bad values.
     """
     folder = files.cache_folder() if folder is None else pathlib.Path(folder)
-    place = folder / _name(source)
-    size = 4 * len(source) * source.detector.n_voxels
+    name = _name(source)
+    place = folder / name
     cached = _opened(place, source)
     if cached is not None:
         return cached
+    size = 4 * len(source) * source.detector.n_voxels
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
-        with files.working_folder(folder, _UNFINISHED) as unfinished:
+        with files.temporary(place) as partial:
             if size > shutil.disk_usage(folder).free:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            _convert(source, unfinished)
-            if _name(source) != place.name:
+            _convert(source, partial)
+            if _name(source) != name:
                 raise CalojaxError(
                     f"{source.files[0]}: this file, or another one of the data, changed while it "
                     "was read; start again when it is complete."
                 )
-            if _opened(place, source) is None:
-                shutil.rmtree(place, ignore_errors=True)  # A damaged one.
-                try:
-                    unfinished.rename(place)
-                except OSError:
-                    if _opened(place, source) is None:  # Else another process was first.
-                        raise
+            os.replace(partial, place)
     except OSError as error:
         raise CalojaxError(
             f"{folder}: the cache needs {size / 1e9:.2f} GB, but cannot be written "
@@ -88,14 +80,14 @@ def _name(source: ShowerFile | ShowerFiles) -> str:
             raise CalojaxError(f"{path}: cannot be read ({error.strerror}).") from None
         words += [path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
     digest = hashlib.sha256(os.fsencode("\0".join(map(str, words)))).hexdigest()
-    return f"{source.files[0].stem}-{digest[:16]}"
+    return f"{source.files[0].stem}-{digest[:16]}.npy"
 
 
 def _opened(place: pathlib.Path, source: ShowerSource) -> ShowerArrays | None:
-    """The cache of a source in a folder; None if it is missing or damaged."""
+    """The cache of a source; None if it is missing or damaged."""
     try:
-        size = (place / _SHOWERS).stat().st_size
-        showers = np.load(place / _SHOWERS, mmap_mode="r")
+        size = place.stat().st_size
+        showers = np.load(place, mmap_mode="r")
     except (OSError, ValueError, EOFError):
         return None
     whole = (
@@ -112,10 +104,7 @@ def _opened(place: pathlib.Path, source: ShowerSource) -> ShowerArrays | None:
 def _convert(source: ShowerSource, place: pathlib.Path) -> None:
     n_voxels = source.detector.n_voxels
     # Written, not mapped: on a full disk a write fails, but a map kills the process.
-    with (
-        (place / _SHOWERS).open("wb") as file,
-        progress_bar("caching", len(source)) as bar,
-    ):
+    with place.open("wb") as file, progress_bar("caching", len(source)) as bar:
         header = {
             "descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)),
             "fortran_order": False,
