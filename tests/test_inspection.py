@@ -280,9 +280,9 @@ def test_few_showers_are_not_accused(few, check):
         (np.full((4, 6480), np.inf), np.full(4, 1e4), "25,920 voxels are infinite"),
         (np.zeros((4, 6480)), np.full(4, 1e4), "4 of 4 showers have no energy"),
         (SHOWERS[:4], np.full(4, np.nan), "incident energy of shower 0 is nan"),
-        (SHOWERS[:4], [1e4] * 3, "3 incident energies, but 4 showers"),
+        (SHOWERS[:4], [1e4] * 3, "energies of shape (3, 1) and showers of (4, 6480)"),
         (np.ones((4, 77)), [1e4] * 4, "no built-in geometry has 77 voxels"),
-        (np.ones(4), [1e4] * 4, "showers have shape (4,)"),
+        (np.ones(4), [1e4] * 4, "showers of (4,) do not fit"),
         (np.ones((0, 6480)), [], "holds no showers"),
         (np.ones((4, 6480), complex), [1e4] * 4, "'showers' holds complex128"),
     ],
@@ -300,6 +300,20 @@ def test_what_is_no_shower_file(tmp_path):
     assert not result.ok
     assert result.scan is None
     assert "error: is not an HDF5 file" in result.text()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (15.15e-3, "15.15 keV"),
+        (256.0, "256 MeV"),
+        (1e3, "1 GeV"),
+        (63.9e3, "63.9 GeV"),
+        (0, "0 MeV"),
+    ],
+)
+def test_energies_have_the_unit_that_suits_them(value, text):
+    assert findings.energy_text(value) == text
 
 
 @pytest.mark.parametrize("name", DETECTORS)

@@ -2,10 +2,6 @@
 
 import dataclasses
 import functools
-import os
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -113,11 +109,11 @@ def test_discs_show_every_voxel_at_its_angle_and_radius():
 
 def test_histograms_print_their_separation_powers():
     one = histogram("layer 3", [1, 5, 200, 900], [0, 7, 210, 880], log_x=True)
-    shown = texts(plot.histogram({"a": one}))
+    shown = texts(plot.histogram_sheet([{"a": one}]))
     assert {"S = 0.0123 ± 0.0040", "outside 25.0%, 0.0%", "by chance 0.0010"} <= set(shown)
     assert {"Layer energy [MeV]", "Layer 3", "Geant4", "a"} <= set(shown)
     other = dataclasses.replace(one, separation=0.5, outside_counts=False)
-    picture = plot.histogram({"a": one, "b": other}, reference_name="Full")
+    picture = plot.histogram_sheet([{"a": one, "b": other}], reference_name="Full")
     assert {"S = 0.0123 ± 0.0040", "S = 0.5000 ± 0.0040", "a", "b", "Full"} <= set(texts(picture))
     drawn(picture)
 
@@ -143,13 +139,13 @@ def test_sheet_of_histograms_some_of_them_empty():
     assert [f"Layer {i}" in shown for i in range(3)] == [True] * 3
     assert "Layer energy [MeV]" in shown
     drawn(picture)
-    drawn(plot.histogram({"a": histogram("layer 0", np.zeros(4, int), np.zeros(4, int))}))
+    drawn(plot.histogram_sheet([{"a": histogram("layer 0", np.zeros(4, int), np.zeros(4, int))}]))
 
 
 def test_a_spike_of_empty_layers_leaves_the_frame():
     counts = np.array([0, 900, 40, 50, 60, 40, 30, 20, 10, 5, 0])
     item = histogram("layer 7", counts, counts, low=-0.1)
-    assert plot.histogram({"a": item}).axes[0].get_ylim()[1] < 0.1
+    assert plot.histogram_sheet([{"a": item}]).axes[0].get_ylim()[1] < 0.1
 
 
 def test_ratios_beyond_the_frame_are_marked():
@@ -275,23 +271,3 @@ def test_bins_without_entries_are_not_drawn():
     edges, (found, _) = _readable({"a": histogram("all", counts, counts, log_x=True)})
     assert found.sum() == 20_000
     assert edges[[0, -1]] == pytest.approx([10**1.6, 10**2.4])
-
-
-@pytest.mark.parametrize(
-    ("backend", "known"), [("module://matplotlib.backends.backend_svg", True), ("unheard", False)]
-)
-def test_a_backend_that_only_notebooks_know_will_do(backend, known):
-    # The file alone, since the package, which imports it first, takes seconds.
-    code = (
-        "import os, runpy, sys; runpy.run_path(sys.argv[1]); import matplotlib; "
-        "print(os.environ['MPLBACKEND'], matplotlib.rcParams['backend'])"
-    )
-    package = pathlib.Path(plot.__file__)
-    imports = (line for line in package.read_text().splitlines() if line.startswith("from"))
-    assert next(imports).startswith("from calojax.plot import backend")
-    done = subprocess.check_output(
-        [sys.executable, "-c", code, package.with_name("backend.py")],
-        env={**os.environ, "MPLBACKEND": backend},
-        text=True,
-    )
-    assert done.split() == [backend, backend if known else "agg"]

@@ -56,14 +56,6 @@ def test_numbers_are_rounded_to_their_error(value, error, text):
     assert quantity.rounded(value, error) == text
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(256.0, "256 MeV"), (1e3, "1 GeV"), (63.9e3, "63.9 GeV"), (4.2e6, "4.2 TeV")],
-)
-def test_energies_have_the_unit_that_suits_them(value, text):
-    assert quantity.energy(value) == text
-
-
 def test_tables_are_aligned():
     table = Table(
         "A caption.", ("Model", "AUC"), (("a", "0.5"), ("longer", "0.75")), frozenset({1})

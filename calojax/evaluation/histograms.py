@@ -17,13 +17,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from calojax.evaluation import features, quantity
+from calojax.evaluation import features
 from calojax.evaluation.features import Features, alpha_layers, apply_threshold
 from calojax.evaluation.metric import Found, Metric, Options, Score, with_error
 from calojax.evaluation.samples import Samples, inside
 from calojax.evaluation.scoreboard import dataset_of
 from calojax.geometry import Detector, Layer
 from calojax.io import ShowerSource
+from calojax.io.findings import energy_text
 
 # The official code adds this to the denominator, for empty bins.
 _EMPTY_BIN = 1e-16
@@ -126,7 +127,6 @@ class Histograms(Metric):
     def compute_all(
         self, samples: Samples, slices: Sequence[tuple[float, float]], options: Options
     ) -> list[Found]:
-        """Results for all showers, then for each slice; one more pass over both samples."""
         parts = [samples, *(samples.within(*ends) for ends in slices)]
         edges = [voxel_edges(p.detector, p.reference.maxima.max(initial=0.0)) for p in parts]
         spectra = [
@@ -151,7 +151,6 @@ class Histograms(Metric):
         return found
 
     def settings(self, samples: Samples, options: Options) -> dict[str, str]:
-        """Where the ranges come from."""
         published = dataset_of(samples.detector) is not None
         return {"ranges": "CaloChallenge" if published else "from the reference"}
 
@@ -207,11 +206,9 @@ def statistics(
 
 
 class Entries(NamedTuple):
-    """Entries of a sample below the bins, in each of k bins, and above them.
+    """Numbers of entries of a sample below the bins, in each of k bins, and above them, [k + 2].
 
-    Attributes:
-      counts: numbers of entries, [k + 2].
-      products: sum over showers of the products of the shower's entries, [k + 2, k + 2].
+    ``products`` [k + 2, k + 2] are sums over showers of the products of the shower's numbers.
     """
 
     counts: np.ndarray
@@ -362,7 +359,7 @@ def compare(generated: Features, reference: Features, detector: Detector) -> lis
         if y.size:
             narrow = detector.particle == "photon" and index > 3
             low, high = _ratio_range(detector, *((0.9, 1.1) if narrow else (0.4, 1.4)), y)
-            edges, part = np.linspace(low, high, 21), quantity.energy(energy)
+            edges, part = np.linspace(low, high, 21), energy_text(energy)
             name = f"Etot / Einc at E = {float(energy)}"
             add(name, "e_total_at_energy", ratio_label, edges, x, y, part)
     return found

@@ -2,6 +2,8 @@
 
 import math
 
+from calojax.io.findings import energy_text
+
 # Larger numbers are written with an exponent.
 _LARGE = 1e6
 
@@ -27,17 +29,9 @@ def rounded(value: float, error: float | None = None) -> str:
     return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 
-def energy(value: float) -> str:
-    """An energy in MeV as text, in MeV, GeV or TeV: '512 MeV', '5.3 GeV', '1 TeV'."""
-    for unit, scale in (("TeV", 1e6), ("GeV", 1e3)):
-        if value >= scale * (1 - 1e-9):
-            return f"{value / scale:.3g} {unit}"
-    return f"{value:.3g} MeV"
-
-
 def energies(low: float, high: float) -> str:
     """A range of energies in MeV: '1 GeV – 10 GeV'."""
-    return f"{energy(low)} – {energy(high)}"
+    return f"{energy_text(low)} – {energy_text(high)}"
 
 
 def _trimmed(text: str) -> str:

@@ -95,11 +95,7 @@ def physics_findings(scan: Scan) -> Iterator[Finding]:
 
 
 def unit_findings(source: ShowerSource) -> tuple[Finding, ...]:
-    """The findings of an inspection on units and incident energies, from a few hundred showers.
-
-    Raises:
-      CalojaxError: if the showers cannot be read.
-    """
+    """The findings of an inspection on units and incident energies, from a few hundred showers."""
     starts = np.linspace(0, max(len(source) - _RUN, 0), _RUNS).astype(int)
     runs = [slice(start, start + _RUN) for start in np.unique(starts)]
     energies = source.energies.astype(np.float64)

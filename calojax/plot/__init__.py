@@ -6,9 +6,8 @@ Import this package where a picture is drawn, not at the top of a module: it com
 ``plots``.
 """
 
-from calojax.plot import backend  # noqa: F401 (first: it imports matplotlib safely)
 from calojax.plot.curves import loss_curves, pareto
-from calojax.plot.histograms import histogram, histogram_sheet
+from calojax.plot.histograms import histogram_sheet
 from calojax.plot.profiles import correlations, longitudinal, radial, response
 from calojax.plot.showers import layer_maps, space
 from calojax.plot.style import Figure, png, save
@@ -16,7 +15,6 @@ from calojax.plot.style import Figure, png, save
 __all__ = [
     "Figure",
     "correlations",
-    "histogram",
     "histogram_sheet",
     "layer_maps",
     "longitudinal",

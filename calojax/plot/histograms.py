@@ -35,13 +35,6 @@ _LINE = 1.2  # line spacing in font sizes
 _SPIKE = 3.0
 
 
-def histogram(
-    generated: Mapping[str, Histogram], *, reference_name: str = REFERENCE_NAME
-) -> Figure:
-    """One histogram of each model by its name, all of one quantity and reference; ratios below."""
-    return histogram_sheet([generated], reference_name=reference_name)
-
-
 @styled
 def histogram_sheet(
     histograms: Sequence[Mapping[str, Histogram]],

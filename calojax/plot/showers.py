@@ -10,9 +10,9 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import LogNorm
 from matplotlib.ticker import NullLocator
 
-from calojax.evaluation import quantity
 from calojax.evaluation.averages import Shower
 from calojax.geometry import Detector
+from calojax.io.findings import energy_text
 from calojax.plot.style import (
     ENERGY_MAP,
     WIDTH,
@@ -111,8 +111,8 @@ def space(detector: Detector, rows: Sequence[Mapping[str, Shower]]) -> Figure:
             hits = int(np.count_nonzero(shower.voxels))
             picture.text(
                 box[0] + box[2] / 2, box[1] + box[3] - 0.02 / height,
-                rf"{plain(name)}:  $E_{{\mathrm{{inc}}}}$ = {quantity.energy(shower.energy)},  "
-                rf"$E_{{\mathrm{{tot}}}}$ = {quantity.energy(float(shower.voxels.sum()))},  "
+                rf"{plain(name)}:  $E_{{\mathrm{{inc}}}}$ = {energy_text(shower.energy)},  "
+                rf"$E_{{\mathrm{{tot}}}}$ = {energy_text(float(shower.voxels.sum()))},  "
                 f"{hits} hits, {beyond} at $r$ > {radius:.3g} mm",
                 ha="center", va="top", fontsize="small",
             )  # fmt: skip
