@@ -12,6 +12,7 @@ import pytest
 
 import calojax
 from calojax.errors import CalojaxError
+from calojax.io import download as zenodo
 from calojax.io.download import FILES, RemoteFile, download
 
 # pooch leaves the connection of an answer that broke off to the garbage collector.
@@ -41,6 +42,8 @@ def server(monkeypatch):
     monkeypatch.setattr(pooch.core.time, "sleep", lambda seconds: None)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.replies, server.requests = [], []
+        monkeypatch.setattr(zenodo, "ZENODO", f"http://127.0.0.1:{server.server_port}/records")
+        monkeypatch.setitem(zenodo.FILES, "2", (FILE,))
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server
@@ -51,8 +54,7 @@ def server(monkeypatch):
 
 def fetch(server, folder, *replies):
     server.replies += replies
-    url = f"http://127.0.0.1:{server.server_port}/records"
-    return download("2", folder, base_url=url, files={"2": (FILE,)})
+    return zenodo.download("2", folder)
 
 
 def test_files_are_fetched_once(server, tmp_path):

@@ -4,7 +4,6 @@ import dataclasses
 import os
 import pathlib
 import sys
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import pooch
@@ -53,32 +52,25 @@ FILES: dict[Dataset, tuple[RemoteFile, ...]] = {
 }
 
 
-def download(
-    dataset: Dataset,
-    folder: str | os.PathLike,
-    *,
-    base_url: str = ZENODO,
-    files: Mapping[Dataset, tuple[RemoteFile, ...]] = FILES,
-) -> list[pathlib.Path]:
+def download(dataset: Dataset, folder: str | os.PathLike) -> list[pathlib.Path]:
     """Fetches the missing files of a data set, checks their md5, and returns the paths of all.
 
     A file appears under its name when it is complete and right; one that was interrupted is fetched
     again from its beginning.
 
-    A mirror at ``base_url`` has Zenodo's addresses, ``<base_url>/<record>/files/<name>``.
-
     Raises:
       CalojaxError: if there is no such data set, a file cannot be fetched after several attempts or
         written, or another file of that name exists.
     """
-    if dataset not in files:
-        raise CalojaxError(f"There is no data set {dataset!r}; choose one of {', '.join(files)}.")
+    if dataset not in FILES:
+        raise CalojaxError(f"There is no data set {dataset!r}; choose one of {', '.join(FILES)}.")
     folder = pathlib.Path(folder)
     make_folder(folder)
-    return [_fetch(file, folder, f"{base_url}/{file.record}/files/") for file in files[dataset]]
+    return [_fetch(file, folder) for file in FILES[dataset]]
 
 
-def _fetch(file: RemoteFile, folder: pathlib.Path, base_url: str) -> pathlib.Path:
+def _fetch(file: RemoteFile, folder: pathlib.Path) -> pathlib.Path:
+    base_url = f"{ZENODO}/{file.record}/files/"
     target, url = folder / file.name, base_url + file.name
     if target.exists() and (found := pooch.file_hash(str(target), "md5")) != file.md5:
         raise CalojaxError(
