@@ -8,7 +8,6 @@ import glob
 import os
 import pathlib
 import secrets
-import shutil
 import signal
 import tempfile
 import time
@@ -28,11 +27,7 @@ _FRESH = 1.0
 
 
 def cache_folder() -> pathlib.Path:
-    """The folder of caches: the environment variable CALOJAX_CACHE, or ~/.cache/calojax.
-
-    Raises:
-      CalojaxError: if the user has no home folder.
-    """
+    """The folder of caches: the environment variable CALOJAX_CACHE, or ~/.cache/calojax."""
     folder = os.environ.get("CALOJAX_CACHE") or "~/.cache/calojax"
     try:
         return pathlib.Path(folder).expanduser()
@@ -58,10 +53,7 @@ _unfinished: list[Callable[[], object]] = []
 
 @contextlib.contextmanager
 def unfinished(remove: Callable[[], object]) -> Iterator[None]:
-    """Calls ``remove`` at the end of the block, or earlier if the process is stopped.
-
-    By then what was being written has its own name, or is of no use.
-    """
+    """Calls ``remove`` at the end of the block, or earlier if the process is stopped."""
     _unfinished.append(remove)
     try:
         yield
@@ -82,10 +74,7 @@ def remove_unfinished() -> None:
 def temporary(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A new file of another name beside ``path``, locked; removed at the end unless it was renamed.
 
-    What killed processes have left of earlier ones is removed first.
-
-    Raises:
-      OSError: if it cannot be made.
+    What killed processes have left of earlier ones is removed first. Raises `OSError`.
     """
     # Random, since processes of several machines may write the same file.
     partial = path.with_name(f"{path.name}.partial-{secrets.token_hex(8)}")
@@ -100,9 +89,6 @@ def replacing(path: pathlib.Path, *, keep: bool = False) -> Iterator[pathlib.Pat
     """A temporary name to write to; the file gets its own when the block ends without an error.
 
     With ``keep``, a file that another process has written meanwhile stays.
-
-    Raises:
-      CalojaxError: if it cannot be written.
     """
     try:
         with temporary(path) as partial:
@@ -120,26 +106,8 @@ def replacing(path: pathlib.Path, *, keep: bool = False) -> Iterator[pathlib.Pat
 
 
 @contextlib.contextmanager
-def working_folder(parent: pathlib.Path, prefix: str) -> Iterator[pathlib.Path]:
-    """A new folder that is removed at the end; those of killed processes are removed first.
-
-    Raises:
-      CalojaxError: if it cannot be made.
-    """
-    folder = parent / f"{prefix}{secrets.token_hex(8)}"
-    with unfinished(functools.partial(shutil.rmtree, folder, ignore_errors=True)):
-        try:
-            _sweep(parent, prefix)
-            folder.mkdir(0o700)
-        except OSError as error:
-            raise refusal(parent, error) from None
-        with _held(folder, os.O_RDONLY):
-            yield folder
-
-
-@contextlib.contextmanager
 def _held(path: pathlib.Path, flags: int, *, name: pathlib.Path | None = None) -> Iterator[bool]:
-    """Opens and locks a file or folder; yields False where the file system has no locks."""
+    """Opens and locks a file; yields False where the file system has no locks."""
     descriptor = os.open(path, flags | os.O_NOFOLLOW, 0o666)
     try:
         try:
@@ -158,14 +126,14 @@ def _held(path: pathlib.Path, flags: int, *, name: pathlib.Path | None = None) -
 
 
 def _sweep(folder: pathlib.Path, prefix: str) -> None:
-    """Removes files and folders of that prefix that killed processes have left unlocked."""
+    """Removes files of that prefix that killed processes have left unlocked."""
     for left in folder.glob(f"{glob.escape(prefix)}*"):
         with contextlib.suppress(OSError, CalojaxError):
             if time.time() - left.stat().st_mtime < _FRESH:
                 continue
-            with _held(left, os.O_RDONLY if left.is_dir() else os.O_RDWR) as abandoned:
+            with _held(left, os.O_RDWR) as abandoned:
                 if abandoned:
-                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+                    left.unlink()
 
 
 def check_output(
@@ -175,9 +143,6 @@ def check_output(
 
     A symbolic link stands for its target. With ``force`` it may replace an existing regular file,
     but never a file of ``inputs`` or in a folder of these; names without a file are ignored.
-
-    Raises:
-      CalojaxError: if the file may not be written.
     """
     if not os.path.lexists(path):
         return
@@ -196,22 +161,14 @@ def check_output(
 
 @contextlib.contextmanager
 def locked(folder: pathlib.Path) -> Iterator[None]:
-    """Keeps other processes from writing to a folder; the lock ends with the process.
-
-    Raises:
-      CalojaxError: if another process holds the lock.
-    """
+    """Locks a folder as long as the process lives; `CalojaxError` if another one holds the lock."""
     # A file, since network file systems lock only what is open for writing.
     with _held(folder / ".lock", os.O_RDWR | os.O_CREAT, name=folder):
         yield
 
 
 def make_folder(path: pathlib.Path) -> None:
-    """Makes a folder, and those above it, unless it exists, and tries to write to it.
-
-    Raises:
-      CalojaxError: if it cannot be made or written to.
-    """
+    """Makes a folder, and those above it, unless it exists, and tries to write to it."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         # Where folders may be made, the disk may still take no byte.
@@ -225,11 +182,8 @@ def make_folder(path: pathlib.Path) -> None:
 def private_folder(path: pathlib.Path) -> pathlib.Path:
     """Makes a folder to which nobody else can write, for files that are executed.
 
-    Returns its path without links.
-
-    Raises:
-      CalojaxError: if it cannot be made, or another user owns it, may write to it, or may put
-        another folder in its place.
+    Returns its path without links. Raises `CalojaxError` if it cannot be made, or another user owns
+    it, may write to it, or may put another folder in its place.
     """
     path = pathlib.Path(os.path.realpath(path))
     try:

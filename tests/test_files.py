@@ -37,16 +37,11 @@ def test_inputs_need_not_be_files(tmp_path):
 
 
 def test_what_killed_processes_left_is_removed_and_the_rest_is_not(tmp_path):
-    folder, file = tmp_path / ".showers-1", tmp_path / "scores.partial-1"
-    (tmp_path / "other").mkdir()
-    with files.working_folder(tmp_path, ".showers-") as held:
-        folder.mkdir()
-        (folder / "half").touch()
-        file.touch()
+    (tmp_path / "other").touch()
+    with files.temporary(tmp_path / "scores") as held:
+        (tmp_path / "scores.partial-1").touch()
         for path in tmp_path.iterdir():
             os.utime(path, (0, 0))
-        with files.working_folder(tmp_path, ".showers-"):
-            assert held.exists()
         with files.replacing(tmp_path / "scores") as partial:
             partial.write_text("all")
-    assert {path.name for path in tmp_path.iterdir()} == {"other", "scores"}
+        assert {path.name for path in tmp_path.iterdir()} == {"other", "scores", held.name}

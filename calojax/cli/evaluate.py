@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
@@ -92,15 +93,10 @@ class Evaluate:
 
     @property
     def model(self) -> pathlib.Path | None:
-        """Run folder of a model that makes the first sample."""
         return self.run or self.reconstruction
 
     def split_files(self) -> tuple[tuple[pathlib.Path, ...], tuple[pathlib.Path, ...]]:
-        """Generated files and reference files.
-
-        Raises:
-          CalojaxError: if there are too few files for the names.
-        """
+        """Generated files and reference files; `CalojaxError` if there are too few."""
         count = max(len(self.name), 1) - bool(self.model)
         if len(self.files) <= count:
             raise CalojaxError(
@@ -146,8 +142,10 @@ def main(arguments: Sequence[str]) -> None:
     with contextlib.ExitStack() as stack:
         drawn = ""
         if asked.model:
-            folder = stack.enter_context(files.working_folder(asked.out, ".showers-"))
-            samples[0], drawn = _showers_of_run(asked, reference, folder)
+            path = asked.out / ".showers.hdf5"
+            remove = functools.partial(path.unlink, missing_ok=True)
+            stack.enter_context(files.unfinished(remove))
+            samples[0], drawn = _showers_of_run(asked, reference, path)
         truth, measured = suite.measure(reference), list(map(suite.measure, samples))
         digests = [sample.digest for sample in measured]
         digests[0] = drawn or digests[0]
@@ -200,11 +198,7 @@ def main(arguments: Sequence[str]) -> None:
 def _multiclass_kinds(
     samples: Sequence[ShowerSource], reference: ShowerSource, options: Options
 ) -> list[classifiers.Kind]:
-    """Classifiers in the metrics, else ``high``, to be trained between samples and reference.
-
-    Raises:
-      CalojaxError: if a sample has too few showers.
-    """
+    """Classifiers in the metrics, else ``high``; `CalojaxError` if a sample has too few showers."""
     detector, fewest = reference.detector, min(map(len, (*samples, reference)))
     possible = suite.possible(options, detector, fewest)[0].metrics
     kinds: list[classifiers.Kind] = [k for k in suite.CLASSIFIERS if k in possible] or ["high"]
@@ -260,9 +254,9 @@ def _digest_of_all(generated: str, reference: Sample, options: Options) -> str:
 
 
 def _showers_of_run(
-    asked: Evaluate, reference: ShowerSource, folder: pathlib.Path
+    asked: Evaluate, reference: ShowerSource, path: pathlib.Path
 ) -> tuple[ShowerSource, str]:
-    """The showers that a run samples or reconstructs, on disk to bound the memory; their digest."""
+    """The showers that a run samples or reconstructs, in a file to bound memory; their digest."""
     run, seed = asked.run or asked.reconstruction or "", asked.options.seed
     model, variables, done = checkpoint.load(run)
     if model.detector.binning != reference.detector.binning:
@@ -277,7 +271,6 @@ def _showers_of_run(
     else:
         label = "sample"
         batches = generation.generate(model, variables, reference.energies, seed=seed, hits=True)
-    path = folder / "showers.hdf5"
     origin = {TRAINED_ON: done.trained_on} if done.trained_on else {}
     write([Output(path, len(reference), origin)], reference.detector, batches, label=label)
     # Of the model, since the last bits of showers differ between devices.
