@@ -143,19 +143,19 @@ BAD_DATASETS = {
     "Par04": ({"incident_energy": GOOD_E[:, 0], "showers": GOOD_S}, "Par04.*four axes"),
     "energies of rank 3": (
         {"incident_energies": GOOD_E[..., None], "showers": GOOD_S},
-        r"incident energies have shape \(5, 1, 1\)",
+        r"incident energies of shape \(5, 1, 1\)",
     ),
     "two energies a shower": (
         {"incident_energies": np.ones((5, 2)), "showers": GOOD_S},
-        r"incident energies have shape \(5, 2\)",
+        r"incident energies of shape \(5, 2\)",
     ),
     "showers of rank 4": (
         {"incident_energies": GOOD_E, "showers": GOOD_S.reshape(5, 10, 4, 3)},
-        r"showers have shape \(5, 10, 4, 3\).*r fastest",
+        r"showers of \(5, 10, 4, 3\) do not fit.*r fastest",
     ),
     "showers of rank 1": (
         {"incident_energies": GOOD_E, "showers": GOOD_S[:, 0]},
-        r"showers have shape \(5,\)",
+        r"showers of \(5,\) do not fit",
     ),
     "a single value": ({"incident_energies": 1e3, "showers": GOOD_S}, "single or no value"),
     "no value": (
@@ -164,7 +164,7 @@ BAD_DATASETS = {
     ),
     "lengths": (
         {"incident_energies": GOOD_E[:4], "showers": GOOD_S},
-        "4 incident energies, but 5 showers",
+        r"energies of shape \(4, 1\) and showers of \(5, 120\)",
     ),
     "none": ({"incident_energies": GOOD_E[:0], "showers": GOOD_S[:0]}, "holds no showers"),
     "voxels": (

@@ -146,7 +146,7 @@ BAD = {
     "no shape": (TINY, POINT, {"shape": None}, "its 'shape' is None; it must be"),
     "shape": (TINY, POINT, {"shape": [1, 1, 3]}, r"its 'shape' is \[1, 1, 3\]; it must be"),
     "texts": (TINY, POINT, {"energies": ["1 GeV"]}, "'energies' holds object"),
-    "count": (TINY, POINT, {"energies": [[1], [2]]}, "2 incident energies, but 1 showers"),
+    "count": (TINY, POINT, {"energies": [[1], [2]]}, r"\(2, 1\) and showers of \(1, 120\)"),
 }
 
 

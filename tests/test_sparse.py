@@ -126,7 +126,7 @@ AT_OPENING = {
     "real voxels": (changed("hit_voxels", lambda v: v * 1.0), "holds float64.*whole numbers"),
     "offsets too few": (changed("hit_offsets", lambda v: v[:-1]), "offsets' goes from 0 to"),
     "no offset": (changed("hit_offsets", lambda v: v[:0]), "is empty"),
-    "no shower": (changed("hit_offsets", lambda v: v[[0, -1]]), "has 10 incident energies, but 1"),
+    "no shower": (changed("hit_offsets", lambda v: v[[0, -1]]), r"\(10, 1\) and .* \(1, 120\)"),
     "hits lost": (changed("hit_energies", lambda v: v[:-1]), "numbers must be equal"),
     "voxels unknown": (with_attribute("n_voxels", "many"), "'n_voxels' is 'many'"),
     "voxels of another": (with_attribute("n_voxels", 121), "121 voxels, but geometry tiny has 120"),

@@ -86,21 +86,14 @@ class ShowerFile(ShowerSource):
         with opened(self.path) as file:
             layout = LAYOUTS[layout_of(file)]
             energies, showers = layout.energies(file), layout.showers(file, detector)
-            if len(energies.shape) not in (1, 2) or energies.shape[1:] not in ((), (1,)):
+            n = len(showers)
+            if len(showers.shape) != 2 or energies.shape not in ((n,), (n, 1)):
                 raise CalojaxError(
-                    f"{path}: incident energies have shape {energies.shape}; it must be (n, 1)."
-                )
-            if len(showers.shape) != 2:
-                raise CalojaxError(
-                    f"{path}: showers have shape {showers.shape}; it must be (n, voxels) with r "
+                    f"{path}: incident energies of shape {energies.shape} and showers of "
+                    f"{showers.shape} do not fit; they must be (n, 1) and (n, voxels) with r "
                     "fastest, then alpha, then layer."
                 )
-            if len(energies) != len(showers):
-                raise CalojaxError(
-                    f"{path}: has {len(energies):,} incident energies, but {len(showers):,} "
-                    "showers; the numbers must be equal."
-                )
-            if not len(showers):
+            if not n:
                 raise CalojaxError(f"{path}: holds no showers; write it again.")
             self.attributes = file.attributes
             self.detector = resolved_detector(file, showers.shape[1], detector)
