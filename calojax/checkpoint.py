@@ -72,10 +72,7 @@ class Checkpoint(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of one run; the last two are kept.
-
-    If there are several processes, all read and the first one writes.
-    """
+    """The checkpoints of one run, of which the last two are kept; the first process writes."""
 
     def __init__(self, run: pathlib.Path):
         self.folder = pathlib.Path(run).absolute() / _FOLDER
@@ -117,9 +114,8 @@ class Checkpoints:
     def save(self, model: Model, variables: Variables, optimizer: Any, progress: Progress) -> None:
         """Writes a checkpoint in the background; Orbax renames it into place when complete.
 
-        Raises:
-          CalojaxError: if an array is not finite, or if the disk has no room for the checkpoint or
-            could not store the one before.
+        Raises `CalojaxError` if an array is not finite, or if the disk has no room for the
+        checkpoint or could not store the one before.
         """
         variables, optimizer = jax.device_get((variables, optimizer))
         bad = _not_finite(variables)
@@ -149,11 +145,7 @@ class Checkpoints:
             )
 
     def load(self) -> Checkpoint:
-        """The newest checkpoint.
-
-        Raises:
-          CalojaxError: if there is none, or it is damaged or foreign.
-        """
+        """The newest checkpoint; `CalojaxError` if there is none, or it is damaged or foreign."""
         where, step = self._newest()
         restored = self._restore(
             where,
@@ -183,11 +175,7 @@ class Checkpoints:
         return Checkpoint(model, variables, progress)
 
     def load_optimizer(self, like: Any) -> Any:
-        """The optimiser state of the newest checkpoint, in the structure of ``like``.
-
-        Raises:
-          CalojaxError: if it is damaged or has another structure or shape.
-        """
+        """The optimiser state of the newest checkpoint, in the structure and shapes of ``like``."""
         where, step = self._newest()
         item = ocp.args.StandardRestore(jax.device_get(like))
         found = self._restore(where, step, optimizer=item)["optimizer"]
@@ -200,11 +188,7 @@ class Checkpoints:
         return found
 
     def wait(self) -> None:
-        """Waits, in all processes, until everything is on disk.
-
-        Raises:
-          CalojaxError: if something could not be written.
-        """
+        """Waits, in all processes, until everything is on disk."""
         with self._reported():
             self._manager.wait_until_finished()
         multihost_utils.sync_global_devices("checkpoint")
@@ -259,11 +243,7 @@ def shipped() -> dict[str, pathlib.Path]:
 
 
 def run_folder(run: str | os.PathLike) -> pathlib.Path:
-    """The folder of a run, from its path, its checkpoints' path, or the name of a shipped model.
-
-    Raises:
-      CalojaxError: if there is no such run, or its folder cannot be read.
-    """
+    """The folder of a run, from its path, its checkpoints' path, or the name of a shipped model."""
     named = shipped()
     run = pathlib.Path(run) if os.path.exists(run) else named.get(str(run), pathlib.Path(run))
     run = run.parent if run.name == _FOLDER else run
@@ -280,13 +260,10 @@ def run_folder(run: str | os.PathLike) -> pathlib.Path:
 
 
 def load(run: str | os.PathLike) -> Checkpoint:
-    """The newest checkpoint of a run, for sampling.
-
-    Args:
-      run: path or name, as `run_folder` takes it.
+    """The newest checkpoint of a run, which `run_folder` finds, with all stages trained.
 
     Raises:
-      CalojaxError: if the folder is missing, holds no checkpoint, or a stage is not trained yet.
+      CalojaxError: if there is no such run or checkpoint, or a stage is not trained yet.
     """
     run = run_folder(run)
     with Checkpoints(run) as checkpoints:
@@ -328,11 +305,7 @@ def _not_finite(variables: Variables) -> str | None:
 
 
 def _check_progress(progress: Progress, model: Model) -> None:
-    """Checks that a training can have written this.
-
-    Raises:
-      ValueError: if not, with the reason.
-    """
+    """Raises `ValueError` with the reason if no training can have written this."""
     names = {stage.name for stage in model.stages}
     if progress.stage not in names or not set(progress.done) <= names:
         raise ValueError(f"stages {progress.stage!r} and {progress.done!r} of {sorted(names)}")

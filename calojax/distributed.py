@@ -91,11 +91,7 @@ def sent_ahead(batches: Iterable[Any], sharding: NamedSharding | None = None) ->
 
 @contextlib.contextmanager
 def full_memory_reported(advice: str) -> Iterator[None]:
-    """Turns out-of-memory errors into one sentence that ends with ``advice``.
-
-    Raises:
-      CalojaxError: instead of JAX's RESOURCE_EXHAUSTED and of MemoryError.
-    """
+    """Turns JAX's RESOURCE_EXHAUSTED and MemoryError into one sentence that ends in ``advice``."""
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -129,11 +125,8 @@ def joined(group: Group) -> Iterator[None]:
     """Connects this process to the others of a group; call it before anything else of JAX.
 
     A process that succeeds waits at exit for the others. A process that fails does not wait: the
-    others notice that it is gone, and end too.
-
-    Raises:
-      CalojaxError: if the arguments are incomplete, if not all processes connect, or if one of them
-        is lost later.
+    others notice that it is gone, and end too. Raises `CalojaxError` if not all processes connect,
+    or one of them is lost later.
     """
     if group.coordinator is None:
         if (group.processes, group.process) != (None, None):
@@ -171,13 +164,8 @@ def sharing(group: Group) -> Iterator[tuple[int, int]]:
     """Like `joined`, for work that processes can split without talking to each other.
 
     Then --processes and --process suffice without a coordinator, and processes may start at any
-    time, such as the tasks of an array job.
-
-    Yields:
-      Number of this process, from 0, and number of processes.
-
-    Raises:
-      CalojaxError: see `joined`.
+    time, such as the tasks of an array job. Yields the number of this process, from 0, and the
+    number of processes.
     """
     if group.coordinator is None and group.processes is not None and group.process is not None:
         _check_numbers(group.process, group.processes)
@@ -193,11 +181,7 @@ def is_first() -> bool:
 
 
 def check_same(**facts: object) -> None:
-    """Checks that all processes have the same ``facts``, compared as text.
-
-    Raises:
-      CalojaxError: in all processes, with the names of the facts that differ.
-    """
+    """Raises `CalojaxError` in all processes if their ``facts`` differ, compared as text."""
     digests = np.array([zlib.crc32(str(fact).encode()) for fact in facts.values()], np.uint32)
     everyone = np.asarray(multihost_utils.process_allgather(digests))
     differing = np.array(list(facts))[(everyone != everyone[0]).any(0)]

@@ -22,9 +22,6 @@ def keep_programs() -> None:
     A folder that the user gave to JAX stays, and CALOJAX_COMPILATION_CACHE=off keeps nothing.
     Compiled programs are machine code: if other users could write to the folder, or if it cannot be
     written, calojax warns and keeps nothing.
-
-    Raises:
-      CalojaxError: if CALOJAX_COMPILATION_CACHE has another value than "off".
     """
     switch = os.environ.get(_SWITCH, "")
     if switch not in ("", "off"):

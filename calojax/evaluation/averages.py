@@ -33,9 +33,6 @@ class Averages(NamedTuple):
     radial: np.ndarray
     radial_spread: np.ndarray
 
-    def __repr__(self) -> str:
-        return f"<Averages of {self.counts.sum()} showers in {len(self.counts)} slices of energy>"
-
 
 def decades(energies: np.ndarray) -> np.ndarray:
     """Powers of ten in MeV that enclose all ``energies`` [n]; at least two, increasing."""
@@ -96,18 +93,10 @@ def average(showers: ShowerSource, edges: np.ndarray, *, batch: int = 1000) -> A
 
 
 class Shower(NamedTuple):
-    """One shower.
-
-    Attributes:
-      energy: incident energy in MeV.
-      voxels: voxel energies in MeV, [v].
-    """
+    """The incident energy and the voxel energies [v] of a shower, in MeV."""
 
     energy: float
     voxels: np.ndarray
-
-    def __repr__(self) -> str:
-        return f"<Shower of {self.energy:.4g} MeV>"
 
 
 def alike(samples: Mapping[str, ShowerSource], *, count: int = 3) -> list[dict[str, Shower]]:

@@ -46,12 +46,9 @@ class State(NamedTuple):
 
 
 def place(inputs: np.ndarray, labels: np.ndarray, mesh: Mesh) -> Rows:
-    """Rows on every device if they fill no more than 60 % of its memory, else on the host.
-
-    On CPU they are always on the host, which saves a copy.
-    """
+    """Rows on every device if they fill no more than 60 % of its memory, else on the host."""
     rows = Rows(inputs, np.asarray(labels, np.int32))
-    is_cpu = mesh.devices.flat[0].platform == "cpu"
+    is_cpu = mesh.devices.flat[0].platform == "cpu"  # Where the host's memory saves a copy.
     if is_cpu or inputs.nbytes > _RESIDENT_FRACTION * distributed.device_memory():
         return rows
     return jax.device_put(rows, distributed.replicated(mesh))
@@ -84,8 +81,6 @@ def log_posteriors(logits: jax.Array | np.ndarray) -> jax.Array:
 class ClassifierSettings:
     """How a classifier is trained; the defaults are the CaloChallenge's for datasets 2 and 3.
 
-    Those for dataset 1 differ in the split (`classifiers.official_split`).
-
     Attributes:
       width: nodes of every hidden layer of the dense network.
       hidden_layers: number of hidden layers after the first.
@@ -109,10 +104,7 @@ class ClassifierSettings:
 class Trainer:
     """Training of a classifier; hashable, so that methods compile once for each.
 
-    Attributes:
-      network: module of ``(inputs [n, d], train=bool) -> logits [n, outputs]``.
-      settings: batches, epochs and learning rate.
-      mesh: devices.
+    The network maps ``(inputs [n, d], train=bool)`` to logits [n, outputs].
     """
 
     network: nn.Module

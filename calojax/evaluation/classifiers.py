@@ -42,19 +42,16 @@ GENERATED, REFERENCE = 0, 1
 # Fewest validation showers of each sample for an AUC in a slice.
 _AUC_SHOWERS = 20
 
-
 OFFICIAL = ClassifierSettings()
 QUICK = ClassifierSettings(width=256, epochs=15, quick=True)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Predictions:
-    """Outputs of the classifier of one seed for its validation part.
+    """Outputs of the classifier of one seed for the m showers of its validation part.
 
-    Attributes:
-      energies: incident energies in MeV, [m].
-      labels: 1 for reference showers, 0 for generated ones, [m].
-      probabilities: calibrated probabilities of label 1, [m].
+    They are incident energies in MeV, labels (1 for reference showers, 0 for generated ones), and
+    calibrated probabilities of label 1, each [m].
     """
 
     energies: np.ndarray
@@ -105,7 +102,6 @@ class Classifier(Metric):
     """
 
     def __init__(self, kind: Kind):
-        """The metric of one kind of classifier."""
         self.kind: Kind = kind
         self._auc, self._jsd = (f"{score}_{kind.replace('-', '_')}" for score in ("auc", "jsd"))
         network = _DESCRIPTIONS[kind]
@@ -142,11 +138,7 @@ class Classifier(Metric):
 
 
 def official_split(detector: Detector) -> tuple[int, int, int]:
-    """Proportions of training, test and validation part in the official evaluation.
-
-    That is 80/20/21 thousand showers of each sample for photons, 80/20/20.8 for pions and 60/20/20
-    for all others.
-    """
+    """Proportions of training, test and validation part in the official evaluation."""
     splits = {"photon": (800, 200, 210), "pion": (800, 200, 208)}
     return splits.get(detector.particle, (60, 20, 20))
 
@@ -196,10 +188,7 @@ def score(predictions: Sequence[Predictions]) -> tuple[np.ndarray, np.ndarray]:
     """Area under the ROC curve and Jensen-Shannon divergence in bits of several seeds: [2] and [2].
 
     These are means over seeds, and standard deviations over seeds (of one run, not of the mean);
-    nan for one seed.
-
-    Raises:
-      ValueError: if a seed's predictions lack one of the labels.
+    nan for one seed. The predictions of each seed hold both labels.
     """
     values = [
         (
@@ -223,11 +212,8 @@ def multiclass(
     """Trains classifiers between several generated samples, and applies them to the reference.
 
     The classifiers never see reference showers in training (arXiv:2410.21611, section 4.3): the
-    best sample is the one that these are most likely taken for. Arguments are those of `predict`,
-    with the generated samples by name.
-
-    Raises:
-      CalojaxError: as `predict` does, and if there are fewer than two samples.
+    best sample is the one that these are most likely taken for. Arguments and errors are those of
+    `predict`, with two or more generated samples by name.
     """
     if len(generated) < 2:
         raise CalojaxError(

@@ -22,12 +22,7 @@ SHOWER_QUANTITIES = (
 
 
 class Correlations(NamedTuple):
-    """Pearson matrices of both samples, [q, q].
-
-    Attributes:
-      generated: matrix of the generated showers.
-      reference: matrix of the reference showers.
-    """
+    """Pearson matrices of the generated showers and of the reference, [q, q] each."""
 
     generated: np.ndarray
     reference: np.ndarray
@@ -65,7 +60,6 @@ class LinearCorrelations(SliceMetric):
     reusable = False
 
     def compute(self, samples: Samples, options: Options) -> Found:
-        """All scores, and the matrices for pictures."""
         ours, theirs = samples.generated.features, samples.reference.features
         of_layers, of_showers = layers(ours, theirs), showers(ours, theirs, samples.detector)
         adjacent = [neighbours(matrix) for matrix in of_layers]

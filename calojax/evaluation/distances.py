@@ -40,7 +40,6 @@ class PhysicsDistance(SliceMetric):
     """FPD or KPD, with the official sizes where there are enough showers."""
 
     def __init__(self, kind: Literal["fpd", "kpd"]):
-        """The metric of one kind."""
         self.kind: Literal["fpd", "kpd"] = kind
         name = {"fpd": "Frechet", "kpd": "kernel"}[kind]
         what = f"{name} physics distance of the features"
@@ -50,7 +49,6 @@ class PhysicsDistance(SliceMetric):
         _check(showers)
 
     def warnings(self, samples: Samples) -> tuple[str, ...]:
-        """Sentences on few showers and on features that are constant in the reference alone."""
         sentences, columns = [], features.names(samples.detector)
         if samples.size <= len(columns):
             sentences.append(
@@ -69,7 +67,6 @@ class PhysicsDistance(SliceMetric):
         return tuple(sentences)
 
     def settings(self, samples: Samples, options: Options) -> dict[str, Any]:
-        """The official sizes, or all showers and a third of them."""
         third = max(samples.size // 3, 2)
         if self.kind == "kpd":
             return {"batch_size": min(_KERNEL_SAMPLES, third)}
@@ -164,10 +161,7 @@ def kpd(
     """Maximum mean discrepancy with the kernel (x.y / f + 1)^4: median of draws, half 68 % range.
 
     The features [n, f], [m, f] are drawn with replacement, ``batch_size`` of each. The estimator is
-    unbiased, so it may be negative.
-
-    Raises:
-      CalojaxError: if a sample is too small or not finite.
+    unbiased, so it may be negative. Errors are those of `fpd`.
     """
     real, generated = _normalised(real, generated)
     values = []

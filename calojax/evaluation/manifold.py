@@ -112,11 +112,9 @@ def prdc(
     Args:
       reference: points of the reference, [n, f]; for showers, `log_voxels`.
       generated: points of the generated sample, [m, f].
-      k: number of the neighbour that a ball reaches, the point itself not counted.
+      k: number of the neighbour that a ball reaches, the point itself not counted; there must be
+        more points in each sample.
       block: points in a block; by default at most 256 MiB and 4096 points, in equal blocks.
-
-    Raises:
-      CalojaxError: if a sample has no k-th neighbours.
     """
     _check(min(len(reference), len(generated)), k)
     largest = max(len(reference), len(generated))

@@ -93,11 +93,7 @@ class Metric(abc.ABC):
     def check(  # noqa: B027 (optional)
         self, detector: Detector, showers: int, options: Options
     ) -> None:
-        """Refuses samples of so many showers each, before any work.
-
-        Raises:
-          CalojaxError: if the metric cannot be computed.
-        """
+        """Raises `CalojaxError` if samples of so many showers each have no such scores."""
 
     def settings(self, samples: Samples, options: Options) -> dict[str, Any]:
         """How the scores are computed, for the report."""
@@ -128,8 +124,3 @@ class SliceMetric(Metric):
 def with_error(key: str, value: float, error: float) -> dict[str, float]:
     """Entries of `Found.scores` of a value and its error."""
     return {key: value, f"{key}_error": error}
-
-
-def base(key: str) -> str:
-    """The key of the score that an entry of `Found.scores` belongs to."""
-    return key.removesuffix("_error").removesuffix("_chance")

@@ -17,8 +17,7 @@ class Resolution(NamedTuple):
       linearity: mean of E_tot / E_inc, [b].
       linearity_error: standard error of the linearity, [b].
       resolution: standard deviation of E_tot / E_inc over its mean, [b].
-      resolution_error: standard error of the resolution, sigma / sqrt(2 (n - 1)) as for a normal
-        distribution, [b].
+      resolution_error: its standard error for a normal distribution, [b].
     """
 
     energy: np.ndarray
@@ -66,14 +65,10 @@ def measure(energies: np.ndarray, total: np.ndarray, edges: np.ndarray) -> Resol
 def terms(measured: Resolution) -> tuple[float, float]:
     """Stochastic and constant term (a, c) of sigma/E = a / sqrt(E/GeV) + c, added in quadrature.
 
-    The square of the curve is linear in 1/E: a weighted least-squares fit with a^2, c^2 >= 0.
-
-    Raises:
-      ValueError: if fewer than two bins have a width.
+    The square of the curve is linear in 1/E: a weighted least-squares fit with a^2, c^2 >= 0 of the
+    bins that have a width, at least two.
     """
     use = measured.resolution > 0
-    if use.sum() < 2:
-        raise ValueError("the fit of a resolution curve needs two bins of energy")
     y = measured.resolution[use]
     weight = 1.0 / (2 * y * measured.resolution_error[use])
     design = np.stack([1e3 / measured.energy[use], np.ones_like(y)], axis=1) * weight[:, None]

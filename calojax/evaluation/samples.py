@@ -78,7 +78,7 @@ class Sample:
     """Showers, and what one pass over their voxels gives.
 
     Attributes:
-      source: the showers.
+      source: showers.
       features: high-level features.
       maxima: largest voxel energy of each shower in MeV, float32 [n].
       marks: hash of each shower (`calojax.io.marks`), uint64 [n].

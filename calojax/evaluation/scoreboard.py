@@ -40,11 +40,8 @@ DATASETS = ("ds1-photons", "ds1-pions", "ds2", "ds3")
 class Row(NamedTuple):
     """Scores of one model.
 
-    Attributes:
-      model: name of the model.
-      values: values by the keys of `suite.SCORES` and `TIMES`, and ``parameters``, the number of
-        parameters in generation; a value that was not published or not computed is not there.
-      published: whether the row comes from the published tables.
+    ``values`` have the keys of `suite.SCORES` and `TIMES`, and ``parameters``, the number of
+    parameters in generation; those that were not published or not computed are not there.
     """
 
     model: str
@@ -64,11 +61,7 @@ def dataset_of(detector: Detector) -> str | None:
 
 
 def rows(dataset: str, path: str | os.PathLike | None = None) -> tuple[Row, ...]:
-    """The published rows of a data set, Geant4 first; or those of a user's file of the same layout.
-
-    Raises:
-      CalojaxError: if the file cannot be read or lacks the data set.
-    """
+    """The published rows of a data set, Geant4 first; or those of a file of the same layout."""
     shipped = importlib.resources.files("calojax.evaluation") / "calochallenge_results.json"
     file = pathlib.Path(path) if path else shipped
     try:

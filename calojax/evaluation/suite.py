@@ -56,11 +56,7 @@ that two samples of these sizes from one distribution have on average.
 
 
 def register(name: str, metric: Metric) -> None:
-    """Adds a metric of another package.
-
-    Raises:
-      ValueError: if the name or one of its keys is taken.
-    """
+    """Adds a metric of another package; `ValueError` if the name or one of its keys is taken."""
     if name in METRICS or SCORES.keys() & metric.scores.keys():
         raise ValueError(f"there is another metric {name!r}, or one with the same scores")
     METRICS[name] = metric
@@ -69,14 +65,9 @@ def register(name: str, metric: Metric) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """Scores of a slice of incident energy.
+    """Scores of a slice of incident energy, from ``low`` to ``high``, not included, in MeV.
 
-    Attributes:
-      low: lowest incident energy in MeV.
-      high: upper end in MeV, not included.
-      generated: number of generated showers.
-      reference: number of reference showers.
-      scores: scores as in `Evaluation`, those for which there are enough showers.
+    It has ``generated`` and ``reference`` showers, and those scores for which these are enough.
     """
 
     low: float
@@ -129,10 +120,7 @@ class Evaluation:
 class Known(NamedTuple):
     """Scores of an earlier run with the same showers and options, for `scoring` to reuse.
 
-    Attributes:
-      scores: scores as in `Evaluation`.
-      slices: scores by (low, high) of the slice in MeV.
-      floor: scores of one half of the reference against the other.
+    Fields are those of `Evaluation`, but the slices are scores by (low, high) in MeV.
     """
 
     scores: Mapping[str, float] = {}
@@ -160,8 +148,8 @@ def scoring(
 ) -> Iterator[Evaluation]:
     """Scores samples whose sources `comparable` gave; yields the evaluation after each metric.
 
-    The last evaluation is complete. It has the scores in ``known`` too, which are not computed
-    again, unless pictures need more than scores.
+    The last evaluation is complete. Scores in ``known`` are not computed again, unless pictures
+    need more than scores.
     """
     known, samples = known or Known(), Samples(generated, reference)
     options = dataclasses.replace(options, metrics=(*options.metrics, *metrics_of(known.scores)))
@@ -239,10 +227,8 @@ def _floors(reference: Sample, options: Options, known: Known) -> Iterator[Mappi
 def possible(options: Options, detector: Detector, showers: int) -> tuple[Options, tuple[str, ...]]:
     """The options with "all" written out, and warnings about what that leaves out.
 
-    ``showers`` is the number of showers in the smaller sample.
-
-    Raises:
-      CalojaxError: if a metric that is named cannot be computed.
+    ``showers`` is the number of showers in the smaller sample. Raises `CalojaxError` if a metric
+    that is named cannot be computed.
     """
     chosen, left_out = [], []
     for name, metric in METRICS.items():

@@ -20,10 +20,8 @@ __all__ = [
 def find_detector(name: str, particle: str | None = None) -> Detector:
     """The built-in detector of that name, or that of a binning file, whose path ends in .xml.
 
-    ``particle`` is the name or PDG number of one of the file's particles, if it has several.
-
-    Raises:
-      CalojaxError: if there is no such name, or the file is malformed or has no such particle.
+    ``particle`` is the name or PDG number of one of the file's particles, if it has several. Raises
+    `CalojaxError` if there is no such name or particle, or the file is malformed.
     """
     if name.lower().endswith(".xml"):
         return binning.from_xml(name, particle)

@@ -43,10 +43,7 @@ class _Layer(NamedTuple):
 def from_xml(path: str | pathlib.Path, particle: str | None = None) -> Detector:
     """The built-in detector that a binning file describes, else a detector with the file's name.
 
-    ``particle`` is the name or PDG number of one of its particles, if it has several.
-
-    Raises:
-      CalojaxError: if the file cannot be read or parsed, or an attribute is missing or malformed.
+    Arguments and errors are those of `calojax.geometry.find_detector`.
     """
     path = pathlib.Path(path)
     chosen, species = _chosen(path, particle)

@@ -110,11 +110,7 @@ DETECTORS = {
 
 
 def detector(name: str) -> Detector:
-    """The built-in detector of that name.
-
-    Raises:
-      CalojaxError: if there is no such detector.
-    """
+    """The built-in detector of that name."""
     try:
         return DETECTORS[name]
     except KeyError:

@@ -34,11 +34,7 @@ def number(name: str) -> int:
 
 
 def shower(name: str) -> Shower:
-    """The kind of shower that a particle makes; "hadron" for those not in `PARTICLES`.
-
-    Raises:
-      ValueError: if it is neither a name of `PARTICLES` nor ``pid N``.
-    """
+    """The kind of shower of a particle, "hadron" if ``pid N``; `ValueError` for other names."""
     if name in PARTICLES:
         return PARTICLES[name][0]
     if re.fullmatch(r"pid -?[1-9][0-9]{0,18}", name):

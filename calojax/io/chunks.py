@@ -45,7 +45,6 @@ class Queue:
     """Work done in threads, whose results one thread delivers in the order of the work."""
 
     def __init__(self, pool: Executor):
-        """Starts empty, with the threads of ``pool``."""
         self._pool = pool
         self._waiting: collections.deque[tuple[Future, Callable]] = collections.deque()
 

@@ -19,11 +19,7 @@ PAR04_ENERGIES = "incident_energy"
 
 
 def values(file: InputFile, key: str) -> h5py.Dataset:
-    """The incident energies or showers of an open file, by their key.
-
-    Raises:
-      CalojaxError: if they are missing or not numbers, or `InputFile.find` refuses them.
-    """
+    """The incident energies or showers of an open file, by their key, if they are real numbers."""
     path = file.path
     item = file.find(key)
     if item is None and key == ENERGIES and PAR04_ENERGIES in file.file:

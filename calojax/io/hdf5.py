@@ -20,12 +20,7 @@ from calojax.errors import CalojaxError
 
 
 class InputFile:
-    """An HDF5 file that is open for reading.
-
-    Attributes:
-      path: path of the file.
-      file: the same file for h5py.
-    """
+    """An HDF5 file that is open for reading."""
 
     def __init__(self, path: pathlib.Path, file: h5py.File):
         self.path = path
@@ -95,20 +90,12 @@ class Rows(abc.ABC):
 
     @abc.abstractmethod
     def __getitem__(self, rows: slice) -> np.ndarray:
-        """Showers [b, v] of a slice without a step.
-
-        Raises:
-          CalojaxError: if they cannot be those of showers.
-        """
+        """Showers [b, v] of a slice without a step; `CalojaxError` if the file is damaged."""
 
 
 @contextlib.contextmanager
 def opened(path: pathlib.Path) -> Iterator[InputFile]:
-    """An HDF5 file open for reading; HDF5's own errors become one sentence.
-
-    Raises:
-      CalojaxError: if the file is missing, unreadable, no HDF5, truncated or damaged.
-    """
+    """An HDF5 file open for reading; HDF5's own errors become a `CalojaxError`."""
     check_regular(path)
     try:
         with path.open("rb"):  # The system's message about permissions is better than HDF5's.
@@ -138,11 +125,7 @@ def _of_hdf5(error: Exception) -> bool:
 
 
 def check_regular(path: pathlib.Path) -> None:
-    """Refuses all but regular files: opening a pipe or a device may never end.
-
-    Raises:
-      CalojaxError: if the path is missing, a folder, a pipe, a device or a socket.
-    """
+    """Raises `CalojaxError` for all but regular files: opening a pipe or device may never end."""
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):

@@ -20,14 +20,9 @@ from calojax.io.stored_geometry import guess_detector
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
-    """The result of `inspect`.
+    """What a file holds, and everything that is wrong with it, errors first.
 
-    Attributes:
-      path: the file.
-      layout: its layout.
-      scan: numbers of its showers; None if no showers could be read.
-      attributes: texts and numbers among its attributes.
-      findings: everything that is wrong with it, errors first.
+    ``scan`` is None if no showers could be read.
     """
 
     path: pathlib.Path

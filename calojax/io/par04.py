@@ -33,7 +33,6 @@ class GridShowers(Rows):
     """Showers of a file on a ``grid`` of bins (z, alpha, r)."""
 
     def __init__(self, file: InputFile):
-        """Finds the showers; raises `CalojaxError` if they are not numbers."""
         self._showers = values(file, SHOWERS)
         n, *grid = self._showers.shape
         self.shape = (n, int(np.prod(grid)))
@@ -48,11 +47,7 @@ class GridShowers(Rows):
 
 
 class Writer:
-    """Writes the two datasets.
-
-    Attributes:
-      angles: direction of all particles, in rad, by dataset.
-    """
+    """Writes the two datasets, and angles of all particles in rad."""
 
     angles: Mapping[str, float] = {}
 
@@ -86,9 +81,6 @@ class Writer:
 
 
 class LemursWriter(Writer):
-    """Writes the two datasets and the direction of the particles.
-
-    It is normal to the front of a barrel, so the polar angle theta is pi / 2.
-    """
+    """Writes also the direction, normal to the front of a barrel: the polar angle is pi / 2."""
 
     angles: Mapping[str, float] = {"incident_theta": math.pi / 2, "incident_phi": 0.0}

@@ -35,11 +35,7 @@ class Part(NamedTuple):
 
 
 def split(num: int, size: int) -> tuple[Part, ...]:
-    """``num`` showers in parts of ``size``; the last may be smaller.
-
-    Raises:
-      CalojaxError: if the size is not positive.
-    """
+    """``num`` showers in parts of ``size``; the last may be smaller."""
     if size < 1:
         raise CalojaxError(f"--part-size must be at least 1, got {size}.")
     firsts = range(0, num, size)
@@ -62,9 +58,7 @@ def missing(folder: pathlib.Path, parts: Sequence[Part]) -> tuple[Part, ...]:
 def begin(folder: pathlib.Path, settings: Settings) -> None:
     """Makes a folder with a manifest, or checks that an existing one has the same settings.
 
-    Raises:
-      CalojaxError: if the folder cannot be written, has a manifest with other settings or a damaged
-        one, or part files without one.
+    Raises `CalojaxError` also if the folder has a damaged manifest, or part files without one.
     """
     files.make_folder(folder)
     if not (folder / MANIFEST).exists():
@@ -91,11 +85,7 @@ def files_of(path: str | os.PathLike) -> list[pathlib.Path]:
 
 
 def paths(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The files of all parts of a folder, in order.
-
-    Raises:
-      CalojaxError: if the manifest is missing or damaged, or a part is not done yet.
-    """
+    """The files of all parts of a folder, in order; `CalojaxError` if a part is not done yet."""
     settings = _settings(folder / MANIFEST)
     wanted = -(-settings["num"] // settings["part_size"])
     found = sum(1 for _ in folder.glob("part-*.hdf5"))

@@ -41,11 +41,7 @@ class PointShowers(Rows):
     """Points of a file in the voxels of a detector, in MeV; points outside are left out."""
 
     def __init__(self, file: InputFile, detector: Detector | None):
-        """Checks all but the points of a file, which must stay open; the detector is the user's.
-
-        Raises:
-          CalojaxError: if the file has no points, or says as little of their geometry as the user.
-        """
+        """Checks all but the points of a file, which must stay open; the detector is the user's."""
         path = self._path = file.path
         points, shape = file.find(SHOWERS), file.find(SHAPE)
         if not isinstance(points, h5py.Dataset) or not _ragged(points):

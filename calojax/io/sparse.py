@@ -92,12 +92,7 @@ class SparseShowers(Rows):
     """Showers of a file in the sparse layout."""
 
     def __init__(self, file: InputFile):
-        """Checks all but the hits of a file, which must stay open.
-
-        Raises:
-          CalojaxError: if a dataset or attribute is missing, or their sizes or types do not fit, or
-            `InputFile.find` refuses a dataset.
-        """
+        """Checks all but the hits of a file, which must stay open."""
         path = self._path = file.path
         self._offsets = _numbers(file, OFFSETS, "ui", "whole numbers")
         self._voxels = _numbers(file, VOXELS, "ui", "whole numbers")

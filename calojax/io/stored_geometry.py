@@ -29,10 +29,8 @@ def guess_detector(n_voxels: int) -> Detector | None:
 def resolved_detector(file: InputFile, n_voxels: int | None, detector: Detector | None) -> Detector:
     """The detector of a file's showers of ``n_voxels``, None if it holds points.
 
-    The geometry that the file keeps may replace the user's choice, ``detector``.
-
-    Raises:
-      CalojaxError: if the geometry in the file is damaged, none is known, or the voxels do not fit.
+    The geometry that the file keeps may replace the user's choice, ``detector``. Raises
+    `CalojaxError` if it is damaged, none is known, or the voxels do not fit.
     """
     stored = _stored_detector(file)
     # A user's own binning file may change thresholds or lengths, but not what the voxels are.

@@ -59,15 +59,12 @@ class ShowerWriter:
         """Describes the file; nothing is opened yet.
 
         Args:
-          path: the file to write.
-          detector: the geometry of the showers.
-          count: number of showers that will be appended in all.
+          path: file to write.
+          detector: geometry of the showers.
+          count: number of showers that will be appended in all, at least 1.
           provenance: attributes beside ``geometry`` and a default ``calojax_version``.
-          layout: the layout of the file.
+          layout: layout of the file.
           threads: number of threads that compress; by default one for each core.
-
-        Raises:
-          CalojaxError: if count is not positive.
         """
         if count < 1:
             raise CalojaxError(f"{path}: number of showers must be at least 1, got {count}.")
@@ -169,7 +166,6 @@ class ShowerWriter:
         self._check_disk()
 
     def _hand_over(self) -> None:
-        """Gives the block to the threads."""
         energies, showers = self._energies[: self._filled], self._showers[: self._filled]
         first = self.written - self._filled
 
@@ -229,8 +225,7 @@ def write_showers(
 ) -> None:
     """Writes the showers [b, v] of all batches and their incident energies [n], both in MeV.
 
-    Raises:
-      CalojaxError: as `ShowerWriter` does.
+    Arguments and errors are those of `ShowerWriter`.
     """
     energies = np.asarray(energies)
     with ShowerWriter(path, detector, len(energies), provenance, layout=layout) as writer:
@@ -245,9 +240,6 @@ class Disk(io.FileIO):
     HDF5 cannot be closed on a full disk: `close` raises, and the interpreter crashes when it later
     tries again. So HDF5 is told that all is well, the writer looks at `error` after every batch,
     and the file, useless by then, is removed.
-
-    Attributes:
-      error: the first error of the system, None while there is none.
     """
 
     error: OSError | None = None

@@ -20,15 +20,7 @@ _QUALITIES = ("auc_low", "auc_high", "auc_cnn", "fpd")
 
 
 class Drawing(NamedTuple):
-    """A picture that is not drawn yet.
-
-    Attributes:
-      section: title of its section.
-      name: short name, also of the file.
-      draw: function that draws it.
-      caption: what is seen, in a sentence or two.
-      narrow: whether two fit side by side.
-    """
+    """A picture that is not drawn yet; ``name`` is that of its file. Two narrow ones fit a row."""
 
     section: str
     name: str

@@ -20,7 +20,6 @@ from calojax import files
 from calojax.errors import CalojaxError
 from calojax.evaluation import scoreboard
 from calojax.evaluation.classifiers import MulticlassScore
-from calojax.evaluation.metric import base
 from calojax.evaluation.suite import SCORES, Evaluation, Known
 from calojax.io import ShowerSource
 
@@ -40,9 +39,9 @@ class Model:
     Attributes:
       name: name in tables and legends.
       evaluation: scores of its showers against the reference.
-      showers: its showers, for pictures of showers; those are left out without them.
+      showers: its showers; without them there are no pictures of showers.
       inputs: files, runs and digests that were evaluated, by what they are.
-      options: options of the evaluation: metrics, seeds, seed.
+      options: options of the evaluation.
       times: ms per shower by the keys of `scoreboard.TIMES`, such as ``gpu_ms_100``.
     """
 
@@ -56,11 +55,10 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """One or several models beside one reference.
+    """One or several models of the same geometry beside one reference; all names differ.
 
     Attributes:
-      models: models, at least one, of the same geometry; their names and that of the reference
-        differ.
+      models: models, at least one.
       reference: showers of the reference, for pictures of showers.
       reference_name: name of the reference in tables and legends.
       published: published rows to compare with.
@@ -75,7 +73,6 @@ class Report:
 
     @property
     def title(self) -> str:
-        """Heading: the models against the reference."""
         names = [model.name for model in self.models]
         both = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
         return f"{both} against {self.reference_name}"
@@ -87,7 +84,7 @@ class Report:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Sentences on what makes the scores less trustworthy."""
+        """Warnings of the evaluations; those that not all models have begin with the name."""
         found = []
         if any(model.evaluation.settings.get("quick") for model in self.models):
             found.append(
@@ -204,14 +201,7 @@ class _Slice(msgspec.Struct):
 class Earlier(msgspec.Struct):
     """What an earlier evaluation of a model left in metrics.json; empty if there was none.
 
-    Attributes:
-      content: all of it, as it was read; the others are what is used of it, with NaN for null.
-      name: name of the model.
-      inputs: files, runs and digests that were evaluated.
-      scores: scores as in `Evaluation`.
-      slices: scores of slices of incident energy.
-      floor: scores of one half of the reference against the other.
-      multiclass: multi-class scores.
+    ``content`` is all of it, as it was read. The others are parts of it, with NaN for null.
     """
 
     content: dict[str, Any] = {}
@@ -224,20 +214,13 @@ class Earlier(msgspec.Struct):
 
     @property
     def known(self) -> Known:
-        """The scores, errors and chance levels whose meaning is known."""
-        return Known(
-            _known(self.scores),
-            {(part.low_mev, part.high_mev): _known(part.scores) for part in self.slices},
-            _known(self.floor),
-        )
+        """The scores for `suite.scoring`."""
+        slices = {(part.low_mev, part.high_mev): part.scores for part in self.slices}
+        return Known(self.scores, slices, self.floor)
 
 
 def check(folder: pathlib.Path) -> None:
-    """Refuses a folder with results that calojax did not write.
-
-    Raises:
-      CalojaxError: naming the first of them.
-    """
+    """Raises `CalojaxError` if there are results in a folder that calojax did not write."""
     foreign = [n for n in ("metrics.json", "report.html", "figures") if (folder / n).exists()]
     if foreign and not _read(folder):
         raise CalojaxError(
@@ -278,7 +261,3 @@ def _read(folder: pathlib.Path) -> list[Earlier]:
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return []
-
-
-def _known(scores: Mapping[str, float]) -> dict[str, float]:
-    return {key: value for key, value in scores.items() if base(key) in SCORES}

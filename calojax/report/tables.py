@@ -29,12 +29,8 @@ _CHANCES = {"fpd": 0.0, "kpd": 0.0, **{key: 0.5 for key in SCORES if key.startsw
 class Table:
     """Texts in rows and columns; the first column names the rows.
 
-    Attributes:
-      caption: what the table shows and what to keep in mind, a sentence or more.
-      header: names of the columns, [c].
-      rows: texts, each [c].
-      marked: positions of rows that stand out.
-      prose: positions of columns with words, which start at the left; numbers end at the right.
+    Rows whose positions are ``marked`` stand out. Columns of ``prose`` start at the left; others,
+    of numbers, end at the right.
     """
 
     caption: str

@@ -45,9 +45,6 @@ def write(
 
     ``kind`` is the format of the pictures in figures; those in the page are PNG. ``warn`` is called
     with a sentence on every picture that could not be drawn.
-
-    Raises:
-      CalojaxError: if something cannot be written.
     """
     folder = pathlib.Path(folder)
     files.make_folder(folder)
