@@ -6,7 +6,7 @@ import sys
 CODE = """
 import resource
 import numpy as np
-from calojax.cli.allocator import keep_freed_memory
+from calojax.cli.process import keep_freed_memory
 
 def new_pages():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

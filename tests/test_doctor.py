@@ -8,8 +8,7 @@ import jax
 import pytest
 
 from calojax import files
-from calojax.cli import compilation, doctor, main
-from calojax.errors import CalojaxError
+from calojax.cli import doctor, main, process
 
 
 @pytest.fixture
@@ -84,25 +83,22 @@ def free_choice(monkeypatch, tmp_path):
 
 
 def test_programs_are_kept_under_the_cache(free_choice):
-    compilation.keep_programs()
-    assert compilation.kept_in() == free_choice / "xla"
+    process.keep_programs()
+    assert process.kept_in() == free_choice / "xla"
     assert list((free_choice / "xla").iterdir()) == []
 
 
 def test_a_folder_given_to_jax_stays(free_choice, monkeypatch):
     for given in (str(free_choice / "elsewhere"), "gs://bucket/programs"):
         monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", given)
-        compilation.keep_programs()
+        process.keep_programs()
         assert os.environ["JAX_COMPILATION_CACHE_DIR"] == given
 
 
 def test_programs_need_not_be_kept(free_choice, monkeypatch):
-    monkeypatch.setenv("CALOJAX_COMPILATION_CACHE", "off")
-    compilation.keep_programs()
-    assert compilation.kept_in() is None
-    monkeypatch.setenv("CALOJAX_COMPILATION_CACHE", "no")
-    with pytest.raises(CalojaxError, match="is 'no'; it may only be off"):
-        compilation.keep_programs()
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+    process.keep_programs()
+    assert process.kept_in() is None
 
 
 def written_by_group(cache):
@@ -126,18 +122,18 @@ def test_programs_are_kept_only_where_nobody_else_writes(
     if given:
         monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(free_choice / "xla"))
     monkeypatch.setattr(jax.config, "update", lambda name, value: None)
-    compilation.keep_programs()
-    assert compilation.kept_in() is None
+    process.keep_programs()
+    assert process.kept_in() is None
     told = capsys.readouterr().err
     assert told.startswith("warning: ")
     assert words in told
 
 
 def test_programs_of_another_user_are_not_run(free_choice, monkeypatch, capsys):
-    compilation.keep_programs()
+    process.keep_programs()
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
-    compilation.keep_programs()
-    assert compilation.kept_in() is None
+    process.keep_programs()
+    assert process.kept_in() is None
     assert "belongs to another user" in capsys.readouterr().err
 
 
@@ -155,6 +151,6 @@ def test_users_without_a_home_go_without(free_choice, monkeypatch, capsys):
     monkeypatch.setattr(pwd, "getpwuid", nobody)
     for name in ("HOME", "CALOJAX_CACHE"):
         monkeypatch.delenv(name)
-    compilation.keep_programs()
+    process.keep_programs()
     assert "set CALOJAX_CACHE to a folder" in capsys.readouterr().err
     main(["doctor"])

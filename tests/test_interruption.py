@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from calojax import files
-from calojax.cli.interruption import stopped_by_signals
+from calojax.cli.process import stopped_by_signals
 from calojax.geometry import DETECTORS
 from calojax.io import ShowerWriter
 

@@ -12,9 +12,7 @@ import tyro
 import calojax
 from calojax import files
 from calojax.cli.arguments import refuse
-from calojax.cli.compilation import keep_programs
-from calojax.cli.interruption import stopped_by_signals
-from calojax.cli.screen import patient_screen
+from calojax.cli.process import keep_programs, patient_screen, stopped_by_signals
 from calojax.errors import CalojaxError, printable
 
 COMMANDS = {

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import jax
 
 import calojax
-from calojax.cli.compilation import kept_in
+from calojax.cli.process import kept_in
 from calojax.errors import CalojaxError, warn
 from calojax.io.writer import cores
 
@@ -63,7 +63,7 @@ def problems(platforms: Sequence[str], driver: int, cores: int) -> Iterator[str]
     if kept_in() is None:
         yield (
             "Compiled programs are not kept, so every start compiles them again; unset "
-            "CALOJAX_COMPILATION_CACHE, or set CALOJAX_CACHE to a folder of your own."
+            "JAX_COMPILATION_CACHE_DIR, or set CALOJAX_CACHE to a folder of your own."
         )
 
 

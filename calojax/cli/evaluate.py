@@ -13,8 +13,8 @@ import tyro
 
 import calojax
 from calojax import checkpoint, files, report
-from calojax.cli.allocator import keep_freed_memory
 from calojax.cli.arguments import optional, required
+from calojax.cli.process import keep_freed_memory
 from calojax.cli.showers import Output, warn_outside, write
 from calojax.errors import CalojaxError, printable, warn
 from calojax.evaluation import classifiers, scoreboard, suite

@@ -9,8 +9,8 @@ import tyro
 
 import calojax
 from calojax import checkpoint, distributed, models
-from calojax.cli.allocator import keep_freed_memory
 from calojax.cli.arguments import optional
+from calojax.cli.process import keep_freed_memory
 from calojax.cli.showers import Output, warn_outside, write
 from calojax.errors import CalojaxError, printable
 from calojax.files import check_output

@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import tyro
 
 from calojax import distributed, models
-from calojax.cli.allocator import keep_freed_memory
 from calojax.cli.arguments import optional, refuse
+from calojax.cli.process import keep_freed_memory
 from calojax.errors import CalojaxError, warn
 from calojax.geometry import find_detector
 from calojax.io import ShowerSource, open_showers
