@@ -50,8 +50,10 @@ def from_xml(path: str | pathlib.Path, particle: str | None = None) -> Detector:
     where = f"{path}: <Bin>"
     layers = [_layer(path, element) for element in chosen.findall("Layer")]
     layers = [layer for layer in layers if len(layer.r_edges) > 1]
-    numbers = ((name, _number(where, chosen, name)) for name in (*_THRESHOLDS, *_MEDIUM))
-    given: dict[str, float] = {name: value for name, value in numbers if value is not None}
+    thresholds, medium = (
+        {name: value for name in names if (value := _number(where, chosen, name)) is not None}
+        for names in (_THRESHOLDS, _MEDIUM)
+    )
     low, high = (_number(where, chosen, name) for name in ("energy_min", "energy_max"))
     if (low is None) != (high is None):
         raise CalojaxError(f"{where}: 'energy_min' and 'energy_max' must be given together.")
@@ -62,26 +64,23 @@ def from_xml(path: str | pathlib.Path, particle: str | None = None) -> Detector:
     own_range = known.energy_range if known else None
     if low is not None and high is not None:
         own_range = low, high
-    thresholds = {name: getattr(default, name) for name in _THRESHOLDS} | given
     try:
-        found = Detector(
+        found = dataclasses.replace(
+            default,
             # With the name of a built-in detector it would be mistaken for that one.
             name=printable(path.name if path.stem in builtin.DETECTORS else path.stem),
             particle=species,
             layers=known.layers if known else tuple(map(_with_thickness, layers)),
             energy_range=own_range,
-            readout_threshold=thresholds["readout_threshold"],
-            evaluation_threshold=thresholds["evaluation_threshold"],
-            medium=dataclasses.replace(
-                default.medium, **{name: given[name] for name in _MEDIUM if name in given}
-            ),
+            medium=dataclasses.replace(default.medium, **medium),
             energies=known.energies if known and own_range == known.energy_range else (),
+            **thresholds,
         )
     except ValueError as error:
         raise CalojaxError(f"{path}: {error}.") from None
     if known:
         return known if dataclasses.replace(found, name=known.name) == known else found
-    assumed = [name for name in (*_THRESHOLDS, *_MEDIUM) if name not in given]
+    assumed = [name for name in (*_THRESHOLDS, *_MEDIUM) if name not in thresholds | medium]
     if any(layer.thickness is None for layer in layers):
         assumed.insert(0, "thickness")
     if assumed:
