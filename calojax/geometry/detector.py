@@ -105,20 +105,12 @@ class Medium:
 
 @dataclasses.dataclass(frozen=True)
 class VoxelMap:
-    """Per-voxel coordinates of a detector, each an array [v] in file order.
+    """Coordinates of the voxels of a detector, each an array [v] in file order; lengths are in mm.
 
-    Attributes:
-      layer: position of the voxel's layer in ``Detector.layers``.
-      alpha: angular bin.
-      r: radial bin.
-      n_alpha: number of angular bins of its layer.
-      r_center: ring centre in mm (midpoint of the edges, as in the official evaluation).
-      r_low: inner edge in mm.
-      r_high: outer edge in mm.
-      alpha_center: centre of the angular bin in [-pi, pi).
-      eta: r_center * cos(alpha_center) in mm.
-      phi: r_center * sin(alpha_center) in mm.
-      z_center: depth of the layer's centre in mm.
+    ``layer`` is a position in ``Detector.layers``, ``alpha`` and ``r`` are bins, and ``n_alpha`` is
+    the number of angular bins of the layer. ``alpha_center`` is in [-pi, pi), and ``r_center`` the
+    midpoint of the edges ``r_low`` and ``r_high``, as in the official evaluation. ``eta`` and
+    ``phi`` are r_center cos(alpha_center) and r_center sin(alpha_center).
     """
 
     layer: np.ndarray
@@ -269,11 +261,7 @@ class Detector:
         return np.array([(layer.n_alpha, layer.n_r) for layer in self.layers]).T
 
     def voxel_index(self, layer, alpha, r) -> np.ndarray:
-        """Flat voxel index of (layer position, alpha bin, r bin); broadcasts.
-
-        Raises:
-          IndexError: if any coordinate is outside the detector.
-        """
+        """Flat index of (layer position, alpha bin, r bin), which broadcast, or `IndexError`."""
         layer, alpha, r = np.broadcast_arrays(layer, alpha, r)
         starts = np.array([s.start for s in self.layer_slices])
         n_alpha, n_r = self._bins
