@@ -233,15 +233,11 @@ def _arguments(group: Group) -> dict[str, Any]:
     if address == "auto" and process is None and processes is None:
         return {}
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+    valid = host and port.isdigit() and 0 < int(port) < 2**16
+    if not valid or process is None or processes is None:
         raise CalojaxError(
-            f"--coordinator {address} is neither HOST:PORT, such as node001:31415, nor auto "
-            "without --processes and --process."
-        )
-    if process is None or processes is None:
-        raise CalojaxError(
-            f"--coordinator {address} needs --processes, how many there are, and --process, which "
-            "of them this is, from 0."
+            f"--coordinator {address}: give HOST:PORT, such as node001:31415, with --processes, "
+            "how many there are, and --process, which of them this is, from 0; or auto alone."
         )
     _check_numbers(process, processes)
     if process == 0:
@@ -262,12 +258,10 @@ def _arguments(group: Group) -> dict[str, Any]:
 
 
 def _check_numbers(process: int, processes: int) -> None:
-    if processes < 1:
-        raise CalojaxError(f"--processes must be at least 1, got {processes}.")
     if not 0 <= process < processes:
         raise CalojaxError(
-            f"--process must be from 0 to {processes - 1} with --processes {processes}, got "
-            f"{process}."
+            f"--process {process} with --processes {processes}: there must be one or more, which "
+            "are numbered from 0."
         )
 
 

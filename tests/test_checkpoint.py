@@ -61,23 +61,6 @@ def test_round_trip(saved, model, variables):
             checkpoints.load_optimizer(jax.tree.map(lambda x: np.zeros((*x.shape, 2)), OPTIMIZER))
 
 
-def test_flat_names_of_earlier_versions(saved, model, variables, tmp_path, monkeypatch):
-    device_get = jax.device_get
-
-    def flat(trees):
-        variables, optimizer = device_get(trees)
-        return checkpoint._named(variables), optimizer
-
-    with monkeypatch.context() as patch, Checkpoints(tmp_path) as checkpoints:
-        patch.setattr(jax, "device_get", flat)
-        checkpoints.save(model, variables, OPTIMIZER, PROGRESS)
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        checkpoint.load(tmp_path).variables,
-        checkpoint.load(saved).variables,
-    )
-
-
 def test_missing_runs(tmp_path):
     with pytest.raises(CalojaxError, match="is not a run folder"):
         checkpoint.load(tmp_path / "nothing")

@@ -47,13 +47,6 @@ def test_blocks_give_what_the_whole_matrix_does(block, k):
     assert found == pytest.approx(brute_force(reference, generated, k))
 
 
-def test_identical_samples():
-    points = np.random.default_rng(0).normal(size=(200, 4))
-    found = manifold.prdc(points, points)
-    assert found.precision == found.recall == found.coverage == 1
-    assert found.density == pytest.approx(1.0, abs=0.05)
-
-
 @pytest.mark.parametrize("resident", [False, True])
 @pytest.mark.parametrize(("k", "expected"), [(1, [1.0] * 10), (3, [9, *[4] * 8, 9])])
 def test_radii_of_a_line_of_points(k, expected, resident, monkeypatch):

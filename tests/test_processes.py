@@ -161,14 +161,14 @@ def test_processes_cannot_share_one_file(capsys):
     ("group", "words"),
     [
         (Group(processes=2), "--processes and --process need --coordinator"),
-        (Group("localhost:1", processes=2), "needs --processes"),
-        (Group("localhost:1", process=0), "needs --processes"),
-        (Group("localhost:1", 2, 2), "from 0 to 1 with --processes 2, got 2"),
-        (Group("localhost:1", 2, -1), "--processes 2, got -1"),
-        (Group("localhost:1", 0, 0), "--processes must be at least 1, got 0"),
-        (Group("localhost", 2, 0), "localhost is neither HOST:PORT"),
-        (Group("localhost:http", 2, 0), "is neither HOST:PORT"),
-        (Group("auto", 2, 0), "nor auto without --processes"),
+        (Group("localhost:1", processes=2), "with --processes"),
+        (Group("localhost:1", process=0), "with --processes"),
+        (Group("localhost:1", 2, 2), "--process 2 with --processes 2"),
+        (Group("localhost:1", 2, -1), "--process -1 with --processes 2"),
+        (Group("localhost:1", 0, 0), "--process 0 with --processes 0"),
+        (Group("localhost", 2, 0), "localhost: give HOST:PORT"),
+        (Group("localhost:http", 2, 0), "give HOST:PORT"),
+        (Group("auto", 2, 0), "or auto alone"),
     ],
 )
 def test_wrong_arguments(group, words):

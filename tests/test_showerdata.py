@@ -11,7 +11,6 @@ from calojax.cli import main
 from calojax.errors import CalojaxError
 from calojax.geometry import DETECTORS, Layer
 from calojax.io import open_showers, write_showers
-from calojax.io.inspection import inspect
 
 
 @pytest.fixture
@@ -103,37 +102,6 @@ def test_points_are_counted_in_voxels_and_those_outside_left_out(path, capsys):
     np.testing.assert_array_equal(source.read(), expected)
     assert "has points outside the voxels of geometry tiny" in capsys.readouterr().err
     np.testing.assert_array_equal(source.read(1, 2), expected[1:])
-
-
-@pytest.mark.parametrize("layout", ["dense", "sparse", "par04", "lemurs", "showerdata"])
-def test_incident_energies_stay_those_of_the_file(layout, path):
-    # Whether total or kinetic: a pion's mass of 140 MeV is neither added nor taken away.
-    geometry = dataclasses.replace(TINY, name="pions", particle="pion")
-    energies = np.array([250.0, 500.0])
-    write_showers(path, geometry, energies, [toy(2)[1]], layout=layout)
-    np.testing.assert_array_equal(open_showers(path).energies, energies)
-
-
-@pytest.mark.parametrize(
-    ("scale", "words"),
-    [
-        (1, "nothing wrong"),
-        (0.033, "deposited in silicon"),
-        (1e3, "look like keV beside incident energies in MeV"),
-        (1e-3, "voxels look like GeV: multiply them by 1,000"),
-    ],
-)
-def test_check_names_the_layout_and_wrong_units(scale, words, path):
-    geometry = DETECTORS["ds2"]
-    energies = np.geomspace(1e3, 1e6, 60)
-    depth = np.exp(-(((geometry.voxels.z_center - 50) / 30) ** 2) - geometry.voxels.r_center / 5)
-    showers = np.where(depth > 0.01, depth, 0) * np.linspace(0.9, 1.1, 60)[:, None]
-    showers *= (0.95 * scale * energies / showers.sum(1))[:, None]
-    write_showers(path, geometry, energies, [showers], layout="showerdata")
-    found = inspect(path)
-    assert found.layout == "showerdata"
-    assert "60 of 6,480 voxels (geometry ds2, electrons, layout showerdata)" in found.text()
-    assert words in found.text()
 
 
 POINT = [[1, 0, 0, 1.0]]

@@ -7,13 +7,12 @@ from typing import Annotated
 import tyro
 
 from calojax.cli.arguments import optional, required
+from calojax.cli.showers import Output, write
 from calojax.errors import CalojaxError, printable
 from calojax.files import check_output
 from calojax.geometry import chosen_detector
 from calojax.io import open_showers, sparse
 from calojax.io.layouts import LayoutName
-from calojax.io.writer import ShowerWriter
-from calojax.progress import progress_bar
 
 # Voxels held at a time: 64 MiB.
 _VOXELS = 2**24
@@ -56,13 +55,9 @@ def convert(
         if name not in (sparse.LAYOUT, sparse.N_VOXELS)
     }
     size = max(1, _VOXELS // source.detector.n_voxels)
-    with (
-        ShowerWriter(out, source.detector, len(source), attributes, layout=layout) as writer,
-        progress_bar("convert", len(source)) as bar,
-    ):
-        for energies, showers in source.batches(size):
-            writer.append(energies, showers if scale == 1 else scale * showers)
-            bar.update(len(showers))
+    batches = ((e, s if scale == 1 else scale * s) for e, s in source.batches(size))
+    output = Output(out, len(source), attributes)
+    write([output], source.detector, batches, label="convert", layout=layout)
     if repair:
         print(f"repaired: {source.clipped:,} voxels set to 0, {source.dropped:,} showers left out")
     per_shower = out.stat().st_size / len(source)

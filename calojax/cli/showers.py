@@ -1,7 +1,7 @@
 """Parts that the commands which make showers have in common: writing, a warning."""
 
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +11,6 @@ from calojax.geometry import Detector
 from calojax.io.layouts import LayoutName
 from calojax.io.writer import ShowerWriter
 from calojax.progress import progress_bar
-from calojax.sampling.generation import Batches
 
 
 class Output(NamedTuple):
@@ -25,7 +24,7 @@ class Output(NamedTuple):
 def write(
     outputs: Iterable[Output],
     detector: Detector,
-    batches: Batches,
+    batches: Iterator[tuple[np.ndarray, np.ndarray]],
     *,
     label: str,
     layout: LayoutName = "dense",

@@ -65,28 +65,24 @@ def rows(dataset: str, path: str | os.PathLike | None = None) -> tuple[Row, ...]
     shipped = importlib.resources.files("calojax.evaluation") / "calochallenge_results.json"
     file = pathlib.Path(path) if path else shipped
     try:
-        text = file.read_text(encoding="utf-8")
-        tables = {
-            name: tuple(
-                Row(
-                    str(entry["model"]),
-                    {k: float(v) for k, v in entry.items() if isinstance(v, int | float)},
-                    published=True,
-                )
-                for entry in entries
+        tables = json.loads(file.read_text(encoding="utf-8"))["datasets"]
+        if dataset not in tables:
+            raise CalojaxError(
+                f"{file}: has no scores of {dataset!r}, only of {', '.join(tables)}."
             )
-            for name, entries in json.loads(text)["datasets"].items()
-        }
+        return tuple(
+            Row(
+                str(entry["model"]),
+                {k: float(v) for k, v in entry.items() if isinstance(v, int | float)},
+                published=True,
+            )
+            for entry in tables[dataset]
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CalojaxError(
             f"{file}: is not a table of scores ({error}); it must be JSON with "
             '{"datasets": {NAME: [{"model": ..., "auc_low": ...}, ...]}}.'
         ) from None
-    if dataset not in tables:
-        raise CalojaxError(
-            f"{file}: has no scores of {dataset!r}, only of {', '.join(tables) or 'nothing'}."
-        )
-    return tables[dataset]
 
 
 def ranking(

@@ -34,10 +34,11 @@ def values(file: InputFile, key: str) -> h5py.Dataset:
         )
     if not isinstance(item, h5py.Dataset):
         raise CalojaxError(f"{path}: {key!r} is a group; it must be a dataset.")
-    if item.dtype.kind not in "fiu":
-        raise CalojaxError(f"{path}: {key!r} holds {item.dtype}; it must hold real numbers.")
-    if not item.shape:
-        raise CalojaxError(f"{path}: {key!r} is a single or no value; it must have n rows.")
+    if item.dtype.kind not in "fiu" or not item.shape:
+        raise CalojaxError(
+            f"{path}: {key!r} holds {item.dtype} of shape {item.shape}; it must hold real numbers "
+            "in n rows."
+        )
     return item
 
 

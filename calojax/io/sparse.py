@@ -103,20 +103,10 @@ class SparseShowers(Rows):
                 f"{path}: is of the sparse layout, but its attribute {N_VOXELS!r} is {n_voxels!r}; "
                 "it must be the number of voxels of a shower."
             )
-        if len(self._voxels) != len(self._energies):
-            raise CalojaxError(
-                f"{path}: has {len(self._voxels):,} {VOXELS!r}, but {len(self._energies):,} "
-                f"{HIT_ENERGIES!r}; the numbers must be equal."
-            )
-        if not len(self._offsets):
-            raise CalojaxError(
-                f"{path}: {OFFSETS!r} is empty; it must have one more entry than there are showers."
-            )
-        first, last = int(self._offsets[0]), int(self._offsets[-1])
-        if (first, last) != (0, len(self._voxels)):
-            raise CalojaxError(
-                f"{path}: {OFFSETS!r} goes from {first:,} to {last:,}, but must go from 0 to the "
-                f"number of hits, {len(self._voxels):,}; write the file again."
+        hits = {len(self._voxels), len(self._energies)}
+        if not len(self._offsets) or self._offsets[0] != 0 or {int(self._offsets[-1])} != hits:
+            raise self._damaged(
+                f"{OFFSETS!r} must go from 0 to the number of {VOXELS!r} and {HIT_ENERGIES!r}"
             )
         self.shape = (len(self._offsets) - 1, n_voxels)
         self.dtype = self._energies.dtype
@@ -131,23 +121,14 @@ class SparseShowers(Rows):
             raise self._damaged(
                 f"{OFFSETS!r} of showers {start} to {stop} are not in ascending order"
             )
-        if (many := counts > n_voxels).any():
-            where = int(np.argmax(many))
-            raise self._damaged(
-                f"shower {start + where} has {counts[where]:,} hits, more than its {n_voxels:,} "
-                "voxels"
-            )
         voxels = self._voxels[offsets[0] : offsets[-1]].astype(np.int64)
         owner = start + np.repeat(np.arange(len(counts)), counts)
-        if (outside := (voxels < 0) | (voxels >= n_voxels)).any():
-            where = int(np.argmax(outside))
+        bad = (voxels < 0) | (voxels >= n_voxels)
+        bad[1:] |= (np.diff(voxels) <= 0) & (np.diff(owner) == 0)
+        if bad.any():
             raise self._damaged(
-                f"shower {owner[where]} has a hit in voxel {voxels[where]:,}, but voxels go from 0 "
+                f"the voxels of shower {owner[np.argmax(bad)]} are not in ascending order from 0 "
                 f"to {n_voxels - 1:,}"
-            )
-        if (falling := (np.diff(voxels) <= 0) & (np.diff(owner) == 0)).any():
-            raise self._damaged(
-                f"the voxels of shower {owner[np.argmax(falling)]} are not in ascending order"
             )
         return showers_of(Hits(counts, voxels, self._energies[offsets[0] : offsets[-1]]), n_voxels)
 
