@@ -36,10 +36,8 @@ def doctor() -> None:
 def problems(platforms: Sequence[str], driver: int, cores: int) -> Iterator[str]:
     """Problems of a machine, one sentence each with its remedy.
 
-    Args:
-      platforms: platform of each device: "cpu", "gpu" or "tpu".
-      driver: major version of the NVIDIA driver, 0 without one.
-      cores: number of CPU cores that this process may use.
+    It has devices of those ``platforms`` ("cpu", "gpu" or "tpu"), an NVIDIA driver of that major
+    version, 0 without one, and so many CPU cores for this process.
     """
     gpus = platforms.count("gpu")
     if driver and not gpus:

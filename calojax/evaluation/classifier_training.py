@@ -81,14 +81,9 @@ def log_posteriors(logits: jax.Array | np.ndarray) -> jax.Array:
 class ClassifierSettings:
     """How a classifier is trained; the defaults are the CaloChallenge's for datasets 2 and 3.
 
-    Attributes:
-      width: nodes of every hidden layer of the dense network.
-      hidden_layers: number of hidden layers after the first.
-      batch: largest number of showers per step.
-      epochs: passes over the training part; the one of best test accuracy counts.
-      learning_rate: learning rate of Adam.
-      split: proportions of training, test and validation part.
-      quick: whether these are the reduced settings, whose scores are not comparable.
+    The dense network has ``hidden_layers`` after the first; a step has at most ``batch`` showers;
+    the epoch of best test accuracy counts; Adam is the optimiser; ``split`` are proportions of
+    training, test and validation part. Scores of ``quick`` settings are not comparable.
     """
 
     width: int = 2048

@@ -69,14 +69,12 @@ class MulticlassScore:
     """Which of several samples the reference showers look like.
 
     Attributes:
-      kind: input of the classifier.
       log_posterior: by name of the sample, the mean over reference showers and seeds of the
         log-probability that the shower is of that sample; higher is better.
       log_posterior_error: standard deviation over seeds.
       uniform: value of a sample that is like the others, -ln(number of samples).
       cross_check: the same for the samples' own validation showers: [true sample, assigned sample],
         in the order of `log_posterior`; its diagonal is highest where the classifier works.
-      settings: how the classifier was trained.
     """
 
     kind: Kind

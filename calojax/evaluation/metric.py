@@ -1,10 +1,9 @@
 """What a metric is: the base class of everything that ``calojax evaluate --metrics`` names.
 
-A new metric is a file with a subclass of `SliceMetric`, and one line in `calojax.evaluation.suite`,
+A new metric is a file with a subclass of `Metric`, and one line in `calojax.evaluation.suite`,
 or a call of `calojax.evaluation.suite.register` from another package; docs/evaluation.md has one.
 """
 
-import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,13 +13,9 @@ from calojax.geometry import Detector
 
 
 class Score(NamedTuple):
-    """Meaning of one number of an evaluation.
+    """Meaning of one number of an evaluation; tables show it times ``scale``.
 
-    Attributes:
-      name: column of the CaloChallenge's tables, or a name in the same style.
-      description: one line for tables.
-      higher_is_better: direction.
-      scale: factor in tables.
+    The name is a column of the CaloChallenge's tables, or in the same style.
     """
 
     name: str
@@ -62,10 +57,8 @@ class Options:
 class Found(NamedTuple):
     """Results of a metric, for all showers or for a slice.
 
-    Attributes:
-      scores: values by key, errors by ``<key>_error``, chance levels by ``<key>_chance``.
-      details: values of further fields of `suite.Evaluation` by name, such as histograms.
-      warnings: sentences on what makes the scores less trustworthy.
+    Scores are values by key, errors by ``<key>_error`` and chance levels by ``<key>_chance``;
+    details are values of further fields of `suite.Evaluation` by name, such as histograms.
     """
 
     scores: Mapping[str, float] = {}
@@ -73,8 +66,8 @@ class Found(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
-class Metric(abc.ABC):
-    """Base class of metrics that treat the slices in their own way; the others are `SliceMetric`s.
+class Metric:
+    """Base class: a metric has `compute`, or in `compute_all` its own way to treat slices.
 
     Attributes:
       scores: meaning of each score, by key.
@@ -84,15 +77,21 @@ class Metric(abc.ABC):
     scores: Mapping[str, Score] = {}
     reusable: bool = True
 
-    @abc.abstractmethod
+    def compute(self, samples: Samples, options: Options) -> Found:
+        """Scores of the samples."""
+        raise NotImplementedError
+
     def compute_all(
         self, samples: Samples, slices: Sequence[tuple[float, float]], options: Options
     ) -> list[Found]:
         """Results for all showers, then for each slice, given by its energies in MeV."""
+        parts = [samples.within(*ends) for ends in slices]
+        return [
+            self.compute(samples, options),
+            *(self.compute(p, options) if p.is_enough else Found() for p in parts),
+        ]
 
-    def check(  # noqa: B027 (optional)
-        self, detector: Detector, showers: int, options: Options
-    ) -> None:
+    def check(self, detector: Detector, showers: int, options: Options) -> None:
         """Raises `CalojaxError` if samples of so many showers each have no such scores."""
 
     def settings(self, samples: Samples, options: Options) -> dict[str, Any]:
@@ -102,23 +101,6 @@ class Metric(abc.ABC):
     def warnings(self, samples: Samples) -> tuple[str, ...]:
         """Sentences on samples that make the scores less trustworthy."""
         return ()
-
-
-class SliceMetric(Metric):
-    """Base class of metrics that score a slice like the whole sample."""
-
-    @abc.abstractmethod
-    def compute(self, samples: Samples, options: Options) -> Found:
-        """Scores of the samples."""
-
-    def compute_all(
-        self, samples: Samples, slices: Sequence[tuple[float, float]], options: Options
-    ) -> list[Found]:
-        parts = [samples.within(*ends) for ends in slices]
-        return [
-            self.compute(samples, options),
-            *(self.compute(p, options) if p.is_enough else Found() for p in parts),
-        ]
 
 
 def with_error(key: str, value: float, error: float) -> dict[str, float]:

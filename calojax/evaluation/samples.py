@@ -77,11 +77,8 @@ def inside(source: ShowerSource, low: float, high: float) -> np.ndarray:
 class Sample:
     """Showers, and what one pass over their voxels gives.
 
-    Attributes:
-      source: showers.
-      features: high-level features.
-      maxima: largest voxel energy of each shower in MeV, float32 [n].
-      marks: hash of each shower (`calojax.io.marks`), uint64 [n].
+    Beside the features these are the largest voxel energy of each shower in MeV, float32 [n], and
+    its mark (`calojax.io.marks`), uint64 [n].
     """
 
     source: ShowerSource

@@ -72,14 +72,9 @@ class ShowerArrays(ShowerSource):
         name: str | os.PathLike = "showers in memory",
         validated: bool = False,
     ):
-        """Checks shapes and values.
+        """Checks incident energies [n] or [n, 1] and voxel energies [n, v], both in MeV.
 
-        Args:
-          detector: the geometry.
-          energies: incident energies in MeV, [n] or [n, 1].
-          showers: voxel energies in MeV, [n, v].
-          name: the showers' name in error messages.
-          validated: whether the voxels have been checked before.
+        Those that are ``validated`` have been checked before; ``name`` is for error messages.
 
         Raises:
           CalojaxError: if shapes do not fit, there are no showers, an incident energy is not a

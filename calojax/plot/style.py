@@ -126,13 +126,8 @@ def ratio(
 ) -> None:
     """Ratios to the reference from 0.4 to 1.6, in one panel; triangles mark those beyond.
 
-    Args:
-      axes: panel.
-      edges: edges of bins, [k + 1].
-      reference: values [k] and their errors [k], drawn as a grey band. Bins where the value is
-        not positive are left out.
-      models: values [k] and errors [k] of each model, by its name.
-      width: line width in points.
+    Reference and models, by name, are values [k] and errors [k] in bins with ``edges`` [k + 1].
+    Bins where the reference is not positive are left out.
     """
     limits = (0.4, 1.6)
     seen = reference[0] > 0

@@ -34,15 +34,10 @@ _PICTURE = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A generated sample in a report.
+    """A generated sample in a report; without showers there are no pictures of showers.
 
-    Attributes:
-      name: name in tables and legends.
-      evaluation: scores of its showers against the reference.
-      showers: its showers; without them there are no pictures of showers.
-      inputs: files, runs and digests that were evaluated, by what they are.
-      options: options of the evaluation.
-      times: ms per shower by the keys of `scoreboard.TIMES`, such as ``gpu_ms_100``.
+    ``inputs`` are files, runs and digests that were evaluated, by what they are; ``times`` are ms
+    per shower by the keys of `scoreboard.TIMES`.
     """
 
     name: str
@@ -55,15 +50,7 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """One or several models of the same geometry beside one reference; all names differ.
-
-    Attributes:
-      models: models, at least one.
-      reference: showers of the reference, for pictures of showers.
-      reference_name: name of the reference in tables and legends.
-      published: published rows to compare with.
-      multiclass: scores of the classifiers that tell several samples apart.
-    """
+    """One or several models of the same geometry beside one reference; all names differ."""
 
     models: Sequence[Model]
     reference: ShowerSource | None = None
