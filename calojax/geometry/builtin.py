@@ -5,6 +5,8 @@ Layer thicknesses of dataset 1 are nominal values of the ATLAS barrel at |eta| =
 detector paper, JINST 3 S08003, chapter 5); only the shower generator and figures use them.
 """
 
+from collections.abc import Iterable
+
 from calojax.errors import CalojaxError
 from calojax.geometry.detector import Detector, Layer, Medium
 
@@ -34,18 +36,12 @@ _LAR = Medium(
 _ATLAS_ENERGIES = tuple(float(2**n) for n in range(8, 23))  # 256 MeV to 4.2 TeV
 
 
-def _uniform_edges(width: float, n: int) -> tuple[float, ...]:
-    # Rounded so that 3 * 4.65 prints as the 13.95 of the published binning.
-    return tuple(round(width * i, 6) for i in range(n + 1))
-
-
-def _silicon_tungsten(name: str, n_alpha: int, n_r: int, r_width: float, n_z: int = 45) -> Detector:
-    edges = _uniform_edges(r_width, n_r)
+def _silicon_tungsten(name: str, layers: Iterable[Layer], highest: float = 1e6) -> Detector:
     return Detector(
         name=name,
         particle="electron",
-        layers=tuple(Layer(z, edges, n_alpha, 3.4) for z in range(n_z)),
-        energy_range=(1e3, 1e6),
+        layers=tuple(layers),
+        energy_range=(1e3, highest),
         readout_threshold=_SILICON_THRESHOLD,
         evaluation_threshold=_SILICON_THRESHOLD,
         medium=_SIW,
@@ -65,6 +61,9 @@ def _atlas(name: str, particle: str, layers: tuple[Layer, ...]) -> Detector:
     )
 
 
+# Rounded so that 3 * 4.65 prints as the 13.95 of the published binning.
+_DS2_EDGES = tuple(round(4.65 * i, 6) for i in range(10))
+_DS3_EDGES = tuple(round(2.325 * i, 6) for i in range(19))
 _PRESAMPLER = (0, 5, 10, 30, 50, 100, 200, 400, 600)
 _BACK = (0, 50, 100, 200, 400, 600)
 _TILE = (0, 10, 20, 30, 50, 80, 100, 130, 160, 200, 250, 300, 350, 400)
@@ -94,17 +93,11 @@ _PIONS = (
 DETECTORS = {
     "ds1-photons": _atlas("ds1-photons", "photon", _PHOTONS),
     "ds1-pions": _atlas("ds1-pions", "pion", _PIONS),
-    "ds2": _silicon_tungsten("ds2", n_alpha=16, n_r=9, r_width=4.65),
-    "ds3": _silicon_tungsten("ds3", n_alpha=50, n_r=18, r_width=2.325),
+    "ds2": _silicon_tungsten("ds2", (Layer(z, _DS2_EDGES, 16, 3.4) for z in range(45))),
+    "ds3": _silicon_tungsten("ds3", (Layer(z, _DS3_EDGES, 50, 3.4) for z in range(45))),
     # Ten layers of dataset 2's absorber, four times as thick, in a 10 x 4 x 3 grid.
-    "tiny": Detector(
-        name="tiny",
-        particle="electron",
-        layers=tuple(Layer(z, (0.0, 4.65, 13.95, 41.85), 4, 13.6) for z in range(10)),
-        energy_range=(1e3, 1e5),
-        readout_threshold=_SILICON_THRESHOLD,
-        evaluation_threshold=_SILICON_THRESHOLD,
-        medium=_SIW,
+    "tiny": _silicon_tungsten(
+        "tiny", (Layer(z, (0.0, 4.65, 13.95, 41.85), 4, 13.6) for z in range(10)), highest=1e5
     ),
 }
 
