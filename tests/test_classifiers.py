@@ -295,8 +295,3 @@ def test_what_cannot_be_trained_gets_a_sentence(kind, showers, detector, sentenc
     sample = _sample(showers, 0, detector=geometry.detector(detector))
     with pytest.raises(CalojaxError, match=sentence):
         classifiers.predict(kind, sample, sample, classifiers.QUICK, seeds=1)
-
-
-def test_a_multiclass_score_needs_two_samples():
-    with pytest.raises(CalojaxError, match="two or more generated samples"):
-        classifiers.multiclass("low", {"one": _sample(10, 0)}, _sample(10, 1), SMALL)

@@ -285,14 +285,14 @@ def test_several_models_share_a_report(sampled, data, folder, capsys):
     assert json.loads((out / "metrics.json").read_text())["name"] == "other"
 
 
-def test_rivals_are_ranked(sampled, data, folder, capsys):
+def test_models_are_ranked_by_a_classifier_between_them(sampled, data, folder, capsys):
     rival, out = folder / "rival.hdf5", folder / "rivals"
     line = "simulate --geometry tiny --energies {data} --seed 9 --out {rival}"
     assert calojax(line, data=data, rival=rival) == 0
-    line = "evaluate {sampled} {data} --rivals {rival} --out {out} --metrics correlations "
-    line += "--quick --seeds 2 --no-pictures"
+    line = "evaluate {sampled} {rival} {data} --name sampled rival --multiclass --out {out} "
+    line += "--metrics correlations --quick --seeds 2 --no-pictures"
     assert calojax(line, sampled=sampled, data=data, rival=rival, out=out) == 0
-    (score,) = json.loads((out / "metrics.json").read_text())["multiclass"]
+    (score,) = json.loads((out / "metrics.json").read_text())["models"][0]["multiclass"]
     # The rival comes from the reference's own generator, the sample from an untrained network.
     assert score["log_posterior"]["rival"] > score["uniform"] > score["log_posterior"]["sampled"]
     assert "multi cls" in capsys.readouterr().out
@@ -361,10 +361,11 @@ def test_wrong_arguments_are_named(line, words, capsys):
         ("evaluate {data} --out {folder}/e", "got 1 files"),
         ("evaluate --run {run} {data} --out {folder}/e --timing {data}", "JSON lines"),
         (
-            "evaluate {data} {data} --rivals {data} --metrics all --energy-range 1GeV 1.05GeV "
-            "--out {folder}/e",
+            "evaluate {data} {data} {data} --metrics all --energy-range 1GeV 1.05GeV "
+            "--out {folder}/e --multiclass --name a b",
             "A classifier needs 5 showers or more",
         ),
+        ("evaluate {data} {data} --out {folder}/e --multiclass", "two or more generated samples"),
         ("train calovq-ds2-mlp --data {data} --out {folder}/r", "tiny"),
         ("train two --data {data} --out {data}/r", "cannot be written"),
         ("evaluate {data} {data} --out {data}/e", "cannot be written"),

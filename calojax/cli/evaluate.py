@@ -62,7 +62,7 @@ class Evaluate:
       reconstruction: run whose first stage encodes and decodes the reference: what the codes
         lose, apart from what the prior loses.
       options: options of the scores.
-      rivals: further generated files for a multi-class classifier: which of all samples the
+      multiclass: train classifiers between the samples that --name names, and say which of them the
         reference resembles most (by the classifiers in --metrics, else high).
       against: published models to compare with: a results file, or "published" for the
         CaloChallenge's tables.
@@ -82,7 +82,7 @@ class Evaluate:
     run: Annotated[pathlib.Path | None, optional("RUN", "none")] = None
     reconstruction: Annotated[pathlib.Path | None, optional("RUN", "none")] = None
     options: Annotated[Options, tyro.conf.arg(name="")] = Options()
-    rivals: Annotated[tuple[pathlib.Path, ...], optional("FILES", "none")] = ()
+    multiclass: bool = False
     against: Annotated[str | None, optional("published|FILE", "none")] = None
     timing: Annotated[pathlib.Path | None, optional("FILE", "none")] = None
     geometry: Annotated[str | None, optional("NAME|XML", "what the files say")] = None
@@ -133,9 +133,8 @@ def main(arguments: Sequence[str]) -> None:
     # The showers of a model will have the reference's energies.
     samples = [reference] if asked.model else []
     samples += [open_showers(path, detector) for path in generated]
-    rivals = [open_showers(path, reference.detector) for path in asked.rivals]
-    samples, reference = suite.comparable([*samples, *rivals], reference, options)
-    kinds = _multiclass_kinds(samples, reference, options) if rivals else []
+    samples, reference = suite.comparable(samples, reference, options)
+    kinds = _multiclass_kinds(samples, reference, options) if asked.multiclass else []
     if not asked.force:
         report.check(asked.out)
     files.make_folder(asked.out)
@@ -149,18 +148,14 @@ def main(arguments: Sequence[str]) -> None:
         truth, measured = suite.measure(reference), list(map(suite.measure, samples))
         digests = [sample.digest for sample in measured]
         digests[0] = drawn or digests[0]
-        common: dict = {"reference": ", ".join(map(printable, references))}
-        if rivals:
-            of_rivals = zip(map(printable, asked.rivals), digests[len(names) :], strict=True)
-            common["rivals"] = dict(of_rivals)
         inputs = [
             {
                 "generated": printable(path),
                 "reconstruction": bool(asked.reconstruction) and path == asked.model,
                 "digest": _digest_of_all(digest, truth, options),
-                **common,
+                "reference": ", ".join(map(printable, references)),
             }
-            for path, digest in zip(paths, digests, strict=False)
+            for path, digest in zip(paths, digests, strict=True)
         ]
         outline = report.Report(
             models=(),
@@ -168,10 +163,8 @@ def main(arguments: Sequence[str]) -> None:
             reference_name=printable(asked.reference_name),
             published=published,
         )
-        ours = dict(zip(names, measured, strict=False))
+        ours = dict(zip(names, measured, strict=True))
         found = _scored(ours, truth, inputs, times, outline, asked)
-        for path in asked.rivals:
-            names.append(printable(path.stem if path.stem not in names else path))
         for kind in kinds:
             if kind not in {score.kind for score in found.multiclass}:
                 score = classifiers.multiclass(
@@ -198,7 +191,9 @@ def main(arguments: Sequence[str]) -> None:
 def _multiclass_kinds(
     samples: Sequence[ShowerSource], reference: ShowerSource, options: Options
 ) -> list[classifiers.Kind]:
-    """Classifiers in the metrics, else ``high``; `CalojaxError` if a sample has too few showers."""
+    """Classifiers in the metrics, else ``high``; `CalojaxError` if there are too few showers."""
+    if len(samples) < 2:
+        raise CalojaxError("--multiclass needs two or more generated samples, each with a --name.")
     detector, fewest = reference.detector, min(map(len, (*samples, reference)))
     possible = suite.possible(options, detector, fewest)[0].metrics
     kinds: list[classifiers.Kind] = [k for k in suite.CLASSIFIERS if k in possible] or ["high"]
@@ -221,7 +216,8 @@ def _scored(
         warn(f"{asked.out}: the evaluation of {name} in it is replaced.")
     contents = [one.content for one in earlier]
     if [(one.name, one.inputs) for one in earlier] == list(zip(samples, inputs, strict=True)):
-        outline = dataclasses.replace(outline, multiclass=earlier[0].multiclass)
+        same = [one for one in earlier[0].multiclass if list(one.log_posterior) == list(samples)]
+        outline = dataclasses.replace(outline, multiclass=same)
     models = []
     for index, (name, sample) in enumerate(samples.items()):
         known, chosen = earlier[index].known, asked.options

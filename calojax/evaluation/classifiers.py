@@ -213,11 +213,6 @@ def multiclass(
     best sample is the one that these are most likely taken for. Arguments and errors are those of
     `predict`, with two or more generated samples by name.
     """
-    if len(generated) < 2:
-        raise CalojaxError(
-            f"A multi-class score needs two or more generated samples, got {len(generated)}: "
-            f"name more files."
-        )
     *samples, reference = equal_in_number(*generated.values(), reference)
     n = len(reference)
     of_reference, of_samples = [], []

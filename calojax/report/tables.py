@@ -200,7 +200,6 @@ def _multiclass(score: MulticlassScore, report: Report) -> Table:
         for index, name in enumerate(names)
     ]
     rows.sort(key=lambda row: -score.log_posterior[row[0]])
-    ours = {model.name for model in report.models}
     return Table(
         f"Samples that {report.reference_name}'s showers resemble, by a classifier between the "
         f"samples ('{score.kind}'): mean log-posterior, higher is better; {score.uniform:.3f} if "
@@ -208,7 +207,6 @@ def _multiclass(score: MulticlassScore, report: Report) -> Table:
         "(rows): the classifier works where the diagonal is highest.",
         ("Sample", "multi cls", *(f"taken for {name}" for name in names)),
         tuple(rows),
-        frozenset(index for index, row in enumerate(rows) if row[0] in ours),
     )
 
 
