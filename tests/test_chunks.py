@@ -25,9 +25,7 @@ def test_columns_read_back_as_what_h5py_wrote(dtype, shape, tmp_path):
             for column in columns:
                 column.extend(batch)
             queue.deliver(2)
-        for column in columns:
-            column.finish()
-        queue.deliver()
+        queue.finish()
     with h5py.File(tmp_path / "file") as file:
         for dataset in file.values():
             np.testing.assert_array_equal(dataset[:], values)

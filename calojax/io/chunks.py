@@ -45,6 +45,7 @@ class Queue:
     """Work done in threads, whose results one thread delivers in the order of the work."""
 
     def __init__(self, pool: Executor):
+        self.columns: list[Column] = []
         self._pool = pool
         self._waiting: collections.deque[tuple[Future, Callable]] = collections.deque()
 
@@ -60,6 +61,13 @@ class Queue:
         while self._waiting and (len(self._waiting) > most or self._waiting[0][0].done()):
             future, deliver = self._waiting.popleft()
             deliver(future.result())
+
+    def finish(self) -> None:
+        """Delivers everything, and what is left in the columns."""
+        self.deliver()
+        for column in self.columns:
+            column.finish()
+        self.deliver()
 
 
 class Column:
@@ -93,6 +101,7 @@ class Column:
             **FILTERS,
         )
         self._chunk = np.empty((rows, *tail), dtype)
+        queue.columns.append(self)
         self._queue = queue
         self._grows = grows
         self._start = 0

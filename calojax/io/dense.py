@@ -51,7 +51,6 @@ class Writer:
         self._showers = Column(
             queue, file, SHOWERS, np.float32, count, tail=(detector.n_voxels,), rows=rows
         )
-        self.columns = (self._energies, self._showers)
 
     def extend(self, energies: np.ndarray, showers: np.ndarray) -> None:
         self._energies.extend(energies[:, None])

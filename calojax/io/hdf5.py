@@ -75,15 +75,12 @@ class InputFile:
 class Rows(abc.ABC):
     """Showers of an open file, sliced like a dataset [n, v] in the CaloChallenge's order.
 
-    Attributes:
-      shape: (n, v).
-      dtype: type of the voxel energies.
-      chunks: number of showers that are read together with little waste, and v.
+    ``chunks`` has the number of showers that are read together; dense files have about as many.
     """
 
     shape: tuple[int, int]
-    dtype: np.dtype
-    chunks: tuple[int, int] | None
+    dtype: np.dtype = np.dtype(np.float32)
+    chunks: tuple[int, ...] | None = (64,)
 
     def __len__(self) -> int:
         return self.shape[0]

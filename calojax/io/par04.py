@@ -38,8 +38,7 @@ class GridShowers(Rows):
         self.shape = (n, int(np.prod(grid)))
         self.grid = tuple(reversed(grid))
         self.dtype = self._showers.dtype
-        chunks = self._showers.chunks
-        self.chunks = chunks and (chunks[0], self.shape[1])
+        self.chunks = self._showers.chunks
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         showers = self._showers[rows]
@@ -70,7 +69,6 @@ class Writer:
             rows=rows_of_a_chunk(detector),
         )
         self._angles = {name: Column(queue, file, name, np.float32, count) for name in self.angles}
-        self.columns = (self._energies, self._showers, *self._angles.values())
 
     def extend(self, energies: np.ndarray, showers: np.ndarray) -> None:
         cells = showers.reshape(-1, *self._grid).transpose(0, 3, 2, 1)

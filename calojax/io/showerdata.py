@@ -26,8 +26,6 @@ ENERGIES = "energies"
 DIRECTIONS = "directions"
 SHAPE = "shape"
 
-# Showers read together.
-_ROWS = 64
 # Share of the energy that points outside all voxels may have without a warning.
 _LOST = 1e-4
 
@@ -61,8 +59,6 @@ class PointShowers(Rows):
         self._values = int(sizes[2])
         self._detector = resolved_detector(file, None, detector)
         self.shape = (len(points), self._detector.n_voxels)
-        self.dtype = np.dtype(np.float32)
-        self.chunks = (_ROWS, self._detector.n_voxels)
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         start, stop, _ = rows.indices(len(self))
@@ -121,7 +117,6 @@ class Writer:
             name: Column(queue, file, name, np.int32, count)
             for name in ("pdg", "shower_ids", "num_points")
         }
-        self.columns = (self._energies, self._directions, *self._numbers.values())
         self._queue = queue
         self._written = 0
         self._most = 0

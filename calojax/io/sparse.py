@@ -25,9 +25,6 @@ OFFSETS = "hit_offsets"
 VOXELS = "hit_voxels"
 HIT_ENERGIES = "hit_energies"
 
-# Showers read together; a chunk of the dense layout has about as many.
-_ROWS = 64
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Hits:
@@ -109,8 +106,6 @@ class SparseShowers(Rows):
                 f"{OFFSETS!r} must go from 0 to the number of {VOXELS!r} and {HIT_ENERGIES!r}"
             )
         self.shape = (len(self._offsets) - 1, n_voxels)
-        self.dtype = self._energies.dtype
-        self.chunks = (_ROWS, n_voxels)
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         start, stop, _ = rows.indices(len(self))
@@ -159,7 +154,6 @@ class Writer:
         self._offsets = Column(queue, file, OFFSETS, np.uint64, count + 1)
         self._voxels = Column(queue, file, VOXELS, number, hits, grows=True)
         self._hits = Column(queue, file, HIT_ENERGIES, np.float32, hits, grows=True)
-        self.columns = (self._energies, self._offsets, self._voxels, self._hits)
         self._last = np.uint64(0)
         self._offsets.extend(np.zeros(1, np.uint64))
 

@@ -190,10 +190,7 @@ class ShowerWriter:
     def _finish(self) -> None:
         if self._filled:
             self._hand_over()
-        self._queue.deliver()
-        for column in self._rows.columns:
-            column.finish()
-        self._queue.deliver()
+        self._queue.finish()
 
     def _commit(self) -> None:
         if self.written != self.count:
