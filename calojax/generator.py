@@ -63,10 +63,6 @@ class Generator:
     Shower i of event n depends on the seed, n and i only; event 0 has the showers of ``calojax
     sample``. Another number of showers in an event, or other ``sizes``, may run another program,
     which changes last bits, and through them rarely a sampled code; with one size nothing changes.
-
-    Attributes:
-      trained: trained model.
-      sizes: numbers of showers that programs are compiled for.
     """
 
     def __init__(

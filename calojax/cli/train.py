@@ -154,16 +154,15 @@ def _train(asked: Train, arguments: Sequence[str]) -> None:
 
 def _check_units(source: ShowerSource, asked: Train) -> None:
     """Refuses showers whose units are certainly wrong, and warns if they look wrong."""
-    found = {"error": [], "warning": []}
-    for finding in unit_findings(source):
-        found["warning" if asked.any_units else finding.severity].append(finding.sentence)
-    if found["error"]:
+    found = unit_findings(source)
+    errors = [finding.sentence for finding in found if finding.severity == "error"]
+    if errors and not asked.any_units:
         raise CalojaxError(
-            f"{asked.data[0]}: {' '.join(found['error'])} If the file is right, add --any-units."
+            f"{asked.data[0]}: {' '.join(errors)} If the file is right, add --any-units."
         )
     if distributed.is_first():
-        for sentence in found["warning"]:
-            warn(f"{asked.data[0]}: {sentence}")
+        for finding in found:
+            warn(f"{asked.data[0]}: {finding.sentence}")
 
 
 def _draw_losses(run: pathlib.Path) -> None:

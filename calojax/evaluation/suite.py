@@ -83,8 +83,7 @@ class Evaluation:
 
     Attributes:
       detector: geometry of both samples.
-      generated: features of the generated showers.
-      reference: features of the reference showers.
+      generated: features of the generated showers; so ``reference``.
       histograms: all histograms, if they were asked for.
       layer_correlations: correlations of the layer energies, if they were asked for.
       shower_correlations: correlations of centres, widths, hits and energy, if asked for.

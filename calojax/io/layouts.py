@@ -21,15 +21,10 @@ ShowerRows = h5py.Dataset | Rows
 
 
 class Layout(NamedTuple):
-    """A layout of shower files.
+    """How an open file is recognised and read, and the class that writes files.
 
-    Attributes:
-      matches: whether an open file is of this layout.
-      energies: incident energies of an open file, [n] or [n, 1].
-      showers: showers of an open file; the detector is the user's choice, which points need.
-      writer: class that writes files.
-      hits: whether the writer takes `calojax.io.sparse.Hits`, not showers [b, v].
-      unit: unit of the incident energies in MeV.
+    Points need the detector that the user chose. Writers take `calojax.io.sparse.Hits` if ``hits``,
+    else showers [b, v]. ``unit`` is that of the incident energies, [n] or [n, 1], in MeV.
     """
 
     matches: Callable[[InputFile], bool]

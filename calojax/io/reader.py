@@ -58,8 +58,6 @@ class ShowerFile(ShowerSource):
     """The showers of one HDF5 file, which is opened for each use and closed after it.
 
     Attributes:
-      path: the file.
-      files: this file alone.
       dropped: number of showers that a repair leaves out.
       clipped: number of negative voxels that a repair sets to 0 in the others.
     """

@@ -15,10 +15,9 @@ SAMPLE = 2000
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """Numbers of all showers of a file, and a sample of them. All energies are in MeV.
+    """Numbers of all n showers of a file, and a sample of m of them. All energies are in MeV.
 
     Attributes:
-      detector: the geometry, if it is known.
       energies: incident energies, float64 [n], NaN where unusable; None if there are none.
       index: numbers of the showers in the sample, [m].
       sample: showers of the sample, float32 [m, v].
@@ -26,8 +25,7 @@ class Scan:
       response: mean of E_sum/E_inc over the sample, NaN without incident energies.
       spread: standard deviation of the same.
       smallest: smallest voxel above zero (infinite if there is none).
-      occupied: number of voxels above zero.
-      below: number of those that are below the readout threshold.
+      occupied: number of voxels above zero; ``below`` of them are below the readout threshold.
       bad: for "NaN", "infinite" and "negative", number of voxels, and the first shower with one.
       repeated: for each shower that repeats another, its number and that of the first such shower.
     """
