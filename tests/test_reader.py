@@ -141,10 +141,6 @@ BAD_DATASETS = {
     "no showers": ({"incident_energies": GOOD_E, "x": 1}, "has no 'showers' but .*, 'x'"),
     "empty file": ({}, "has no 'incident_energies' but nothing"),
     "Par04": ({"incident_energy": GOOD_E[:, 0], "showers": GOOD_S}, "Par04.*four axes"),
-    "energies of rank 3": (
-        {"incident_energies": GOOD_E[..., None], "showers": GOOD_S},
-        r"incident energies of shape \(5, 1, 1\)",
-    ),
     "two energies a shower": (
         {"incident_energies": np.ones((5, 2)), "showers": GOOD_S},
         r"incident energies of shape \(5, 2\)",
@@ -152,10 +148,6 @@ BAD_DATASETS = {
     "showers of rank 4": (
         {"incident_energies": GOOD_E, "showers": GOOD_S.reshape(5, 10, 4, 3)},
         r"showers of \(5, 10, 4, 3\) do not fit.*r fastest",
-    ),
-    "showers of rank 1": (
-        {"incident_energies": GOOD_E, "showers": GOOD_S[:, 0]},
-        r"showers of \(5,\) do not fit",
     ),
     "a single value": (
         {"incident_energies": 1e3, "showers": GOOD_S},
@@ -183,17 +175,9 @@ BAD_DATASETS = {
         "'showers' holds complex128.*real numbers",
     ),
     "booleans": ({"incident_energies": GOOD_E, "showers": GOOD_S > 0}, "'showers' holds bool"),
-    "zero energy": (
-        {"incident_energies": spoilt(GOOD_E, 3, 0), "showers": GOOD_S},
-        "incident energy of shower 3 is 0 MeV",
-    ),
     "negative energy": (
         {"incident_energies": spoilt(GOOD_E, 2, -5), "showers": GOOD_S},
         "incident energy of shower 2 is -5 MeV",
-    ),
-    "NaN energy": (
-        {"incident_energies": spoilt(GOOD_E, 1, np.nan), "showers": GOOD_S},
-        "incident energy of shower 1 is nan MeV",
     ),
     "infinite energy": (
         {"incident_energies": spoilt(GOOD_E, 4, 1e39), "showers": GOOD_S},
@@ -214,7 +198,6 @@ def test_bad_files_are_refused_when_opened(kind, path):
 BAD_VOXELS = {
     "NaN": (np.nan, "voxel 17 of shower 3 is nan MeV"),
     "infinite": (np.inf, "voxel 17 of shower 3 is inf MeV"),
-    "minus infinite": (-np.inf, "voxel 17 of shower 3 is -inf MeV"),
     "beyond float32": (1e39, "voxel 17 of shower 3 is inf MeV"),
     "negative": (-2.0, "voxel 17 of shower 3 is -2 MeV"),
     "slightly negative": (-1e-12, "voxel 17 of shower 3 is -1e-12 MeV"),

@@ -95,17 +95,6 @@ class Evaluate:
     def model(self) -> pathlib.Path | None:
         return self.run or self.reconstruction
 
-    def split_files(self) -> tuple[tuple[pathlib.Path, ...], tuple[pathlib.Path, ...]]:
-        """Generated files and reference files; `CalojaxError` if there are too few."""
-        count = max(len(self.name), 1) - bool(self.model)
-        if len(self.files) <= count:
-            raise CalojaxError(
-                f"{count} generated and at least 1 reference file are needed, got "
-                f"{len(self.files)} files. Name the reference alone with --run or "
-                "--reconstruction, else the generated file first, or one for each --name."
-            )
-        return self.files[:count], self.files[count:]
-
 
 def main(arguments: Sequence[str]) -> None:
     """Runs the command."""
@@ -114,7 +103,14 @@ def main(arguments: Sequence[str]) -> None:
     if asked.run and asked.reconstruction:
         raise CalojaxError("Give either --run or --reconstruction.")
     options = asked.options
-    generated, references = asked.split_files()
+    count = max(len(asked.name), 1) - bool(asked.model)
+    generated, references = asked.files[:count], asked.files[count:]
+    if not references:
+        raise CalojaxError(
+            f"{count} generated and at least 1 reference file are needed, got {len(asked.files)} "
+            "files. Name the reference alone with --run or --reconstruction, else the generated "
+            "file first, or one for each --name."
+        )
     detector = chosen_detector(asked.geometry, asked.particle)
     for path in references if len(references) > 1 else ():
         if "model" in open_showers(path, detector).attributes:

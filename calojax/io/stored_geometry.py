@@ -21,7 +21,7 @@ def store_detector(file: h5py.File, detector: Detector) -> None:
         file.create_dataset(GEOMETRY, data=text, track_times=False)
 
 
-def guess_detector(n_voxels: int) -> Detector | None:
+def guess_detector(n_voxels: int | None) -> Detector | None:
     """The built-in detector whose showers have that many voxels, or None."""
     return next((d for d in DETECTORS.values() if d.n_voxels == n_voxels), None)
 
@@ -34,39 +34,34 @@ def resolved_detector(file: InputFile, n_voxels: int | None, detector: Detector 
     """
     stored = _stored_detector(file)
     # A user's own binning file may change thresholds or lengths, but not what the voxels are.
-    chosen = detector and detector not in DETECTORS.values()
-    if stored and not (chosen and detector and detector.binning == stored.binning):
+    own = None if detector in DETECTORS.values() else detector
+    if stored and not (own and own.binning == stored.binning):
         if detector and detector != stored:
             warn(
                 f"{file.path}: keeps its geometry {stored.name!r}, which replaces "
                 f"{detector.name!r}."
             )
         detector = stored
-    guess = None if n_voxels is None else guess_detector(n_voxels)
-    named = file.attributes.get("geometry")
-    if detector is None and named is not None:
-        detector = DETECTORS.get(str(named), guess)
-        if detector is guess and guess and guess.name != named:
-            warn(
-                f"{file.path}: is of geometry {named!r}, which is not built in; its showers are "
-                f"taken for those of {guess.name!r}, which have as many voxels. If they are not, "
-                "add --geometry FILE.xml."
-            )
-    detector = detector or guess
-    if n_voxels is None:
-        if detector is None:
-            raise CalojaxError(
-                f"{file.path}: holds points, but does not say of which geometry; add it: "
-                "--geometry NAME or FILE.xml."
-            )
-        return detector
+    guess, named = guess_detector(n_voxels), file.attributes.get("geometry")
+    if detector is None and guess and named is not None and str(named) not in DETECTORS:
+        warn(
+            f"{file.path}: is of geometry {named!r}, which is not built in; its showers are taken "
+            f"for those of {guess.name!r}, which have as many voxels. If they are not, add "
+            "--geometry FILE.xml."
+        )
+    detector = detector or DETECTORS.get(str(named), guess)
+    if detector is None and n_voxels is None:
+        raise CalojaxError(
+            f"{file.path}: holds points, but does not say of which geometry; add it: --geometry "
+            "NAME or FILE.xml."
+        )
     if detector is None:
         counts = ", ".join(f"{d.name} {d.n_voxels:,}" for d in DETECTORS.values())
         raise CalojaxError(
             f"{file.path}: no built-in geometry has {n_voxels:,} voxels ({counts}); add the "
             "binning XML of its geometry: --geometry FILE.xml."
         )
-    if detector.n_voxels != n_voxels:
+    if n_voxels is not None and detector.n_voxels != n_voxels:
         advice = (
             f"the file looks like geometry {guess.name}"
             if guess
