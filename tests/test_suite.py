@@ -86,7 +86,7 @@ def test_known_scores_are_not_computed_again(samples, monkeypatch):
         monkeypatch.setattr(module, name, noted)
 
     def known(step):
-        slices = {(part.low, part.high): part.scores for part in step.slices}
+        slices = {(part.low_mev, part.high_mev): part.scores for part in step.slices}
         return suite.Known(step.scores, slices, step.floor or {})
 
     assert list(suite.scoring(*measured, options, known(complete)))[-1].scores == complete.scores
@@ -107,7 +107,10 @@ def test_equal_samples_score_as_their_floor_does(evaluation):
 
 
 def test_slices_are_scored_as_their_showers_alone(evaluation, samples):
-    assert [(part.low, part.high) for part in evaluation.slices] == [(1e3, 1e4), (1e4, 1.1e5)]
+    assert [(part.low_mev, part.high_mev) for part in evaluation.slices] == [
+        (1e3, 1e4),
+        (1e4, 1.1e5),
+    ]
     assert sum(part.generated for part in evaluation.slices) == len(samples[0])
     part = evaluation.slices[1]
     window = Options(metrics=CHEAP, slices=(), quick=True, energy_range=(1e4, 1.1e5))

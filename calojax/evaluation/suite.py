@@ -65,13 +65,13 @@ def register(name: str, metric: Metric) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """Scores of a slice of incident energy, from ``low`` to ``high``, not included, in MeV.
+    """Scores of a slice of incident energy, whose upper end is not included.
 
     It has ``generated`` and ``reference`` showers, and those scores for which these are enough.
     """
 
-    low: float
-    high: float
+    low_mev: float
+    high_mev: float
     generated: int
     reference: int
     scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -168,8 +168,7 @@ def scoring(
         scores=known.scores,
         slices=tuple(
             Slice(
-                low=ends[0],
-                high=ends[1],
+                *ends,
                 generated=int(inside(generated.source, *ends).sum()),
                 reference=int(inside(reference.source, *ends).sum()),
                 scores=known.slices.get(ends, {}),

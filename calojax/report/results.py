@@ -20,7 +20,7 @@ from calojax import files
 from calojax.errors import CalojaxError
 from calojax.evaluation import scoreboard
 from calojax.evaluation.classifiers import MulticlassScore
-from calojax.evaluation.suite import SCORES, Evaluation, Known
+from calojax.evaluation.suite import SCORES, Evaluation, Known, Slice
 from calojax.io import ShowerSource
 
 FORMAT = 1
@@ -105,20 +105,11 @@ def _content(model: Model, report: Report) -> dict[str, Any]:
             "generated": len(evaluation.generated.energy),
             "reference": len(evaluation.reference.energy),
         },
-        "scores": dict(evaluation.scores),
-        "floor": None if evaluation.floor is None else dict(evaluation.floor),
-        "slices": [
-            {
-                "low_mev": part.low,
-                "high_mev": part.high,
-                "generated": part.generated,
-                "reference": part.reference,
-                "scores": dict(part.scores),
-            }
-            for part in evaluation.slices
-        ],
+        "scores": evaluation.scores,
+        "floor": evaluation.floor,
+        "slices": [vars(part) for part in evaluation.slices],
         "published_names": {key: SCORES[key].name for key in SCORES if key in evaluation.scores},
-        "warnings": [*evaluation.warnings],
+        "warnings": evaluation.warnings,
         "histograms": {
             item.name: {
                 "family": item.family,
@@ -128,9 +119,9 @@ def _content(model: Model, report: Report) -> dict[str, Any]:
             }
             for item in evaluation.histograms
         },
-        "times_ms": dict(model.times),
+        "times_ms": model.times,
         "multiclass": [dataclasses.asdict(score) for score in report.multiclass],
-        "inputs": dict(model.inputs),
+        "inputs": model.inputs,
         "settings": {**model.options, **evaluation.settings},
         "versions": versions(),
     })  # fmt: skip
@@ -179,12 +170,6 @@ def _with_nan(value: Any) -> Any:
     return math.nan if value is None else value
 
 
-class _Slice(msgspec.Struct):
-    low_mev: float
-    high_mev: float
-    scores: dict[str, float]
-
-
 class Earlier(msgspec.Struct):
     """What an earlier evaluation of a model left in metrics.json; empty if there was none.
 
@@ -195,7 +180,7 @@ class Earlier(msgspec.Struct):
     name: str = ""
     inputs: dict[str, Any] = {}
     scores: dict[str, float] = {}
-    slices: list[_Slice] = []
+    slices: list[Slice] = []
     floor: dict[str, float] = {}
     multiclass: tuple[MulticlassScore, ...] = ()
 

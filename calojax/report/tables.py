@@ -165,7 +165,7 @@ def _slices(model: Model, report: Report) -> Table:
                 rows.append(("  by chance", *chances))
     return Table(
         f"Scores of {model.name} in slices of incident energy; a pooled score can hide a bad one.",
-        ("Score", *(quantity.energies(part.low, part.high) for part in slices)),
+        ("Score", *(quantity.energies(part.low_mev, part.high_mev) for part in slices)),
         tuple(rows),
     )
 
