@@ -59,7 +59,7 @@ def test_layout_is_what_the_official_evaluation_reads(path):
         np.testing.assert_array_equal(file["showers"][:], showers)
 
 
-@pytest.mark.parametrize("layout", ["dense", "sparse", "par04", "showerdata"])
+@pytest.mark.parametrize("layout", ["dense", "sparse", "par04", "showerdata", "ddml"])
 def test_bytes_depend_neither_on_batches_nor_on_threads(layout, tmp_path, monkeypatch):
     # Some 20 blocks of showers, and several chunks of energies and of hits.
     monkeypatch.setattr(chunks, "_CHUNK_BYTES", 10 * 4 * TINY.n_voxels)
@@ -74,8 +74,9 @@ def test_bytes_depend_neither_on_batches_nor_on_threads(layout, tmp_path, monkey
                 file.append(energies[first : first + batch], hits_of(some) if hits else some)
         contents.append(path.read_bytes())
     assert len(set(contents)) == 1
-    tolerance = 1e-6 if layout == "showerdata" else 0  # In GeV, floats round otherwise.
-    np.testing.assert_allclose(open_showers(path).read(), showers, rtol=tolerance)
+    if layout != "ddml":  # Which cannot be read.
+        tolerance = 1e-6 if layout == "showerdata" else 0  # In GeV, floats round otherwise.
+        np.testing.assert_allclose(open_showers(path).read(), showers, rtol=tolerance)
 
 
 def test_batches_may_be_changed_after_they_were_appended(path):

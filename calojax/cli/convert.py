@@ -36,7 +36,8 @@ def convert(
       files: HDF5 files of any layout, or folders of parts, in the order of the output.
       out: HDF5 file to write; it appears when it is complete.
       layout: layout of the output: dense (the CaloChallenge's), sparse (only the hits), par04 or
-        lemurs (a grid of r, alpha and z), or showerdata (points for ShowerData).
+        lemurs (a grid of r, alpha and z), showerdata (points for ShowerData), or ddml (square cells
+        for DDML's LoadHdf5, without incident energies).
       geometry: geometry of the files: a built-in name, or a binning file ending in .xml. Files of
         points need it unless calojax wrote them.
       particle: name or PDG number of the particle, for a binning file of several particles.

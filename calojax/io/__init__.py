@@ -1,7 +1,7 @@
 """Shower files: reading, writing, checking, converting and downloading them.
 
 - `source`: what showers are to the rest of the package, and showers in memory.
-- `reader`, `writer`: files of all `layouts`: `dense`, `sparse`, `par04`, `showerdata`.
+- `reader`, `writer`: files of all `layouts`: `dense`, `sparse`, `par04`, `showerdata`, `ddml`.
 - `hdf5`: files of other people, opened with care; `chunks`: compression in several threads.
 - `stored_geometry`: the detector of a file.
 - `shards`: a folder of part files; `cache`: files as a memory map, for training.

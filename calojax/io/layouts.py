@@ -7,14 +7,14 @@ from typing import Any, Literal, NamedTuple
 import h5py
 
 from calojax.geometry import Detector
-from calojax.io import dense, par04, showerdata, sparse
+from calojax.io import ddml, dense, par04, showerdata, sparse
 from calojax.io.chunks import Queue
 from calojax.io.hdf5 import InputFile, Rows
 
-LayoutName = Literal["dense", "sparse", "par04", "lemurs", "showerdata"]
+LayoutName = Literal["dense", "sparse", "par04", "lemurs", "showerdata", "ddml"]
 """``dense``: the CaloChallenge's layout; ``sparse``: hits only (`calojax.io.sparse`); ``par04`` and
 ``lemurs``: grids of Geant4's Par04 example and of LEMURS (`calojax.io.par04`); ``showerdata``:
-points (`calojax.io.showerdata`)."""
+points (`calojax.io.showerdata`); ``ddml``: square cells for DD4hep (`calojax.io.ddml`)."""
 
 ShowerRows = h5py.Dataset | Rows
 """Showers of an open file, sliced like an HDF5 dataset [n, v]; voxel energies are in MeV."""
@@ -64,6 +64,7 @@ LAYOUTS: dict[LayoutName, Layout] = {
         hits=True,
         unit=showerdata.GEV,
     ),
+    "ddml": Layout(ddml.is_ddml, ddml.refuse, ddml.refuse, ddml.Writer, hits=True),
     "dense": Layout(
         lambda _: True,
         _energies,
