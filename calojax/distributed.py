@@ -260,8 +260,7 @@ def _arguments(group: Group) -> dict[str, Any]:
 def _check_numbers(process: int, processes: int) -> None:
     if not 0 <= process < processes:
         raise CalojaxError(
-            f"--process {process} with --processes {processes}: there must be one or more, which "
-            "are numbered from 0."
+            f"--process must be from 0 to one less than --processes, got {process} and {processes}."
         )
 
 
