@@ -231,6 +231,8 @@ def test_an_interrupted_evaluation_goes_on(sampled, data, folder, capsys, monkey
         write_showers(
             path, source.detector, source.energies[start:stop], [source.read(start, stop)]
         )
+    # FPD takes a second per batch.
+    monkeypatch.setitem(distances.fpd.__kwdefaults__, "num_batches", 1)
     line = "evaluate {sampled} {first} {second} --out {out} --no-pictures --metrics fpd kpd"
     names = {"sampled": sampled, "first": halves[0], "second": halves[1], "out": out}
 

@@ -148,7 +148,8 @@ def test_quick_says_so(evaluation):
     assert evaluation.settings["kpd"] == {"batch_size": 100}
 
 
-def test_fpd_alone(samples):
+def test_fpd_alone(samples, monkeypatch):
+    monkeypatch.setitem(distances.fpd.__kwdefaults__, "num_batches", 1)
     found = suite.evaluate(*samples, Options(metrics=("fpd",), slices=()))
     assert set(found.scores) == {"fpd", "fpd_error"}
     assert found.scores["fpd_error"] > 0
