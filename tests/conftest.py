@@ -1,17 +1,22 @@
 """Two CPU devices for every test, and the tiny model that several files train or sample."""
 
+import gc
 import os
 import tempfile
 
 # Before JAX starts. Tests of data parallelism need several devices; and tests compile far longer
 # than they compute, so code is not optimised, and loops are not made by way of MLIR, which takes
-# twice as long (JAX 0.12 ignores that option).
+# twice as long (JAX 0.12 ignores that option). One module of code for each program, not 32 that
+# are compiled side by side, takes a quarter less.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
     + " --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
+    + " --xla_cpu_parallel_codegen_split_count=1"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# One thread for linear algebra: the tests run side by side, and matrices are small.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # The same small programs are compiled again and again, here and in child processes.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="calojax-tests-"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
@@ -19,6 +24,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import two_stages
@@ -36,6 +42,14 @@ from calojax.models.calovq.config import (
 from calojax.models.calovq.model import CaloVQ
 from calojax.sampling import generation
 from calojax.training.batches import Dataset
+
+
+def pytest_collection_finish():
+    """What is imported stays: the garbage collector, which takes a second for it, passes it by."""
+    gc.collect()
+    gc.freeze()
+    # Tracing makes many objects, few of them garbage.
+    gc.set_threshold(50_000)
 
 
 @pytest.fixture
@@ -121,9 +135,26 @@ def batch(showers) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def variables(model, showers, batch):
-    """Untrained variables of the tiny model."""
+    """Random variables of the tiny model."""
     transforms = model.fit([showers])
-    return jax.jit(model.init)(jax.random.key(0), transforms, batch)
+    found = drawn_variables(model.init, jax.random.key(0), transforms, batch)
+    return found | {"transforms": transforms}
+
+
+def drawn_variables(init, *arguments, scale: float = 0.3):
+    """Random variables of the shapes that ``init`` makes, which is traced but not compiled."""
+    shapes = jax.eval_shape(init, *arguments)
+    generator = np.random.default_rng(0)
+    return jax.tree.map(lambda x: jnp.asarray(generator.normal(0, scale, x.shape), x.dtype), shapes)
+
+
+def moved(variables, scale: float, seed: int = 0):
+    """Variables with a little noise; of NumPy, for which nothing is compiled."""
+    generator = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda x: jnp.asarray(np.asarray(x) + np.float32(generator.normal(0, scale, x.shape))),
+        variables,
+    )
 
 
 def with_autoencoder(model: CaloVQ, **settings) -> CaloVQ:

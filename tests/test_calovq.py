@@ -1,12 +1,13 @@
 """Calo-VQ: what each stage trains, what reaches the codebook, and showers that can exist."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tiny_config, trained_by, with_autoencoder
+from conftest import drawn_variables, tiny_config, trained_by, with_autoencoder
 
 from calojax import models, rng
 from calojax.errors import CalojaxError
@@ -109,7 +110,8 @@ def test_codes_computed_once_are_those_of_turned_and_mirrored_showers(network, t
     model = models.build(tiny_config(network=network, **patches), tiny)
     assert model.networks.code_grid == ((4, 2, 2) if network == "cylinder" else (4, 1, 1))
     transforms = model.fit([(batch["energies"], batch["showers"])])
-    variables = jax.jit(model.init)(jax.random.key(0), transforms, batch)
+    variables = drawn_variables(model.init, jax.random.key(0), transforms, batch)
+    variables |= {"transforms": transforms}
     few = {name: array[:6] for name, array in batch.items()}
     encoded = jax.jit(model.encoded)
     cached = encoded(variables, few)
@@ -139,8 +141,9 @@ def test_codes_computed_once_are_those_of_turned_and_mirrored_showers(network, t
     known = (drawn[:, None] == np.stack(images)[None]).all(-1)
     assert known.any(1).all()
     assert known.any((0, 2)).all()
-    loss = jax.jit(lambda batch: model.loss("prior", variables, rng.root(0), batch, training=False))
-    assert float(loss(cached)[0]) == pytest.approx(float(loss(few)[0]), rel=1e-5)
+    loss = jax.jit(functools.partial(model.loss, "prior", training=False))
+    found, expected = (loss(variables, rng.root(0), given)[0] for given in (cached, few))
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_prior_settings_that_do_not_fit_are_refused():

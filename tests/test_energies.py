@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from conftest import drawn_variables
 
 from calojax import rng
 from calojax.models.calovq.energies import EnergyDensity, LayerEnergies, Scales, with_noise
@@ -32,14 +33,8 @@ def inputs() -> LayerEnergies:
 @pytest.fixture(scope="module", params=MODELS.values(), ids=MODELS)
 def trained(request, inputs):
     """A model and random variables, all of them other than zero."""
-    model = request.param
-    variables = jax.jit(model.init)(
-        jax.random.key(1), inputs, jnp.zeros((5, 1)), SCALES, jax.random.key(0)
-    )
-    leaves, structure = jax.tree.flatten(variables)
-    keys = jax.random.split(jax.random.key(3), len(leaves))
-    moved = [x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return model, jax.tree.unflatten(structure, moved)
+    model, key = request.param, jax.random.key(0)
+    return model, drawn_variables(model.init, key, inputs, np.zeros((5, 1)), SCALES, key)
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +43,11 @@ def drawn(trained):
     model, variables = trained
 
     @jax.jit
-    def draw(keys):
+    def draw(variables, keys):
         noise, condition = model.noise(keys), jnp.ones((len(keys), 1))
         return noise, model.apply(variables, noise, condition, SCALES, method="draw"), condition
 
-    return draw(rng.per_item(rng.root(2), np.arange(20_000)))
+    return draw(variables, rng.per_item(rng.root(2), np.arange(20_000)))
 
 
 def test_mixture_has_its_closed_form_and_quantiles():
@@ -73,7 +68,7 @@ def test_terms_are_those_of_the_distributions(trained, inputs):
     assert all(term.shape == (5,) for term in terms.values())
 
     @jax.jit
-    def parts():
+    def parts(variables, inputs):
         if isinstance(model, EnergyDensity):
             seen = with_noise(inputs, key)
             logits, share = model.apply(variables, seen, condition, SCALES, method="likelihood")
@@ -84,7 +79,7 @@ def test_terms_are_those_of_the_distributions(trained, inputs):
         present, share, _ = model.apply(variables, latent, condition, method="likelihood")
         return present.probs, share.log_prob(inputs.share), mean, std, True
 
-    present, share, mean, std, vae = jax.tree.map(np.asarray, parts())
+    present, share, mean, std, vae = jax.tree.map(np.asarray, parts(variables, inputs))
     if vae is not None:
         closed = 0.5 * (mean**2 + std**2 - 1 - 2 * np.log(std)).sum(-1)
         np.testing.assert_allclose(terms["kl"], closed, rtol=1e-4)
@@ -95,8 +90,8 @@ def test_terms_are_those_of_the_distributions(trained, inputs):
 
 
 def test_a_layer_depends_on_all_preceding_layers_only(inputs):
-    model = MODELS["density"]
-    variables = model.init(jax.random.key(1), inputs, jnp.zeros((5, 1)), SCALES, jax.random.key(0))
+    model, key = MODELS["density"], jax.random.key(0)
+    variables = drawn_variables(model.init, key, inputs, np.zeros((5, 1)), SCALES, key)
 
     def outputs(share):
         energies = inputs._replace(share=share)
@@ -111,10 +106,11 @@ def test_a_layer_depends_on_all_preceding_layers_only(inputs):
 def test_draws_follow_the_density(trained, drawn):
     """Layer by layer: given the drawn layers before, draws have the moments of their density."""
     model, variables = trained
-    noise, energies, condition = drawn
+    _, energies, _ = drawn
 
+    # Arguments, because the compiler computes with constants, slowly.
     @jax.jit
-    def given():
+    def given(variables, noise, energies, condition):
         if isinstance(model, EnergyDensity):
             logits, share = model.apply(variables, energies, condition, SCALES, method="likelihood")
             return jax.nn.sigmoid(logits), Mixture(share).mean(), Mixture(share).variance()
@@ -122,7 +118,7 @@ def test_draws_follow_the_density(trained, drawn):
         present, share, _ = model.apply(variables, latent, condition, method="likelihood")
         return present.probs, share.mean(), share.variance()
 
-    present, mean, variance = jax.tree.map(np.asarray, given())
+    present, mean, variance = jax.tree.map(np.asarray, given(variables, *drawn))
     found = np.asarray(energies.present)
     error = 5 / len(found) ** 0.5
     # Empty layers come at the rate of their probability.
