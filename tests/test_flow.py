@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import moved
 
 from calojax.nn import tiles
 from calojax.nn.deepset import Encoder
@@ -61,12 +62,9 @@ def start(flow: Flow, context):
     return started(name)
 
 
-def moved(variables, scale: float = 0.15):
+def away(flow: Flow, context):
     """Parameters away from the identity."""
-    generator = np.random.default_rng(2)
-    return jax.tree.map(
-        lambda a: a + scale * generator.normal(size=a.shape).astype(np.float32), variables
-    )
+    return moved(start(flow, context), 0.15, seed=2)
 
 
 def in_float64(tree):
@@ -89,7 +87,7 @@ def test_starts_as_the_identity(flow, context):
 @every
 def test_inverse_is_exact_and_log_det_that_of_the_whole_jacobian(flow, context):
     """The Jacobian of all points together: in a deep set every point depends on every other."""
-    x, variables = features(flow), moved(start(flow, context))
+    x, variables = features(flow), away(flow, context)
     with jax.enable_x64(True):
         x, variables, context = in_float64((x, variables, context))
 
@@ -122,7 +120,7 @@ def test_every_pair_of_layers_moves_every_feature(flow, context):
 def test_density_integrates_to_one():
     flow = Flow(2, depth=4, hidden=(8,))
     context = jnp.ones((1, 3))
-    variables = moved(jax.jit(flow.init)(jax.random.key(1), jnp.ones((1, 2)), context), 0.1)
+    variables = moved(jax.jit(flow.init)(jax.random.key(1), jnp.ones((1, 2)), context), 0.1, seed=2)
     axis = jnp.linspace(-7.0, 7.0, 400)
     grid = jnp.stack(jnp.meshgrid(axis, axis), -1).reshape(-1, 2)
     log_prob = jax.jit(functools.partial(flow.apply, method="log_prob"))(
@@ -142,7 +140,7 @@ ORDER[[6, 7, 8, 9, 10]] = [10, 7, 6, 9, 8]
 
 @of_points
 def test_a_permutation_of_points_permutes_the_results(flow, context):
-    x, variables = features(flow), moved(start(flow, context))
+    x, variables = features(flow), away(flow, context)
     turned = context._replace(given=context.given[ORDER])
     u, log_det = jax.jit(flow.apply)(variables, x, context)
     other, other_log_det = jax.jit(flow.apply)(variables, x[ORDER], turned)
@@ -152,7 +150,7 @@ def test_a_permutation_of_points_permutes_the_results(flow, context):
 
 @of_points
 def test_padding_changes_nothing(flow, context):
-    x, variables = features(flow), moved(start(flow, context))
+    x, variables = features(flow), away(flow, context)
     apply = jax.jit(flow.apply)
     u, log_det = apply(variables, x, context)
     tiling, _ = tiles.lay(HITS, 7, 3)
@@ -177,7 +175,7 @@ def test_padding_changes_nothing(flow, context):
 
 @of_points
 def test_the_size_of_tiles_does_not_matter(flow, context):
-    x, variables = features(flow), moved(start(flow, context))
+    x, variables = features(flow), away(flow, context)
     u, _ = jax.jit(flow.apply)(variables, x, context)
     tiling, number = tiles.lay(HITS, 15, 4)
     points, given = x[INSIDE], context.given[INSIDE]
@@ -189,7 +187,7 @@ def test_the_size_of_tiles_does_not_matter(flow, context):
 
 @of_points
 def test_showers_are_independent(flow, context):
-    x, variables = features(flow), moved(start(flow, context))
+    x, variables = features(flow), away(flow, context)
     u, _ = jax.jit(flow.apply)(variables, x, context)
     tiling, _ = tiles.lay(HITS[2:], 2, 3)
     alone = Owned(context.context[2:], tiling, context.given[6:12])
@@ -199,7 +197,7 @@ def test_showers_are_independent(flow, context):
 
 def test_context_of_a_shower_equals_context_at_every_point():
     flow, context = FLOWS["points"]
-    x, variables = features(flow), moved(start(flow, context))
+    x, variables = features(flow), away(flow, context)
     owner = jnp.minimum(jnp.repeat(TILING.owner, 3), NUM - 1)
     every = Tiling(jnp.arange(PLACES, dtype=jnp.int32), jnp.ones((PLACES, 1), bool))
     repeated = Owned(context.context[owner], every, context.given)
@@ -213,7 +211,7 @@ def test_context_of_a_shower_equals_context_at_every_point():
 
 @of_points
 def test_the_smallest_size_that_suffices_runs_and_changes_nothing(flow, context):
-    u, variables = features(flow), moved(start(flow, context))
+    u, variables = features(flow), away(flow, context)
 
     @jax.jit
     def inverse(u, count):
@@ -282,9 +280,10 @@ def test_totals_and_copies(num):
 def test_encoder_is_a_density_of_the_set():
     encoder = Encoder(4, (6,), (8,))
     x = 10.0 * jax.random.normal(jax.random.key(0), (PLACES, 3))
-    variables = moved(encoder.init(jax.random.key(1), x, TILING, NUM), 3.0)
-    mean, log_std = encoder.apply(variables, x, TILING, NUM)
+    init, apply = (jax.jit(f, static_argnums=3) for f in (encoder.init, encoder.apply))
+    variables = moved(init(jax.random.key(1), x, TILING, NUM), 3.0, seed=2)
+    mean, log_std = apply(variables, x, TILING, NUM)
     assert mean.shape == log_std.shape == (NUM, 4)
     assert (jnp.exp(log_std) > 0).all()
-    for a, b in zip(encoder.apply(variables, x[ORDER], TILING, NUM), (mean, log_std), strict=True):
+    for a, b in zip(apply(variables, x[ORDER], TILING, NUM), (mean, log_std), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-3)

@@ -1,11 +1,13 @@
 """The flow prior: exact joint of a toy, turns of the cylinder, one pass, times, settings."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import drawn_variables
 
 from calojax import rng
 from calojax.errors import CalojaxError
@@ -73,43 +75,45 @@ TURNING = Trunk(5, (2, 6, 2), (1, 2, 1), 3, layers=2, heads=2, width=16)
 @pytest.fixture(scope="module")
 def turning():
     """Variables far from the start, where blocks are the identity."""
-    variables = jax.jit(TURNING.init)(jax.random.key(1), jnp.zeros((2, 24, 4)))
-    generator = np.random.default_rng(0)
-    moved = jax.tree.map(lambda x: x + np.float32(generator.normal(0, 0.3, x.shape)), variables)
-    return moved | {"codebook": {"vectors": jax.random.normal(jax.random.key(2), (5, 3))}}
+    variables = drawn_variables(TURNING.init, jax.random.key(1), np.zeros((2, 24, 4)))
+    return variables | {"codebook": {"vectors": jax.random.normal(jax.random.key(2), (5, 3))}}
 
 
 def turned(x, by):
-    return jnp.roll(x.reshape(len(x), 2, 6, 2, -1), by, axis=2).reshape(x.shape)
+    return np.roll(x.reshape(len(x), 2, 6, 2, -1), by, axis=2).reshape(x.shape)
 
 
 def test_turned_noise_has_turned_logits(turning):
-    noisy = jax.random.normal(jax.random.key(3), (2, 24, 3))
+    generator = np.random.default_rng(0)
+    noisy = generator.normal(size=(2, 24, 3)).astype(np.float32)
     # The context differs in z, not around the axis.
-    context = jax.random.normal(jax.random.key(4), (2, 2, 1, 4))
-    context = jnp.broadcast_to(context, (2, 2, 12, 4)).reshape(2, 24, 4)
-    time = jnp.array([0.2, 0.7])
+    context = np.repeat(generator.normal(size=(2, 2, 4)).astype(np.float32), 12, axis=1)
+    program = jax.jit(functools.partial(TURNING.apply, method="logits"))
 
-    @jax.jit
     def logits(noisy):
-        return TURNING.apply(turning, noisy, time, context, method="logits")
+        return np.asarray(program(turning, noisy, np.float32([0.2, 0.7]), context))
 
     before = logits(noisy)
     np.testing.assert_allclose(logits(turned(noisy, 2)), turned(before, 2), rtol=1e-4, atol=1e-4)
     # By half a patch, or along z, things differ.
     assert np.abs(logits(turned(noisy, 1)) - turned(before, 1)).max() > 0.1
-    along = jnp.roll(noisy, 12, axis=1)
-    assert np.abs(logits(along) - jnp.roll(before, 12, axis=1)).max() > 0.1
+    along = np.roll(noisy, 12, axis=1)
+    assert np.abs(logits(along) - np.roll(before, 12, axis=1)).max() > 0.1
 
 
 def test_one_pass_draws_from_the_logits_at_pure_noise(turning):
     prior = Flow(TURNING, 1, 0.4)
     keys, context = keys_of(3), jax.random.normal(jax.random.key(4), (3, 4))
-    noise = jax.vmap(lambda key: jax.random.normal(key, (24, 3)))(rng.streams(keys, "noise"))
-    logits = TURNING.apply(turning, noise, jnp.zeros(3), context, method="logits")
-    u = categorical.uniforms(rng.streams(keys, "codes"), 24)
-    drawn = jax.jit(prior.draw)(turning, prior.noise(keys), context)
-    np.testing.assert_array_equal(drawn, categorical.choose(u, logits))
+
+    @jax.jit
+    def both(turning, keys, context):
+        noise = jax.vmap(lambda key: jax.random.normal(key, (24, 3)))(rng.streams(keys, "noise"))
+        logits = TURNING.apply(turning, noise, jnp.zeros(3), context, method="logits")
+        u = categorical.uniforms(rng.streams(keys, "codes"), 24)
+        return prior.draw(turning, prior.noise(keys), context), categorical.choose(u, logits)
+
+    drawn, expected = both(turning, keys, context)
+    np.testing.assert_array_equal(drawn, expected)
     assert len(np.unique(drawn)) == 5
 
 

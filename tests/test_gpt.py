@@ -21,7 +21,8 @@ CELL = GPT(size=7, length=24, layers=2, heads=2, width=24, conditions=2, stretch
 
 @functools.cache
 def start(module):
-    return jax.tree.map(lambda x: 2 * x, jax.jit(module.init)(jax.random.key(1), CONTEXT))
+    variables = jax.device_get(jax.jit(module.init)(jax.random.key(1), CONTEXT))
+    return jax.tree.map(lambda x: 2 * x, variables)
 
 
 def draw_without_cache(cell, variables, keys, context):
