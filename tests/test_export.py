@@ -7,15 +7,14 @@ import subprocess
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import scipy.stats
-from conftest import tiny_config
+from conftest import drawn_variables, tiny_config
 
-from calojax import checkpoint, export, models, rng
+from calojax import export, models, rng
 from calojax.api import TrainedModel
 from calojax.checkpoint import Progress
 from calojax.cli import main
@@ -29,7 +28,7 @@ from calojax.models.calovq_released.config import (
     ReleasedConfig,
     TokensConfig,
 )
-from calojax.models.pointflow.model import PointFlow
+from calojax.models.pointflow import model as pointflow
 from calojax.presets import PRESETS
 from calojax.sampling.generation import STREAM
 
@@ -53,6 +52,14 @@ EQUAL_CELLS = dataclasses.replace(
 ENERGIES = np.float32([2e3, 7e4, 1e3, 9e4])
 
 
+@pytest.fixture(scope="module", autouse=True)
+def two_sizes():
+    """The flow of points is converted for two sizes, not for four."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pointflow, "_FRACTIONS", (1 / 2, 1))
+        yield
+
+
 @pytest.fixture(scope="module")
 def trained(batch):
     """Models with random weights, far from the start so that draws differ, by kind."""
@@ -68,11 +75,7 @@ def trained(batch):
         config = {"released": RELEASED, "points": PRESETS["pointflow-tiny"].model}.get(kind, config)
         model = models.build(config, EQUAL_CELLS)
         transforms = model.fit([(batch["energies"], batch["showers"])])
-        generator = np.random.default_rng(0)
-        variables = jax.tree.map(
-            lambda x: jnp.asarray(generator.normal(0, 0.3, x.shape), x.dtype),
-            checkpoint.shapes(model, transforms),
-        )
+        variables = drawn_variables(model.init, jax.random.key(0), transforms, batch)
         return TrainedModel(model, variables | {"transforms": transforms}, PROGRESS)
 
     return trained
@@ -152,7 +155,7 @@ def test_ten_numbers_determine_a_shower(trained):
     vector[0, 10:] = 5e5 / 1.024e6, 0.0, 0.0, 1.0
     layout = random_numbers.layout_of(subject.model)
     with jax.enable_x64(True):
-        noise = layout.from_seed(vector[:, :10])
+        noise = jax.jit(layout.from_seed)(vector[:, :10])
     noise = jax.tree.map(np.asarray, noise)
     # Beyond the energies of the training, so clipped.
     sample = jax.jit(subject.model.sample_from)
@@ -251,7 +254,7 @@ def test_par04_needs_equal_cells_from_the_axis(layers):
 
 
 def test_random_numbers_that_have_keys_only_are_refused(trained, monkeypatch):
-    monkeypatch.delattr(PointFlow, "array_noise")
+    monkeypatch.delattr(pointflow.PointFlow, "array_noise")
     with pytest.raises(CalojaxError, match=r"draws random numbers from keys.*take --format stable"):
         export.contents(trained("points"), "onnx")
 
