@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import depends
+from conftest import depends, moved
 
 from calojax import rng
 from calojax.nn import recurrence
@@ -49,11 +49,7 @@ def start(name):
 @functools.cache
 def variables(name):
     """Far enough from the start that codes differ in probability."""
-    moved = jax.tree.map(
-        lambda x: x + 0.3 * np.random.default_rng(x.size).normal(size=x.shape).astype(np.float32),
-        start(name),
-    )
-    return moved | {"codebook": CODEBOOK}
+    return moved(start(name), 0.3) | {"codebook": CODEBOOK}
 
 
 @functools.cache
