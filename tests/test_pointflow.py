@@ -9,6 +9,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import moved
 
 from calojax import models, rng
 from calojax.api import TrainedModel
@@ -81,12 +82,7 @@ def start(showers, batch):
     def start(name):
         model = build(name)
         variables = jax.jit(model.init)(jax.random.key(0), model.fit([showers]), batch)
-        generator = np.random.default_rng(1)
-        moved = jax.tree.map(
-            lambda a: a + 0.02 * generator.normal(size=a.shape).astype(np.float32),
-            variables["params"],
-        )
-        return variables | {"params": moved}
+        return variables | {"params": moved(variables["params"], 0.02, seed=1)}
 
     return start
 
@@ -116,7 +112,7 @@ def test_terms_of_the_bound_are_the_closed_forms(start):
     model = build("version II")
     variables = start("version II")
     params = jax.tree.map(lambda a: a, variables["params"])
-    zero = functools.partial(jax.tree.map, jnp.zeros_like)
+    zero = functools.partial(jax.tree.map, np.zeros_like)
     params["latent"], params["points"] = zero(params["latent"]), zero(params["points"])
     mean, log_std = jnp.array([0.5, -1.0, 0.0, 2.0]), jnp.array([-0.5, 0.0, 0.3, -1.0])
     params["encoder"] = zero(params["encoder"])
