@@ -16,7 +16,6 @@ from calojax.api import TrainedModel
 from calojax.checkpoint import Progress
 from calojax.errors import CalojaxError
 from calojax.export import stablehlo
-from calojax.export.buffers import with_buffers
 from calojax.geometry import DETECTORS
 from calojax.models.base import Schedule
 from calojax.models.pointflow import microbatches
@@ -308,7 +307,9 @@ def test_stablehlo_makes_the_same_showers_in_microbatches_of_the_run(sampled, st
     found = program.call(np.uint32(5), numbers, batch["energies"])
     keys = rng.per_item(rng.stream(rng.root(5), STREAM), numbers)
     np.testing.assert_allclose(found, sampled("version II", keys=keys)[1], rtol=1e-3, atol=1e-3)
-    assert with_buffers(model, microbatches.ACCELERATOR).config == model.config
+    assert microbatches.with_size(model, microbatches.ACCELERATOR).config == model.config
     default = dataclasses.replace(model.config, generation=GenerationConfig())
-    resized = with_buffers(models.build(default, model.detector), microbatches.ACCELERATOR)
+    resized = microbatches.with_size(
+        models.build(default, model.detector), microbatches.ACCELERATOR
+    )
     assert resized.config.generation == GenerationConfig(showers=256, points=262_144)

@@ -27,12 +27,7 @@ FORMATS: tuple[FormatName, ...] = get_args(FormatName)
 
 
 def contents(trained: TrainedModel, kind: str, options: Options | None = None) -> dict[str, bytes]:
-    """The files of a format by path.
-
-    Args:
-      trained: trained model.
-      kind: format, one of `FORMATS`.
-      options: settings (default: `Options`).
+    """The files of a format, one of `FORMATS`, by path.
 
     Raises:
       CalojaxError: if the format is unknown, the extra is missing, or the model does not suit it.
@@ -58,17 +53,13 @@ def write(
     *,
     force: bool = False,
 ) -> list[pathlib.Path]:
-    """Writes the files of a format to a folder, each when it is complete; returns their paths.
+    """Writes the files of a format to the folder ``out``, each when it is complete.
 
-    Args:
-      trained: trained model.
-      out: folder.
-      kind: format, one of `FORMATS`.
-      options: settings.
-      force: replace files that exist.
+    Returns:
+      Their paths.
 
     Raises:
-      CalojaxError: see `contents`; or if a file exists or cannot be written.
+      CalojaxError: see `contents`; or if a file exists and not ``force``, or cannot be written.
     """
     made = contents(trained, kind, options)
     paths = [pathlib.Path(out, name) for name in made]

@@ -64,33 +64,20 @@ def _stored(dtype: Any) -> np.dtype:
 
 @dataclasses.dataclass(eq=False)
 class Scope:
-    """A graph: the whole, the body of a loop, or a branch.
+    """A graph: the whole, the body of a loop, or a branch."""
 
-    Attributes:
-      depth: number of graphs around it.
-      optional: whether its nodes are not always needed, as in a branch, so they stay inside.
-      nodes: nodes in the order of computation.
-    """
-
-    depth: int = 0
-    optional: bool = False
+    depth: int = 0  # number of graphs around it
+    optional: bool = False  # its nodes are not always needed, as in a branch, so they stay inside
     nodes: list[onnx.NodeProto] = dataclasses.field(default_factory=list)
     known: dict[Any, Sequence["Value"]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Value:
-    """A tensor that is known only when the graph runs.
+    """A tensor that is known only when the graph runs, of a stored shape.
 
-    Attributes:
-      name: name in the graph.
-      shape: stored shape.
-      dtype: type of the elements.
-      scope: graph that computes it.
-      op: operator that computes it, "" for an input.
-      inputs: inputs of that operator.
-      attributes: attributes of that operator.
-      highest: largest value of an index, whose smallest value is 0; None if that is not known.
+    The operator ``op`` computes it from its inputs and attributes, in the graph ``scope``; it is ""
+    for an input. ``highest`` is the largest value of an index whose smallest value is 0, if known.
     """
 
     name: str
@@ -138,11 +125,9 @@ class Graph:
             scope = self._scopes[-1]
         key = op, tuple(names), tuple(sorted((k, str(v)) for k, v in attributes.items()))
         if key not in scope.known:
+            made = op, tuple(inputs), attributes
             outputs = [
-                Value(
-                    *(self.fresh(op), tuple(shape), _stored(dtype), scope),
-                    *(op, tuple(inputs), attributes),
-                )
+                Value(self.fresh(op), tuple(shape), _stored(dtype), scope, *made)
                 for shape, dtype in zip(shapes, dtypes, strict=True)
             ]
             names_after = [x.name for x in outputs]
@@ -151,6 +136,17 @@ class Graph:
             scope.nodes.append(node)
             scope.known[key] = outputs
         return scope.known[key]
+
+    def one(
+        self,
+        op: str,
+        inputs: Sequence[Tensor | None],
+        shape: Sequence[int],
+        dtype: Any,
+        **more: Any,
+    ) -> Value:
+        """`emit` for an operator with one output."""
+        return self.emit(op, inputs, [tuple(shape)], [dtype], **more)[0]
 
     def fresh(self, word: str) -> str:
         """A new name."""
@@ -166,7 +162,7 @@ class Graph:
         small = _shrunk(x)
         if x.size - small.size > _WORTH_A_NODE:
             shape = np.asarray(x.shape, np.int64)
-            return self.emit("Expand", [small, shape], [x.shape], [x.dtype])[0].name
+            return self.one("Expand", [small, shape], x.shape, x.dtype).name
         x = np.asarray(x, _stored(x.dtype), order="C")
         key = x.dtype.str, x.shape, x.tobytes()
         if key not in self._initializers:
@@ -186,7 +182,7 @@ class Graph:
                 if right and (other == _NEUTRAL[name]).all():
                     return x
         dtype = inputs[0].dtype if dtype is None else dtype
-        return self.emit(name, inputs, [shape], [dtype], **attributes)[0]
+        return self.one(name, inputs, shape, dtype, **attributes)
 
     def full(self, x: Tensor, shape: Sequence[int]) -> Tensor:
         """The value, broadcast to a shape."""
@@ -195,7 +191,7 @@ class Graph:
             return x
         if isinstance(x, np.ndarray):
             return np.broadcast_to(x, shape)
-        return self.emit("Expand", [x, np.asarray(shape, np.int64)], [shape], [x.dtype])[0]
+        return self.one("Expand", [x, np.asarray(shape, np.int64)], shape, x.dtype)
 
     def reshape(self, x: Tensor, shape: Sequence[int]) -> Tensor:
         shape = tuple(int(n) for n in shape)
@@ -209,12 +205,10 @@ class Graph:
             axes = reduced_axes(x)
             kept = tuple(1 if i in axes else n for i, n in enumerate(x.inputs[0].shape))
             if shape == kept and not x.attributes["keepdims"]:
-                return self.emit(
-                    x.op, x.inputs, [shape], [x.dtype], **x.attributes | {"keepdims": 1}
-                )[0]
+                return self.one(x.op, x.inputs, shape, x.dtype, **x.attributes | {"keepdims": 1})
         if x.op == "Slice" and (place := self._single(x)) and shape == place[2]:
             return self.take(x.inputs[0], np.asarray(place[1]), place[0])
-        return self.emit("Reshape", [x, np.asarray(shape, np.int64)], [shape], [x.dtype])[0]
+        return self.one("Reshape", [x, np.asarray(shape, np.int64)], shape, x.dtype)
 
     @staticmethod
     def _single(x: Value) -> tuple[int, int, tuple[int, ...]] | None:
@@ -232,7 +226,7 @@ class Graph:
         moved = [axis for axis in order if x.shape[axis] != 1]
         if moved == sorted(moved):  # Only axes of length one move.
             return self.reshape(x, shape)
-        return self.emit("Transpose", [x], [shape], [x.dtype], perm=order)[0]
+        return self.one("Transpose", [x], shape, x.dtype, perm=order)
 
     def cast(self, x: Tensor, dtype: Any) -> Tensor:
         if isinstance(x, np.ndarray):
@@ -240,7 +234,7 @@ class Graph:
         dtype = _stored(dtype)
         if x.dtype == dtype:
             return x
-        return self.emit("Cast", [x], [x.shape], [dtype], to=_TYPES[dtype])[0]
+        return self.one("Cast", [x], x.shape, dtype, to=_TYPES[dtype])
 
     def slice(
         self,
@@ -262,7 +256,7 @@ class Graph:
         ends = [where[i].stop if where[i].stop >= 0 else -(2**31) for i in axes]
         numbers = [[where[i].start for i in axes], ends, axes, [where[i].step for i in axes]]
         arrays = [np.asarray(n, np.int64) for n in numbers]
-        return self.emit("Slice", [x, *arrays], [shape], [x.dtype])[0]
+        return self.one("Slice", [x, *arrays], shape, x.dtype)
 
     def concatenate(self, parts: Sequence[Tensor], axis: int) -> Tensor:
         known = [x for x in parts if isinstance(x, np.ndarray)]
@@ -272,7 +266,7 @@ class Graph:
             return parts[0]
         shape = list(parts[0].shape)
         shape[axis] = sum(x.shape[axis] for x in parts)
-        return self.emit("Concat", parts, [tuple(shape)], [parts[0].dtype], axis=axis)[0]
+        return self.one("Concat", parts, shape, parts[0].dtype, axis=axis)
 
     def stack(self, parts: Sequence[Tensor], axis: int) -> Tensor:
         shape = list(parts[0].shape)
@@ -284,19 +278,17 @@ class Graph:
         if isinstance(x, np.ndarray) and isinstance(index, np.ndarray):
             return np.asarray(np.take(x, index, axis))
         shape = (*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
-        return self.emit("Gather", [x, index], [shape], [x.dtype], axis=axis)[0]
+        return self.one("Gather", [x, index], shape, x.dtype, axis=axis)
 
     def where(self, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
         return self.op("Where", condition, x, y, dtype=x.dtype)
 
     def reduce(self, op: str, x: Tensor, axes: Sequence[int]) -> Tensor:
-        """A reduction over axes."""
         axes = sorted(int(axis) for axis in axes)
         shape = tuple(n for axis, n in enumerate(x.shape) if axis not in axes)
         if op == "ReduceSum":  # The only one whose axes are an input in opset 17.
-            where = np.asarray(axes, np.int64)
-            return self.emit(op, [x, where], [shape], [x.dtype], keepdims=0)[0]
-        return self.emit(op, [x], [shape], [x.dtype], axes=axes, keepdims=0)[0]
+            return self.one(op, [x, np.asarray(axes, np.int64)], shape, x.dtype, keepdims=0)
+        return self.one(op, [x], shape, x.dtype, axes=axes, keepdims=0)
 
     # --- loops ------------------------------------------------------------------------------------
 
@@ -309,18 +301,9 @@ class Graph:
         *,
         reverse: bool = False,
     ) -> list[Tensor]:
-        """ONNX's Scan over the first axis of ``xs``.
+        """ONNX's Scan over the first axis of ``xs``: the last carry and the stacked ys.
 
-        Args:
-          body: function of (carry, elements of xs) that adds the nodes of a step and returns
-            (carry, elements of ys).
-          carry: first values of the carry.
-          xs: arrays to scan over.
-          length: number of steps.
-          reverse: from the last element to the first.
-
-        Returns:
-          The last carry and the stacked ys.
+        ``body`` adds the nodes of a step: (carry, elements of xs) -> (carry, elements of ys).
         """
         # ONNX counts the steps by the elements.
         xs = [*xs] or [np.arange(length)]
@@ -336,12 +319,8 @@ class Graph:
         shapes = [x.shape for x in outputs]
         shapes[len(before) :] = [(length, *shape) for shape in shapes[len(before) :]]
         dtypes = [x.dtype for x in outputs]
-        count = len(xs)
-        return [
-            *self.emit(
-                "Scan", inputs, shapes, dtypes, body=graph, num_scan_inputs=count, **directions
-            )
-        ]
+        attributes = {"body": graph, "num_scan_inputs": len(xs), **directions}
+        return [*self.emit("Scan", inputs, shapes, dtypes, **attributes)]
 
     def loop(
         self,

@@ -7,13 +7,12 @@ from typing import Any
 import jax
 
 from calojax.api import TrainedModel
-from calojax.export.buffers import with_buffers
 from calojax.export.conversion import convert
 from calojax.export.graph import Graph, Tensor
 from calojax.export.metadata import as_json, facts_of
 from calojax.export.options import Options
 from calojax.export.random_numbers import Layout, layout_of
-from calojax.models.pointflow.microbatches import CPU
+from calojax.models.pointflow.microbatches import CPU, with_size
 
 SEED_SIZE = 10
 """Normal numbers that determine a shower."""
@@ -52,7 +51,7 @@ def shower_of(
     graph: Graph, trained: TrainedModel, layout: Layout, leaves: list[Tensor], energies: Tensor
 ) -> Tensor:
     """Showers [b, v] in MeV from the leaves of their noise and energies [b] in MeV."""
-    model = with_buffers(trained.model, CPU)
+    model = with_size(trained.model, CPU)
 
     def showers(energies, *leaves):
         noise = jax.tree.unflatten(layout.tree, leaves)

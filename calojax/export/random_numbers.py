@@ -35,21 +35,15 @@ class Part(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many there are."""
         return math.prod(self.shape)
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """The order of the random numbers of a model in one array [b, n].
-
-    Attributes:
-      parts: parts in order.
-      tree: structure of `Noise`.
-    """
+    """The order of the random numbers of a model in one array [b, n]."""
 
     parts: tuple[Part, ...]
-    tree: Any
+    tree: Any  # structure of `Noise`
 
     @property
     def size(self) -> int:
@@ -63,18 +57,15 @@ class Layout:
 
     def unflatten(self, numbers: jax.Array) -> Noise:
         """The inverse of `flatten`."""
-        return self._tree(self._pieces(numbers))
+        return jax.tree.unflatten(self.tree, self._pieces(numbers))
 
     def from_normal(self, numbers: jax.Array) -> Noise:
         """The noise of showers from standard normal numbers [b, n] only."""
-        pieces = zip(self.parts, self._pieces(numbers), strict=True)
-        return self._tree([_OF_NORMAL[part.distribution](x) for part, x in pieces])
+        return self._drawn(_OF_NORMAL, numbers)
 
     def from_seed(self, normal: jax.Array) -> Noise:
         """The noise of showers from a few standard normal numbers [b, k]; needs 64-bit integers."""
-        bits = random_bits(normal, self.size)
-        pieces = zip(self.parts, self._pieces(bits), strict=True)
-        return self._tree([_OF_BITS[part.distribution](x) for part, x in pieces])
+        return self._drawn(_OF_BITS, random_bits(normal, self.size))
 
     def _pieces(self, numbers: jax.Array) -> list[jax.Array]:
         if numbers.ndim != 2 or numbers.shape[1] != self.size:
@@ -87,7 +78,10 @@ class Layout:
             for part, end in zip(self.parts, ends.tolist(), strict=True)
         ]
 
-    def _tree(self, leaves: list[jax.Array]) -> Noise:
+    def _drawn(self, functions: dict[str, Callable], numbers: jax.Array) -> Noise:
+        """The noise of numbers [b, n] by the function of each distribution."""
+        pieces = zip(self.parts, self._pieces(numbers), strict=True)
+        leaves = [functions[part.distribution](x) for part, x in pieces]
         return jax.tree.unflatten(self.tree, leaves)
 
 
@@ -96,19 +90,15 @@ def noise_of(model: Model) -> Callable[[Keys], Noise]:
     return getattr(model, "array_noise", model.noise)
 
 
-def _shapes(noise: Callable[[Keys], Noise]) -> Noise:
-    """The shapes of the noise of one shower."""
-    return jax.eval_shape(noise, rng.per_item(rng.root(0), jnp.arange(1)))
-
-
-def has_keys(noise: Noise) -> bool:
-    """Whether the number of random numbers is itself random, so that there are keys for them."""
-    return any("key" in part for part in noise.values())
+def _shapes(noise: Callable[[Keys], Noise]) -> tuple[Noise, bool]:
+    """The shapes of the noise of one shower, and whether all of it is arrays, not keys."""
+    shapes = jax.eval_shape(noise, rng.per_item(rng.root(0), jnp.arange(1)))
+    return shapes, not any("key" in part for part in shapes.values())
 
 
 def is_fixed(model: Model) -> bool:
     """Whether every shower of a model has the same number of random numbers."""
-    return not has_keys(_shapes(model.noise))
+    return _shapes(model.noise)[1]
 
 
 def layout_of(model: Model) -> Layout:
@@ -117,8 +107,8 @@ def layout_of(model: Model) -> Layout:
     Raises:
       CalojaxError: if their number is itself random.
     """
-    shapes = _shapes(noise_of(model))
-    if has_keys(shapes):
+    shapes, fixed = _shapes(noise_of(model))
+    if not fixed:
         raise CalojaxError(
             "The model draws random numbers from keys, for which it has no arrays (array_noise); "
             "take --format stablehlo."

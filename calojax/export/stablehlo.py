@@ -14,15 +14,13 @@ import jax.numpy as jnp
 
 from calojax import rng
 from calojax.api import TrainedModel
-from calojax.export.buffers import with_buffers
 from calojax.export.metadata import as_json, facts_of
 from calojax.export.options import Options
 from calojax.export.random_numbers import is_fixed
-from calojax.models.pointflow.microbatches import ACCELERATOR
+from calojax.models.pointflow.microbatches import ACCELERATOR, with_size
 from calojax.sampling.generation import STREAM
 
 PLATFORMS = ("cpu", "cuda", "tpu", "rocm")
-"""Platforms of the program."""
 
 
 def files(trained: TrainedModel, options: Options) -> dict[str, bytes]:
@@ -43,7 +41,7 @@ def program(trained: TrainedModel, batch: int) -> bytes:
     It is for any number of showers if each has the same number of random numbers, otherwise for
     ``batch``.
     """
-    model = with_buffers(trained.model, ACCELERATOR)
+    model = with_size(trained.model, ACCELERATOR)
 
     def showers(seed, numbers, energies):
         root = rng.stream(jax.random.key(seed, impl="threefry2x32"), STREAM)

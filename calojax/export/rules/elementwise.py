@@ -9,16 +9,8 @@ from jax.lax import RoundingMethod
 from calojax.export.graph import Graph, NoRule, Tensor, Value, inputs_of, like, reduced_axes
 
 
-def _as_is(graph: Graph, x: Tensor, *_: Any) -> Tensor:
-    return x
-
-
 def _simple(name: str, dtype: Any = None) -> Callable[..., Tensor]:
     return lambda graph, *inputs: graph.op(name, *inputs, dtype=dtype)
-
-
-def _compare(name: str) -> Callable[..., Tensor]:
-    return _simple(name, np.dtype(bool))
 
 
 def _logical(name: str) -> Callable[..., Tensor]:
@@ -34,7 +26,7 @@ def _div(graph: Graph, x: Tensor, y: Tensor) -> Tensor:
     axis = len(x.shape) - 1
     logits, largest = inputs_of(inputs_of(x, "Exp")[0], "Sub")
     if _reduced(largest, "ReduceMax", logits, axis) and _reduced(y, "ReduceSum", x, axis):
-        return graph.emit("Softmax", [logits], [x.shape], [x.dtype], axis=axis)[0]
+        return graph.one("Softmax", [logits], x.shape, x.dtype, axis=axis)
     return graph.op("Div", x, y)
 
 
@@ -133,50 +125,31 @@ def _integer_power(graph: Graph, equation: Any, x: Tensor) -> Tensor:
     return graph.op("Reciprocal", result) if y < 0 else result
 
 
+# ONNX has the same names but for the capital.
+_ALIKE = (
+    *("add", "sub", "mul", "max", "min", "pow", "neg", "abs", "sign", "floor", "ceil"),
+    *("exp", "log", "tanh", "atanh", "sin", "cos", "sqrt", "erf"),
+)
+_COMPARISONS = {
+    "eq": "Equal",
+    "lt": "Less",
+    "le": "LessOrEqual",
+    "gt": "Greater",
+    "ge": "GreaterOrEqual",
+    # In the total order of searches; only not-a-number and the sign of zero differ.
+    "lt_to": "Less",
+    "le_to": "LessOrEqual",
+}
+# What leaves the elements as they are.
+_NOTHING = ("stop_gradient", "copy", "reduce_precision", "sharding_constraint", "layout_constraint")
+
 RULES: dict[str, Callable[..., Tensor]] = {
-    **{
-        name: _simple(onnx)
-        for name, onnx in {
-            "add": "Add",
-            "add_any": "Add",
-            "sub": "Sub",
-            "mul": "Mul",
-            "max": "Max",
-            "min": "Min",
-            "pow": "Pow",
-            "neg": "Neg",
-            "abs": "Abs",
-            "sign": "Sign",
-            "floor": "Floor",
-            "ceil": "Ceil",
-            "exp": "Exp",
-            "log": "Log",
-            "tanh": "Tanh",
-            "atanh": "Atanh",
-            "sin": "Sin",
-            "cos": "Cos",
-            "sqrt": "Sqrt",
-            "erf": "Erf",
-            "logistic": "Sigmoid",
-        }.items()
-    },
-    **{
-        name: _logical(onnx)
-        for name, onnx in {"and": "And", "or": "Or", "xor": "Xor", "not": "Not"}.items()
-    },
-    **{
-        name: _compare(onnx)
-        for name, onnx in {
-            "eq": "Equal",
-            "lt": "Less",
-            "le": "LessOrEqual",
-            # In the total order of searches; only not-a-number and the sign of zero differ.
-            "lt_to": "Less",
-            "le_to": "LessOrEqual",
-            "gt": "Greater",
-            "ge": "GreaterOrEqual",
-        }.items()
-    },
+    **{name: _simple(name.title()) for name in _ALIKE},
+    **{name: _logical(name.title()) for name in ("and", "or", "xor", "not")},
+    **{name: _simple(op, np.dtype(bool)) for name, op in _COMPARISONS.items()},
+    **dict.fromkeys(_NOTHING, lambda graph, x, *_: x),
+    "add_any": _simple("Add"),
+    "logistic": _simple("Sigmoid"),
     "div": _div,
     "ne": lambda graph, x, y: graph.op("Not", graph.op("Equal", x, y, dtype=bool)),
     "rem": lambda graph, x, y: graph.op("Mod", x, y, fmod=1),
@@ -190,11 +163,6 @@ RULES: dict[str, Callable[..., Tensor]] = {
     "log2": lambda graph, x: graph.op("Div", graph.op("Log", x), like(x, np.log(2))),
     "erfc": _erfc,
     "atan2": _atan2,
-    "stop_gradient": _as_is,
-    "copy": _as_is,
-    "reduce_precision": _as_is,
-    "sharding_constraint": _as_is,
-    "layout_constraint": _as_is,
 }
 
 WITH_PARAMETERS = {"round": _round, "integer_pow": _integer_power}

@@ -122,9 +122,7 @@ def _gather(graph: Graph, equation: Any, x: Tensor, index: Tensor) -> Tensor:
         labels = [index_labels[axis] for axis in (*own, *others)]
         labels += [("array", axis) for axis in rest]
         shape = (*which.shape[:-1], *(x.shape[axis] for axis in rest))
-        taken = graph.emit(
-            "GatherND", [arranged, which], [shape], [x.dtype], batch_dims=len(batch)
-        )[0]
+        taken = graph.one("GatherND", [arranged, which], shape, x.dtype, batch_dims=len(batch))
     window = [axis for axis in range(rank) if axis not in (*d.collapsed_slice_dims, *batch)]
     order, of_index, of_window = [], iter(range(index_axes)), iter(window)
     for axis in range(len(out_shape)):
@@ -205,14 +203,8 @@ def _scatter_add(graph: Graph, equation: Any, x: Tensor, index: Tensor, update: 
     index = graph.op("Min", graph.where(low, end, index), end)
     index = graph.full(graph.reshape(index, (*index.shape, *[1] * len(rows))), update.shape)
     more = graph.concatenate([x, np.zeros((1, *x.shape[1:]), x.dtype)], 0)
-    total = graph.emit(
-        "ScatterElements",
-        [more, index, update],
-        [more.shape],
-        [x.dtype],
-        axis=0,
-        reduction="add",
-    )[0]
+    given, how = [more, index, update], {"axis": 0, "reduction": "add"}
+    total = graph.one("ScatterElements", given, more.shape, x.dtype, **how)
     return graph.slice(total, [0] * len(x.shape), x.shape)
 
 
@@ -222,19 +214,10 @@ def _sort(graph: Graph, equation: Any, *arrays: Tensor) -> list[Tensor]:
         raise NoRule("sorts by several arrays")
     keys, *others = arrays
     size = np.asarray([keys.shape[axis]], np.int64)
+    how = {"axis": axis, "largest": 0, "sorted": 1}
     # Of equal elements the first comes first.
-    keys, order = graph.emit(
-        "TopK",
-        [keys, size],
-        [keys.shape] * 2,
-        [keys.dtype, np.int64],
-        axis=axis,
-        largest=0,
-        sorted=1,
-    )
-    moved = [
-        graph.emit("GatherElements", [x, order], [x.shape], [x.dtype], axis=axis)[0] for x in others
-    ]
+    keys, order = graph.emit("TopK", [keys, size], [keys.shape] * 2, [keys.dtype, np.int64], **how)
+    moved = [graph.one("GatherElements", [x, order], x.shape, x.dtype, axis=axis) for x in others]
     return [keys, *moved]
 
 

@@ -26,17 +26,16 @@ def _arg(op: str) -> Callable[..., Tensor]:
     def rule(graph: Graph, equation: Any, x: Tensor) -> Tensor:
         (axis,) = equation.params["axes"]
         aval = equation.outvars[0].aval
-        index = graph.emit(op, [x], [aval.shape], [np.int64], axis=axis, keepdims=0)[0]
-        return graph.cast(index, aval.dtype)
+        return graph.cast(
+            graph.one(op, [x], aval.shape, np.int64, axis=axis, keepdims=0), aval.dtype
+        )
 
     return rule
 
 
 def _cumulative_sum(graph: Graph, equation: Any, x: Tensor) -> Tensor:
-    p = equation.params
-    axis = np.asarray(p["axis"], np.int64)
-    reverse = int(p["reverse"])
-    return graph.emit("CumSum", [x, axis], [x.shape], [x.dtype], reverse=reverse)[0]
+    axis, reverse = np.asarray(equation.params["axis"], np.int64), int(equation.params["reverse"])
+    return graph.one("CumSum", [x, axis], x.shape, x.dtype, reverse=reverse)
 
 
 def _cumulative_max(graph: Graph, equation: Any, x: Tensor) -> Tensor:
@@ -74,7 +73,7 @@ def _dot(graph: Graph, equation: Any, x: Tensor, y: Tensor) -> Tensor:
     x = graph.reshape(x, [*batch, *rows_now, size])
     y = graph.reshape(y, [*batch, size, math.prod(columns)])
     shape = (*batch, *rows_now, math.prod(columns))
-    product = graph.emit("MatMul", [x, y], [shape], [x.dtype])[0]
+    product = graph.one("MatMul", [x, y], shape, x.dtype)
     return graph.reshape(product, [*batch, *rows, *columns])
 
 
@@ -90,17 +89,14 @@ def _convolution(graph: Graph, equation: Any, x: Tensor, kernel: Tensor) -> Tens
             x = spread(graph, x, like(x, 0), axis, dilation - 1)
     low, high = zip(*p["padding"], strict=True)
     shape = tuple(equation.outvars[0].aval.shape[axis] for axis in out_spec)
-    out = graph.emit(
-        "Conv",
-        [x, kernel],
-        [shape],
-        [x.dtype],
-        strides=list(p["window_strides"]),
-        dilations=list(p["rhs_dilation"]),
-        pads=[*low, *high],
-        group=p["feature_group_count"],
-        kernel_shape=list(kernel.shape[2:]),
-    )[0]
+    attributes = {
+        "strides": list(p["window_strides"]),
+        "dilations": list(p["rhs_dilation"]),
+        "pads": [*low, *high],
+        "group": p["feature_group_count"],
+        "kernel_shape": list(kernel.shape[2:]),
+    }
+    out = graph.one("Conv", [x, kernel], shape, x.dtype, **attributes)
     return graph.transpose(out, np.argsort(out_spec).tolist())
 
 

@@ -1,6 +1,6 @@
 """Primitives that arrange the elements of arrays: reshapes, slices, joins, padding, types."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,31 +27,6 @@ def broadcast(graph: Graph, equation: Any, x: Tensor, *_: Any) -> Tensor:
 def _without_ones(shape: Sequence[int]) -> tuple[int, ...]:
     """A shape without axes of length one before all others."""
     return tuple(shape[next((i for i, n in enumerate(shape) if n != 1), len(shape)) :])
-
-
-def _convert_type(graph: Graph, equation: Any, x: Tensor) -> Tensor:
-    return graph.cast(x, equation.params["new_dtype"])
-
-
-def _out_shape(graph: Graph, equation: Any, x: Tensor, *_: Any) -> Tensor:
-    return graph.reshape(x, equation.outvars[0].aval.shape)
-
-
-def _transpose(graph: Graph, equation: Any, x: Tensor) -> Tensor:
-    return graph.transpose(x, equation.params["permutation"])
-
-
-def _concatenate(graph: Graph, equation: Any, *parts: Tensor) -> Tensor:
-    return graph.concatenate(parts, equation.params["dimension"])
-
-
-def _stack(graph: Graph, equation: Any, *parts: Tensor) -> Tensor:
-    return graph.stack(parts, equation.params["axis"])
-
-
-def _slice(graph: Graph, equation: Any, x: Tensor) -> Tensor:
-    p = equation.params
-    return graph.slice(x, p["start_indices"], p["limit_indices"], p["strides"])
 
 
 def _split(graph: Graph, equation: Any, x: Tensor) -> list[Tensor]:
@@ -88,9 +63,8 @@ def _pad(graph: Graph, equation: Any, x: Tensor, value: Tensor) -> Tensor:
 def spread(graph: Graph, x: Tensor, value: Tensor, axis: int, inner: int) -> Tensor:
     """A number of values between the elements of an axis."""
     wide = graph.reshape(x, (*x.shape[: axis + 1], 1, *x.shape[axis + 1 :]))
-    wide = padded(
-        graph, wide, value, [(0, inner * (i == axis + 1)) for i in range(len(wide.shape))]
-    )
+    widths = [(0, inner * (i == axis + 1)) for i in range(len(wide.shape))]
+    wide = padded(graph, wide, value, widths)
     stops = list(x.shape)
     stops[axis] *= inner + 1
     x = graph.reshape(wide, stops)
@@ -104,17 +78,23 @@ def padded(graph: Graph, x: Tensor, value: Tensor, widths: Sequence[tuple[int, i
         return x
     shape = tuple(n + low + high for n, (low, high) in zip(x.shape, widths, strict=True))
     pads = np.asarray([low for low, _ in widths] + [high for _, high in widths], np.int64)
-    return graph.emit("Pad", [x, pads, value], [shape], [x.dtype])[0]
+    return graph.one("Pad", [x, pads, value], shape, x.dtype)
 
 
-RULES = {
-    "convert_element_type": _convert_type,
-    "reshape": _out_shape,
-    "squeeze": _out_shape,
-    "transpose": _transpose,
-    "concatenate": _concatenate,
-    "stack": _stack,
-    "slice": _slice,
+def _to_out_shape(graph: Graph, equation: Any, x: Tensor, *_: Any) -> Tensor:
+    return graph.reshape(x, equation.outvars[0].aval.shape)
+
+
+RULES: dict[str, Callable[..., Any]] = {
+    "convert_element_type": lambda graph, e, x: graph.cast(x, e.params["new_dtype"]),
+    "reshape": _to_out_shape,
+    "squeeze": _to_out_shape,
+    "transpose": lambda graph, e, x: graph.transpose(x, e.params["permutation"]),
+    "concatenate": lambda graph, e, *parts: graph.concatenate(parts, e.params["dimension"]),
+    "stack": lambda graph, e, *parts: graph.stack(parts, e.params["axis"]),
+    "slice": lambda graph, e, x: graph.slice(
+        x, e.params["start_indices"], e.params["limit_indices"], e.params["strides"]
+    ),
     "split": _split,
     "unstack": _unstack,
     "rev": _reverse,

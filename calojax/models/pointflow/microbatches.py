@@ -5,6 +5,7 @@ cut into microbatches of consecutive showers, as many as fit a buffer. The memor
 microbatch. The number of microbatches depends on the hits; it is the length of a loop, not a shape.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,16 +13,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from calojax.models.pointflow.config import GenerationConfig
+from calojax.models.base import Model
+from calojax.models.pointflow.config import GenerationConfig, PointFlowConfig
 
 
 class Size(NamedTuple):
-    """The size of a microbatch.
-
-    Attributes:
-      showers: largest number of showers.
-      points: largest number of points.
-    """
+    """The largest numbers of showers and of points of a microbatch."""
 
     showers: int
     points: int
@@ -40,13 +37,24 @@ def size(config: GenerationConfig, showers: int, voxels: int) -> Size:
     return Size(min(config.showers or default.showers, showers), max(points, voxels))
 
 
+def with_size(model: Model, size: Size) -> Model:
+    """The model with that size where its settings leave it to this machine's devices."""
+    config = model.config
+    if not isinstance(config, PointFlowConfig):
+        return model
+    own = config.generation
+    generation = GenerationConfig(own.showers or size.showers, own.points or size.points)
+    config = dataclasses.replace(config, generation=generation)
+    return dataclasses.replace(model, config=config)  # pyright: ignore[reportArgumentType]
+
+
 def apply(
     function: Callable[..., jax.Array],
     hits: Int[Array, " b"],
     *arrays: Any,
     size: Size,
 ) -> jax.Array:
-    """Applies a function to the microbatches of a batch and joins the results.
+    """The rows of all showers, [b, ...], by a function of microbatches.
 
     Args:
       function: function of ``inside`` [showers] and rows [showers, ...] of every array, to rows
@@ -55,9 +63,6 @@ def apply(
       hits: number of hits of each shower, at most ``size.points``.
       *arrays: arrays over showers, [b, ...] each, or trees of them.
       size: size of a microbatch.
-
-    Returns:
-      The rows of all showers, [b, ...].
     """
     num = len(hits)
     ends = jnp.cumsum(hits, dtype=jnp.int32)
