@@ -173,4 +173,4 @@ def test_networks_after_the_talk_are_as_small_as_promised(name, grid, most):
     assert size(variables["params"]["encoder"]) < most
     assert size(variables["params"]["decoder"]) < most
     assert 28 <= PRESETS[name].model.autoencoder.filters <= 40
-    assert model.networks.grid.codes == grid
+    assert model.networks.code_grid == grid

@@ -19,7 +19,6 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,16 +99,14 @@ class CaloVQ:
 
     @functools.cached_property
     def networks(self) -> Networks:
-        """The kind of networks between voxels and codes."""
-        return networks.networks_of(self.config.autoencoder, self.detector)
-
-    @functools.cached_property
-    def _encoder(self) -> nn.Module:
-        return self.networks.encoder(self._quantizer.width)
-
-    @functools.cached_property
-    def _decoder(self) -> nn.Module:
-        return self.networks.decoder(self.likelihood.outputs)
+        """The networks between voxels and codes."""
+        return networks.networks_of(
+            self.config.autoencoder,
+            self.detector,
+            width=self._quantizer.width,
+            outputs=self.likelihood.outputs,
+            context=self.config.prior.context,
+        )
 
     @functools.cached_property
     def _texture(self) -> Texture | None:
@@ -118,10 +115,6 @@ class CaloVQ:
             return None
         assert self.detector.grid is not None  # `fit` checks it.
         return Texture(self.detector.grid, self.likelihood.outputs, self.config.texture.width)
-
-    @functools.cached_property
-    def _context(self) -> nn.Module:
-        return self.networks.context(self.config.prior.context)
 
     @functools.cached_property
     def _quantizer(self) -> Quantizer:
@@ -173,12 +166,14 @@ class CaloVQ:
         def initial(name, module, *args):
             params[name] = module.init(rng.stream(key, name), *args)["params"]
 
-        initial("encoder", self._encoder, *self._encoder_inputs(variables, showers, energies))
+        initial(
+            "encoder", self.networks.encoder, *self._encoder_inputs(variables, showers, energies)
+        )
         latents = self._latents(variables, showers, energies)
         if self._quantizer.home is not None:
             book = self._quantizer.start(rng.stream(key, "codebook"), latents)
             variables[self._quantizer.home]["codebook"] = book
-        initial("decoder", self._decoder, latents, condition)
+        initial("decoder", self.networks.decoder, latents, condition)
         if self._texture:
             shape = 1, self.detector.n_voxels
             out, residuals = jnp.zeros((*shape, self.likelihood.outputs)), jnp.zeros((*shape, 2))
@@ -186,7 +181,7 @@ class CaloVQ:
         shares = self._shares(variables, layer_energy, energies)
         scales = self._scales(variables)
         initial("energies", self._energies, shares, self._energy(energies), scales, key)
-        initial("context", self._context, condition)
+        initial("context", self.networks.context, condition)
         initial("prior", self._prior, self._prior_context(variables, energies, layer_energy))
         return variables
 
@@ -229,7 +224,7 @@ class CaloVQ:
         quantised = self._quantizer.through(
             self._codebook(variables), latents, rng.stream(key, "revival")
         )
-        out = trained(self._decoder, variables, "decoder")(quantised.vectors, condition)
+        out = trained(self.networks.decoder, variables, "decoder")(quantised.vectors, condition)
         statistics = variables["transforms"]
         y = self.voxel_transform.numbers(showers, layer_energy, statistics)
         lower = self.voxel_transform.lower(layer_energy, statistics)
@@ -471,7 +466,7 @@ class CaloVQ:
 
     def _latents(self, variables, showers, energies):
         """Encoder outputs [b, t, d]."""
-        encoder = trained(self._encoder, variables, "encoder")
+        encoder = trained(self.networks.encoder, variables, "encoder")
         return encoder(*self._encoder_inputs(variables, showers, energies))
 
     def _encode(self, variables, showers, energies):
@@ -483,11 +478,11 @@ class CaloVQ:
         """Decoder outputs [b, v, n]."""
         vectors = self._quantizer.vectors(self._codebook(variables), codes)
         condition = self._condition(variables, energies, layer_energy)
-        return trained(self._decoder, variables, "decoder")(vectors, condition)
+        return trained(self.networks.decoder, variables, "decoder")(vectors, condition)
 
     def _prior_context(self, variables, energies, layer_energy):
         condition = self._condition(variables, energies, layer_energy)
-        return trained(self._context, variables, "context")(condition)
+        return trained(self.networks.context, variables, "context")(condition)
 
     def _prior_variables(self, variables):
         """Parameters of the prior, and the vectors of all codes."""

@@ -54,34 +54,6 @@ class Condition(NamedTuple):
 # --- fully connected ------------------------------------------------------------------------------
 
 
-class Dense(NamedTuple):
-    """Fully connected networks.
-
-    Attributes:
-      hidden: layer widths of the encoder; the decoder has them in reverse.
-      length: codes per shower.
-      voxels: voxels per shower.
-    """
-
-    hidden: tuple[int, ...]
-    length: int
-    voxels: int
-
-    def encoder(self, width: int) -> nn.Module:
-        return DenseEncoder(self.hidden, self.length, width)
-
-    def decoder(self, outputs: int) -> nn.Module:
-        return DenseDecoder(self.hidden[::-1], self.voxels, outputs)
-
-    def context(self, width: int) -> nn.Module:
-        return DenseContext(width)
-
-    @property
-    def code_grid(self) -> tuple[int, int, int]:
-        """Codes along a line."""
-        return self.length, 1, 1
-
-
 class DenseEncoder(nn.Module):
     """A multilayer perceptron from all voxels to t latents with d dimensions."""
 
@@ -164,43 +136,7 @@ class Grid(NamedTuple):
         return {"strides": self.strides, "z_padding": "valid", "r_padding": "valid"}
 
 
-class Cylinder(NamedTuple):
-    """Convolutional networks.
-
-    Attributes:
-      grid: patches that become codes.
-      filters: channels of the convolutions.
-    """
-
-    grid: Grid
-    filters: int
-
-    def encoder(self, width: int) -> nn.Module:
-        return CylinderEncoder(self.grid, self.filters, width)
-
-    def decoder(self, outputs: int) -> nn.Module:
-        return CylinderDecoder(self.grid, self.filters, outputs)
-
-    def context(self, width: int) -> nn.Module:
-        return CylinderContext(self.grid, width)
-
-    @property
-    def code_grid(self) -> tuple[int, int, int]:
-        """Codes in (z, alpha, r)."""
-        return self.grid.codes
-
-
-Networks = Dense | Cylinder
-
-
-def networks_of(config: AutoencoderConfig, detector: Detector) -> Networks:
-    """The networks that settings name.
-
-    Raises:
-      CalojaxError: if they do not fit the detector.
-    """
-    if config.network == "dense":
-        return Dense(config.hidden, config.length, detector.n_voxels)
+def _grid(config: AutoencoderConfig, detector: Detector) -> Grid:
     if detector.grid is None:
         raise CalojaxError(
             f"{detector.name}: its layers differ, so there is no grid to convolve over; "
@@ -212,7 +148,7 @@ def networks_of(config: AutoencoderConfig, detector: Detector) -> Networks:
             f"{detector.name}: patches of {grid.kernel} bins, {grid.strides} apart, do not fit "
             f"its {grid.voxels} bins; take a smaller --autoencoder.kernel."
         )
-    return Cylinder(grid, config.filters)
+    return grid
 
 
 def _at_codes(grid: Grid, features: int, condition: Condition) -> jax.Array:
@@ -306,3 +242,46 @@ class CylinderContext(nn.Module):
         x = nn.Dense(self.width, name="context")(x)
         x = jnp.broadcast_to(x, (x.shape[0], *self.grid.codes, self.width))
         return x.reshape(x.shape[0], -1, self.width)
+
+
+# --- all of them ----------------------------------------------------------------------------------
+
+
+class Networks(NamedTuple):
+    """The networks of a model, and the numbers of codes (z, alpha, r); a line is (t, 1, 1)."""
+
+    encoder: nn.Module
+    decoder: nn.Module
+    context: nn.Module
+    code_grid: tuple[int, int, int]
+
+
+def networks_of(
+    config: AutoencoderConfig, detector: Detector, *, width: int, outputs: int, context: int
+) -> Networks:
+    """The networks that settings name.
+
+    Args:
+      config: settings.
+      detector: detector of the showers.
+      width: dimensions of a latent d.
+      outputs: outputs of the decoder for a voxel n.
+      context: features of the context network.
+
+    Raises:
+      CalojaxError: if the settings do not fit the detector.
+    """
+    if config.network == "dense":
+        return Networks(
+            DenseEncoder(config.hidden, config.length, width),
+            DenseDecoder(config.hidden[::-1], detector.n_voxels, outputs),
+            DenseContext(context),
+            (config.length, 1, 1),
+        )
+    grid = _grid(config, detector)
+    return Networks(
+        CylinderEncoder(grid, config.filters, width),
+        CylinderDecoder(grid, config.filters, outputs),
+        CylinderContext(grid, context),
+        grid.codes,
+    )
