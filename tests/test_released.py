@@ -87,8 +87,8 @@ def test_shares_sum_to_one_and_only_dataset_3_has_zeros(name, tiny):
     [("ds2", "ds2", (4, 8), (17, 4)), ("ds3", "ds3", (1, 2), (13, 14))],
 )
 def test_codes_lie_on_the_released_grids(name, detector, padding, codes):
-    shape = networks.Shape(DETECTORS[detector].grid, padding)
-    assert shape.codes(networks.ARCHITECTURES[name]) == codes
+    plan = networks.Plan(networks.ARCHITECTURES[name], DETECTORS[detector].grid, padding)
+    assert plan.codes == codes
 
 
 def test_turned_showers_have_turned_codes():
@@ -103,7 +103,7 @@ def test_turned_showers_have_turned_codes():
         return [model._encoder.apply(variables, y, jnp.zeros((2, 1))) for y in (x, turned)]
 
     found, turned = codes(x.reshape(2, -1), np.roll(x, 4, 2).reshape(2, -1))
-    shape = (2, *model.networks.grid, 8)
+    shape = (2, *model.networks.plan.codes, 8)
     expected = np.roll(np.reshape(found, shape), 1, 2)
     np.testing.assert_allclose(np.reshape(turned, shape), expected, atol=1e-5)
 

@@ -85,10 +85,6 @@ class ReleasedCaloVQ:
         return self.networks.encoder(self._quantizer.width)
 
     @functools.cached_property
-    def _decoder(self) -> nn.Module:
-        return self.networks.decoder()
-
-    @functools.cached_property
     def _prior(self) -> Autoregressive:
         c, size = self.config.prior, self._quantizer.size
         length, conditions = self.networks.codes, self.networks.conditions
@@ -114,7 +110,7 @@ class ReleasedCaloVQ:
         latents = trained(self._encoder, variables, "encoder")(x, condition)
         book = self._quantizer.start(rng.stream(key, "codebook"), latents)
         variables[self._quantizer.home]["codebook"] = book
-        initial("decoder", self._decoder, latents, condition)
+        initial("decoder", self.networks.decoder(), latents, condition)
         if self.networks.context is not None:
             initial("context", self.networks.context, condition)
         initial("prior", self._prior, self._prior_context(variables, condition))
@@ -246,8 +242,8 @@ class ReleasedCaloVQ:
         return jax.lax.stop_gradient(self._quantizer.codes(self._codebook(variables), latents))
 
     def _shares(self, variables, vectors, condition):
-        out = trained(self._decoder, variables, "decoder")(vectors, condition)
-        return self.networks.shares(out)
+        decoder = trained(self.networks.decoder(), variables, "decoder")
+        return self.networks.shares(decoder(vectors, condition))
 
     def _augmented(self, key, showers):
         c = self.config.autoencoder

@@ -26,14 +26,7 @@ ArchitectureName = Literal["ds1", "ds2", "ds3"]
 
 
 class Step(NamedTuple):
-    """A convolution over (z, alpha).
-
-    Attributes:
-      features: channels of the output.
-      kernel: bins (z, alpha) of the kernel.
-      stride: stride in z.
-      padding: padding in z.
-    """
+    """A convolution over (z, alpha), with a stride and a padding in z."""
 
     features: int
     kernel: tuple[int, int] = (3, 3)
@@ -91,34 +84,36 @@ ARCHITECTURES = {
 # fmt: on
 
 
-class Shape(NamedTuple):
-    """The bins between the steps of an architecture.
+class Plan(NamedTuple):
+    """An architecture for a detector.
 
     Attributes:
+      architecture: steps of encoder and decoder.
       grid: bins of the detector (z, alpha, r).
       z_padding: layers of zeros (in front, behind).
     """
 
+    architecture: Architecture
     grid: tuple[int, int, int]
     z_padding: tuple[int, int]
 
-    def codes(self, architecture: Architecture) -> tuple[int, int]:
+    @property
+    def codes(self) -> tuple[int, int]:
         """Bins (z, alpha) of the codes; z < 1 if there are too few layers."""
-        z, alpha = self._before(architecture)[-1], self.grid[1]
-        for step in architecture.encoder:
-            alpha = alpha if isinstance(step, Step) else step
-        return z, alpha
+        turns = [self.grid[1], *(x for x in self.architecture.encoder if not isinstance(x, Step))]
+        return self._before()[-1], turns[-1]
 
-    def unstrided(self, architecture: Architecture) -> int:
+    @property
+    def unstrided(self) -> int:
         """Bins in z before the encoder's strided step and after the decoder's."""
-        steps = [step for step in architecture.encoder if isinstance(step, Step)]
+        steps = [step for step in self.architecture.encoder if isinstance(step, Step)]
         (strided,) = (i for i, step in enumerate(steps) if step.stride > 1)
-        return self._before(architecture)[strided]
+        return self._before()[strided]
 
-    def _before(self, architecture: Architecture) -> list[int]:
+    def _before(self) -> list[int]:
         """Bins in z before every step of the encoder, and after the last."""
         sizes = [self.grid[0] + sum(self.z_padding)]
-        for step in architecture.encoder:
+        for step in self.architecture.encoder:
             if isinstance(step, Step):
                 n, k, s = sizes[-1], step.kernel[0], step.stride
                 sizes.append((n - k) // s + 1 if step.padding == "valid" else -(-n // s))
@@ -126,38 +121,26 @@ class Shape(NamedTuple):
 
 
 class Convolutional(NamedTuple):
-    """The networks of datasets 2 and 3.
+    """The networks of datasets 2 and 3, for a detector with equal layers."""
 
-    Attributes:
-      architecture: steps of encoder and decoder.
-      shape: bins between them.
-      detector: detector with equal layers.
-    """
-
-    architecture: Architecture
-    shape: Shape
+    plan: Plan
     detector: Detector
     context = None
     conditions = 1
 
     @property
-    def grid(self) -> tuple[int, int]:
-        """Bins (z, alpha) of the codes."""
-        return self.shape.codes(self.architecture)
-
-    @property
     def codes(self) -> int:
-        return math.prod(self.grid)
+        return math.prod(self.plan.codes)
 
     @property
     def parts(self) -> int:
         return self.detector.n_layers
 
     def encoder(self, width: int) -> nn.Module:
-        return ConvEncoder(self.architecture, self.shape, width)
+        return ConvEncoder(self.plan, width)
 
     def decoder(self) -> nn.Module:
-        return ConvDecoder(self.architecture, self.shape)
+        return ConvDecoder(self.plan)
 
     def condition(self, energies: Float[Array, " b"]) -> Float[Array, "b 1"]:
         """Logarithm of incident energies in MeV, scaled to [-1, 1]."""
@@ -165,7 +148,7 @@ class Convolutional(NamedTuple):
 
     def shares(self, out: Float[Array, "b v"]) -> Float[Array, "b v"]:
         """Shares of the shower's energy, from decoder outputs."""
-        if not self.architecture.sparse:
+        if not self.plan.architecture.sparse:
             return nn.softmax(out)
         # At most e^20, to stay within float32; equal shares if no output is positive.
         positive = jnp.expm1(jnp.minimum(nn.relu(out), 20.0))
@@ -177,17 +160,16 @@ class Convolutional(NamedTuple):
 class ConvEncoder(nn.Module):
     """Showers to latents with d dimensions on a grid (z, alpha)."""
 
-    architecture: Architecture
-    shape: Shape
+    plan: Plan
     width: int
 
     @nn.compact
     def __call__(self, x: jax.Array, condition: jax.Array) -> jax.Array:
         """[b, v] and condition [b, 1] -> [b, t, d]."""
-        x = x.reshape(-1, *self.shape.grid)
-        x = jnp.pad(x, ((0, 0), self.shape.z_padding, (0, 0), (0, 0)))
+        x = x.reshape(-1, *self.plan.grid)
+        x = jnp.pad(x, ((0, 0), self.plan.z_padding, (0, 0), (0, 0)))
         x = _with_condition(x, condition)
-        *steps, last = self.architecture.encoder
+        *steps, last = self.plan.architecture.encoder
         for step in steps:
             if isinstance(step, Step):
                 x = nn.silu(step.conv(x))
@@ -200,33 +182,25 @@ class ConvEncoder(nn.Module):
 class ConvDecoder(nn.Module):
     """Latents on a grid (z, alpha) to one output per voxel."""
 
-    architecture: Architecture
-    shape: Shape
+    plan: Plan
 
     @nn.compact
     def __call__(self, latents: jax.Array, condition: jax.Array) -> jax.Array:
         """[b, t, d] and condition [b, 1] -> [b, v]."""
-        z, alpha, r = self.shape.grid
-        x = nn.Dense(self.architecture.inner, name="post_quant")(latents)
-        x = x.reshape(x.shape[0], *self.shape.codes(self.architecture), -1)
+        architecture, (z, alpha, r), (front, _) = self.plan
+        x = nn.Dense(architecture.inner, name="post_quant")(latents)
+        x = x.reshape(x.shape[0], *self.plan.codes, -1)
         x = _with_condition(x, condition)
-        for step in self.architecture.decoder:
+        for step in architecture.decoder:
             if not isinstance(step, Step):
                 x = cylinder.resample_alpha(x, step)
                 continue
-            restored = (self.shape.unstrided(self.architecture), x.shape[2])
-            layer = cylinder.ConvTranspose(
-                step.features,
-                step.kernel,
-                (step.stride, 1),
-                step.padding,
-                shape=restored if step.stride > 1 else None,
-            )
-            x = nn.silu(layer(x))
+            shape = (self.plan.unstrided, x.shape[2]) if step.stride > 1 else None
+            options = (step.features, step.kernel, (step.stride, 1), step.padding)
+            x = nn.silu(cylinder.ConvTranspose(*options, shape=shape)(x))
         x = cylinder.ConvTranspose(r, (1, 1))(x)
         # The detector may have more or fewer bins than the data set of the architecture.
         x = cylinder.resample_alpha(x, alpha) if x.shape[2] != alpha else x
-        front = self.shape.z_padding[0]
         return x[:, front : front + z].reshape(x.shape[0], -1)
 
 
@@ -244,22 +218,15 @@ _LABELS = 15
 
 
 class Dense(NamedTuple):
-    """The networks of dataset 1, where incident energies are discrete.
-
-    Attributes:
-      detector: detector of the showers.
-      codes: codes per shower.
-      context: embedding of the condition for the prior; None if the prior takes the condition.
-      conditions: size of the prior's context.
-      parts: number of parts of a shower whose centres and widths are compared.
-    """
+    """The networks of dataset 1, where incident energies are discrete."""
 
     detector: Detector
     codes = _LENGTH
+    # Embedding of the condition for the prior, which takes the condition itself where it is None.
     # The released table has three rows more than there are energies.
     context = nn.Embed(18, 3)
-    conditions = 3
-    parts = 1
+    conditions = 3  # size of the prior's context
+    parts = 1  # number of parts of a shower whose centres and widths are compared
 
     def encoder(self, width: int) -> nn.Module:
         return DenseEncoder(width)
@@ -328,10 +295,10 @@ def make(name: ArchitectureName, detector: Detector, z_padding: tuple[int, int])
             f"{detector.name}: its layers differ, so there is no grid to convolve over; "
             "take --autoencoder.architecture ds1."
         )
-    networks = Convolutional(ARCHITECTURES[name], Shape(detector.grid, z_padding), detector)
-    if networks.grid[0] < 1:
+    plan = Plan(ARCHITECTURES[name], detector.grid, z_padding)
+    if plan.codes[0] < 1:
         raise CalojaxError(
             f"{detector.name}: {detector.n_layers} layers are too few for the networks of {name}; "
             "increase --autoencoder.z-padding."
         )
-    return networks
+    return Convolutional(plan, detector)
