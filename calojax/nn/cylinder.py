@@ -33,21 +33,13 @@ _R = 3
 
 
 class _Axis(NamedTuple):
-    """The windows of one axis; window i covers bins i s - low ... i s - low + k - 1.
+    """The windows of one axis; window i covers bins i s - low ... i s - low + k - 1."""
 
-    Attributes:
-      size: bins n of the input.
-      kernel: bins k of a window.
-      stride: bins s between windows.
-      low: bins of the first window in front of the input.
-      windows: number of windows, the bins of the output.
-    """
-
-    size: int
-    kernel: int
-    stride: int
-    low: int
-    windows: int
+    size: int  # bins n of the input
+    kernel: int  # bins k of a window
+    stride: int  # bins s between windows
+    low: int  # bins of the first window in front of the input
+    windows: int  # the bins of the output
 
     @property
     def blocks(self) -> int:
@@ -61,27 +53,6 @@ class _Axis(NamedTuple):
 
 
 # --- pure functions -------------------------------------------------------------------------------
-
-
-def pad(x: jax.Array, widths: Sequence[tuple[int, int]], *, across_axis: bool = False) -> jax.Array:
-    """Pads an array beyond its borders.
-
-    Args:
-      x: array [b, z, alpha, r, c] or [b, z, alpha, c].
-      widths: bins (in front, behind) for z, alpha and, if it is an axis, r. Negative widths, for
-        z and r only, cut bins off.
-      across_axis: pad r = 0 by the bins across the axis, r = 0, 1, ... at alpha + pi, not by zeros.
-
-    Raises:
-      ValueError: if bins across the axis are needed and the number of bins of alpha is odd.
-    """
-    z, alpha, *r = widths
-    if across_axis and r and r[0][0] > 0:
-        low, high = r[0]
-        seen = min(low, x.shape[_R])
-        x = jnp.concatenate([_half_turn(x[:, :, :, :seen]), x], axis=_R)
-        r = [(low - seen, high)]
-    return _zeros(_wrap(x, *alpha), [z, (0, 0), *r])
 
 
 def conv(
@@ -107,7 +78,8 @@ def conv(
       strides: stride of all axes, or one per axis.
       z_padding: "same" (zeros) or "valid".
       r_padding: "same" (zeros) or "valid".
-      across_axis: whether windows continue across the axis, see `pad`; no effect on a valid r.
+      across_axis: whether windows continue across the axis, with r = 0, 1, ... at alpha + pi, for
+        which the number of bins of alpha must be even; no effect on a valid r.
 
     Returns:
       [b, z', alpha', r', features] or [b, z', alpha', features].
@@ -118,8 +90,10 @@ def conv(
     axes = _axes(x, x.shape[1:-1], kernel, strides, z_padding, r_padding)
     z, alpha, *rest = axes
     seen = _seen(axes, across_axis)
-    widths = [(z.low, z.high), (alpha.low, alpha.high), (seen, 0)]
-    x = pad(x, widths[: len(axes)], across_axis=across_axis)
+    if seen:
+        x = jnp.concatenate([_half_turn(x[:, :, :, :seen]), x], axis=_R)
+    x = _wrap(x, alpha.low, alpha.high)
+    x = _zeros(x, [(z.low, z.high), (0, 0), (0, 0)][: len(axes)])
     if not rest:
         return _slide(_to_blocks(x, z, alpha), _block_kernel(kernel, z, alpha))
     x, kernel = x.reshape(*x.shape[:_R], -1), _among_channels(kernel, rest[0], seen)
@@ -193,12 +167,8 @@ class _Layer(nn.Module):
     across_axis: bool = False
 
     def _options(self) -> dict[str, Any]:
-        return {
-            "strides": self.strides,
-            "z_padding": self.z_padding,
-            "r_padding": self.r_padding,
-            "across_axis": self.across_axis,
-        }
+        names = ("strides", "z_padding", "r_padding", "across_axis")
+        return {name: getattr(self, name) for name in names}
 
     def _parameters(self, *channels: int) -> tuple[jax.Array, jax.Array]:
         """Weights [*kernel, *channels] and bias, with one axis for each axis of the result."""
@@ -355,7 +325,7 @@ def _conv_transpose(y: jax.Array, kernel: jax.Array, z: _Axis, alpha: _Axis) -> 
 
 def _seen(axes: Sequence[_Axis], across_axis: bool) -> int:
     """Number of bins of r that windows cover across the axis."""
-    return min(axes[_R - 1].low, axes[_R - 1].size) if across_axis else 0
+    return min(axes[2].low, axes[2].size) if across_axis and len(axes) == 3 else 0
 
 
 def _among_channels(kernel: jax.Array, r: _Axis, seen: int) -> jax.Array:
