@@ -27,9 +27,7 @@ class Cell(Protocol):
     def length(self) -> int: ...  # t
 
     @property
-    def stretch(self) -> int:
-        """Largest number of positions to make room for at a time."""
-        ...
+    def stretch(self) -> int: ...  # largest number of positions to make room for at a time
 
     def init(self, key: jax.Array, context: jax.Array, /) -> Variables: ...
 
@@ -58,21 +56,18 @@ class Cell(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Autoregressive:
-    """p(codes | context) as the product of p(code | earlier codes, context).
-
-    Attributes:
-      cell: network of the distribution of the next code.
-    """
+    """p(codes | context) as the product of p(code | earlier codes, context)."""
 
     cell: Cell
 
     def init(self, key: jax.Array, context: jax.Array) -> Variables:
+        """Random variables for contexts of this shape."""
         return self.cell.init(key, context)
 
     def loss(
         self, variables: Variables, keys: jax.Array, codes: jax.Array, context: jax.Array
     ) -> jax.Array:
-        """Negative log-likelihood per code; the keys are not used."""
+        """-log p(codes) / t in nats, [b]; the keys are not used."""
         return -self.log_probs(variables, codes, context).mean(-1)
 
     def log_probs(self, variables: Variables, codes: jax.Array, context: jax.Array) -> jax.Array:
@@ -82,12 +77,14 @@ class Autoregressive:
         return categorical.log_prob(self.cell.bind(variables).logits(tokens, context), codes)
 
     def noise(self, keys: jax.Array) -> Noise:
-        """Quantiles of the codes, [b, t]."""
+        """The random numbers of `draw` from keys [b]: quantiles of the codes, [b, t]."""
         return {"uniform": categorical.uniforms(keys, self.cell.length)}
 
     def draw(
         self, variables: Variables, noise: Noise, context: jax.Array, *, temperature: float = 1.0
     ) -> jax.Array:
+        """Codes int32 [b, t]; logits are divided by the temperature."""
+
         def step(state, inputs):
             carry, token = state
             here, u = inputs

@@ -33,11 +33,7 @@ _MEAN_LOGIT = 0.3
 
 
 def build(settings: Settings, size: int, grid: Grid, width: int) -> "Flow":
-    """The flow prior.
-
-    Raises:
-      CalojaxError: if the heads do not divide the width, or patches the grid of the codes.
-    """
+    """The flow prior; refuses heads that do not divide the width, and patches the grid."""
     s = settings
     if s.width % s.heads:
         raise CalojaxError(
@@ -57,17 +53,11 @@ def build(settings: Settings, size: int, grid: Grid, width: int) -> "Flow":
 
 @dataclasses.dataclass(frozen=True)
 class Flow:
-    """A prior that draws all codes in a few passes; its variables include the codebook.
-
-    Attributes:
-      network: network of the distribution of codes given x_t.
-      passes: runs of the network per sequence.
-      spacing: density of the sampler's times: below 1 they are closer together near t = 1.
-    """
+    """A prior that draws all codes in a few passes; its variables include the codebook."""
 
     network: "Trunk"
-    passes: int
-    spacing: float
+    passes: int  # runs of the network per sequence
+    spacing: float  # density of the sampler's times: below 1 they are closer together near t = 1
 
     def init(self, key: jax.Array, context: jax.Array) -> Variables:
         return self.network.init(key, context)
@@ -235,13 +225,7 @@ class Trunk(nn.Module):
 
 
 class Block(nn.Module):
-    """A block of attention and a GELU MLP, modulated by the condition; at first the identity.
-
-    Attributes:
-      patches: numbers of patches (z, alpha, r).
-      heads: heads of the attention.
-      dtype: type of the computation.
-    """
+    """A block of attention and a GELU MLP, modulated by the condition; at first the identity."""
 
     patches: tuple[int, int, int]
     heads: int

@@ -13,24 +13,14 @@ import jax.numpy as jnp
 
 
 class Cache(NamedTuple):
-    """Keys and values of one block for positions 0..n-1; zeros at later positions.
-
-    Attributes:
-      keys: keys [b, n, h, d].
-      values: values [b, n, h, d].
-    """
+    """Keys and values [b, n, h, d] of a block for positions 0..n-1; zeros at later positions."""
 
     keys: jax.Array
     values: jax.Array
 
 
 class Block(nn.Module):
-    """A pre-LN transformer block: causal attention and a GELU MLP, each with a residual connection.
-
-    Attributes:
-      width: width of the residual stream.
-      heads: number of attention heads.
-    """
+    """A pre-LN transformer block: causal attention, a GELU MLP, and residual connections."""
 
     width: int
     heads: int

@@ -43,17 +43,11 @@ class Tables(NamedTuple):
 
 
 class Carry(NamedTuple):
-    """The carry of a step.
+    """The carry of a step."""
 
-    Attributes:
-      state: recurrent state [b, w].
-      recent: last codes, the newest last, [b, largest lag].
-      tables: tables, the same for all steps.
-    """
-
-    state: jax.Array
-    recent: jax.Array
-    tables: Tables
+    state: jax.Array  # recurrent state [b, w]
+    recent: jax.Array  # last codes, the newest last, [b, largest lag]
+    tables: Tables  # the same for all steps
 
 
 class GRU(nn.Module):
@@ -155,10 +149,8 @@ class GRU(nn.Module):
 def _gates(tables: Tables, codes: list[jax.Array], x: jax.Array) -> jax.Array:
     """The contribution of the input to the gates, [..., 3 w].
 
-    Args:
-      tables: tables of the parameters.
-      codes: codes [...] for every lag.
-      x: contribution of place and context to the input layer [..., w].
+    From codes [...] for every lag, and the contribution x [..., w] of place and context to the
+    input layer.
     """
     for table, code in zip(tables.codes, codes, strict=True):
         x += table[code]

@@ -1,8 +1,8 @@
-"""Interface and settings of priors over sequences of codes."""
+"""Settings of priors over sequences of codes."""
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import jax
 
@@ -47,36 +47,3 @@ class Settings:
                 raise CalojaxError(f"--prior.{name} must be at least 1, got {getattr(self, name)}.")
         if min(self.patch) < 1:
             raise CalojaxError(f"--prior.patch must be at least 1 1 1, got {self.patch}.")
-
-
-class Prior(Protocol):
-    """A distribution of codes [b, t] in 0..k-1, given a context [b, c] or [b, t, c].
-
-    Every sequence has its own key or random numbers. Variables are those of the linen module
-    inside; for `loss` and `draw` also ``variables["codebook"]["vectors"]``, the vectors [k, d] of
-    the codes.
-    """
-
-    def init(self, key: jax.Array, context: jax.Array) -> Variables:
-        """Random variables for contexts of this shape."""
-        ...
-
-    def loss(
-        self, variables: Variables, keys: jax.Array, codes: jax.Array, context: jax.Array
-    ) -> jax.Array:
-        """Loss in nats per code, [b].
-
-        It is -log p(codes) / t or, averaged over keys, an upper bound; for a flow, the
-        cross-entropy of the codes given noisy ones.
-        """
-        ...
-
-    def noise(self, keys: jax.Array) -> Noise:
-        """The random numbers of `draw` from keys [b]."""
-        ...
-
-    def draw(
-        self, variables: Variables, noise: Noise, context: jax.Array, *, temperature: float = 1.0
-    ) -> jax.Array:
-        """Codes int32 [b, t]; logits are divided by the temperature."""
-        ...
