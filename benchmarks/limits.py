@@ -27,15 +27,10 @@ class Benchmark(rows.Options):
 
 
 class Limits(NamedTuple):
-    """Limits of a device.
+    """Limits of a device."""
 
-    Attributes:
-      matrix: operations per second of float32 matrix products in the default precision.
-      bandwidth: bytes per second that its memory reads and writes.
-    """
-
-    matrix: float
-    bandwidth: float
+    matrix: float  # operations per second of float32 matrix products in the default precision
+    bandwidth: float  # bytes per second that its memory reads and writes
 
     def columns(self, work: Work, seconds: float, batch: int) -> Row:
         """Columns of a row: work per shower, its share of both limits, and the limit that binds."""

@@ -10,21 +10,13 @@ import numpy as np
 
 
 class Times(NamedTuple):
-    """Seconds that a call takes.
+    """Seconds that a call takes."""
 
-    Attributes:
-      low: first quartile.
-      median: second quartile.
-      high: third quartile.
-      fastest: shortest time.
-      repeats: number of repetitions.
-    """
-
-    low: float
-    median: float
-    high: float
-    fastest: float
-    repeats: int
+    low: float  # first quartile
+    median: float  # second quartile
+    high: float  # third quartile
+    fastest: float  # shortest time
+    repeats: int  # number of repetitions
 
     def per_shower(self, batch: int) -> dict[str, float | int]:
         """Columns of a row: ms per shower of a call that makes ``batch`` showers."""

@@ -26,19 +26,12 @@ from calojax.training.batches import Dataset
 
 
 class Subject(NamedTuple):
-    """A model to measure.
-
-    Attributes:
-      name: name in the rows.
-      model: model.
-      variables: arrays of the model, on the device.
-      energy_range: lowest and highest incident energy in MeV.
-    """
+    """A model to measure."""
 
     name: str
     model: Model
-    variables: Variables
-    energy_range: tuple[float, float]
+    variables: Variables  # arrays of the model, on the device
+    energy_range: tuple[float, float]  # lowest and highest incident energy in MeV
 
     @property
     def columns(self) -> dict[str, str]:

@@ -21,15 +21,10 @@ from jax.extend import core
 
 
 class Work(NamedTuple):
-    """Work of a program: numbers or, where they depend on data, arrays [].
+    """Work of a program: numbers or, where they depend on data, arrays []."""
 
-    Attributes:
-      operations: operations of matrix products.
-      bytes: bytes to move.
-    """
-
-    operations: Any = 0.0
-    bytes: Any = 0.0
+    operations: Any = 0.0  # operations of matrix products
+    bytes: Any = 0.0  # bytes to move
 
     def plus(self, other: "Work") -> "Work":
         return Work(self.operations + other.operations, self.bytes + other.bytes)

@@ -21,17 +21,11 @@ from calojax.models.base import Keys, Model, Noise
 
 
 class Part(NamedTuple):
-    """Some of the random numbers of a shower.
+    """Some of the random numbers of a shower."""
 
-    Attributes:
-      name: step of the model and distribution, such as ``voxels.uniform.0``.
-      distribution: distribution of each number (see `calojax.models.base.Noise`).
-      shape: shape of the numbers of a shower.
-    """
-
-    name: str
-    distribution: str
-    shape: tuple[int, ...]
+    name: str  # step of the model and distribution, such as ``voxels.uniform.0``
+    distribution: str  # distribution of each number (see `calojax.models.base.Noise`)
+    shape: tuple[int, ...]  # shape of the numbers of a shower
 
     @property
     def size(self) -> int:

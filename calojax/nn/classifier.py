@@ -39,17 +39,11 @@ class Linear(nn.Module):
 
 
 class DenseClassifier(nn.Module):
-    """A fully connected classifier with leaky ReLUs of slope 0.01.
+    """A fully connected classifier with leaky ReLUs of slope 0.01."""
 
-    Attributes:
-      width: nodes of every hidden layer.
-      hidden_layers: number of hidden layers beyond the first.
-      outputs: number of logits.
-    """
-
-    width: int = 2048
-    hidden_layers: int = 2
-    outputs: int = 1
+    width: int = 2048  # nodes of every hidden layer
+    hidden_layers: int = 2  # number of hidden layers beyond the first
+    outputs: int = 1  # number of logits
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -67,16 +61,11 @@ class ResNetClassifier(nn.Module):
     """A ResNet-18 (arXiv:1512.03385) with three-dimensional convolutions over (z, alpha, r).
 
     Zeros pad all three axes, alpha included, as in the official network.
-
-    Attributes:
-      grid: bins of the image (z, alpha, r); inputs are [n, 1 + their product].
-      planes: channels of the four stages, two blocks each.
-      outputs: number of logits.
     """
 
-    grid: tuple[int, int, int]
-    planes: tuple[int, ...] = (32, 64, 64, 128)
-    outputs: int = 1
+    grid: tuple[int, int, int]  # bins of the image (z, alpha, r); inputs are [n, 1 + their product]
+    planes: tuple[int, ...] = (32, 64, 64, 128)  # channels of the four stages, two blocks each
+    outputs: int = 1  # number of logits
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

@@ -152,14 +152,10 @@ def resample_alpha(x: jax.Array, n_alpha: int) -> jax.Array:
 
 
 class _Layer(nn.Module):
-    """Options (see `conv`) and parameters of `Conv` and `ConvTranspose`.
+    """Options (see `conv`) and parameters of `Conv` and `ConvTranspose`."""
 
-    Attributes:
-      features: channels of the output.
-      kernel: bins of the kernel in (z, alpha, r), or (z, alpha) for r among the channels.
-    """
-
-    features: int
+    features: int  # channels of the output
+    # Bins of the kernel in (z, alpha, r), or (z, alpha) for r among the channels.
     kernel: tuple[int, ...]
     strides: Strides = 1
     z_padding: Padding = "same"

@@ -19,19 +19,12 @@ Activation = Callable[[jax.Array], jax.Array]
 
 
 class DeepSet(nn.Module):
-    """Features of sets of points.
+    """Features of sets of points."""
 
-    Attributes:
-      point: widths of the network for points.
-      shower: widths of the network for sets.
-      features: width of the output.
-      activation: activation after every layer but the last.
-    """
-
-    point: Sequence[int]
-    shower: Sequence[int]
-    features: int
-    activation: Activation = nn.relu
+    point: Sequence[int]  # widths of the network for points
+    shower: Sequence[int]  # widths of the network for sets
+    features: int  # width of the output
+    activation: Activation = nn.relu  # activation after every layer but the last
 
     def setup(self):
         self.point_layers = [nn.Dense(width) for width in self.point]
@@ -56,17 +49,11 @@ class DeepSet(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The posterior q(z | X) of a latent vector given all points of a set, a diagonal normal.
-
-    Attributes:
-      latents: dimensions of z.
-      point: widths of the network for points.
-      shower: widths of the network for sets.
-    """
+    """The posterior q(z | X) of a latent vector given all points of a set, a diagonal normal."""
 
     latents: int
-    point: Sequence[int]
-    shower: Sequence[int]
+    point: Sequence[int]  # widths of the network for points
+    shower: Sequence[int]  # widths of the network for sets
 
     def setup(self):
         self.set = DeepSet(self.point, self.shower, 2 * self.latents, nn.gelu)

@@ -45,17 +45,11 @@ class Summary:
 
 
 class Owned(NamedTuple):
-    """The context of points: that of their sets, and known features of each point.
+    """The context of points: that of their sets, and known features of each point."""
 
-    Attributes:
-      context: context of the sets, [g, c].
-      tiling: tiles of the points, with p places.
-      given: known features of the points, [p, k]; k may be 0.
-    """
-
-    context: jax.Array
-    tiling: Tiling
-    given: jax.Array
+    context: jax.Array  # context of the sets, [g, c]
+    tiling: Tiling  # tiles of the points, with p places
+    given: jax.Array  # known features of the points, [p, k]; k may be 0
 
     def known(self, kept: jax.Array) -> jax.Array:
         """Inputs of a layer for each point: [p, kept features + k]."""
@@ -63,19 +57,12 @@ class Owned(NamedTuple):
 
 
 class Coupling(nn.Module):
-    """The network of one coupling layer.
+    """The network of one coupling layer."""
 
-    Attributes:
-      moved: number of features that the layer moves.
-      bins: bins of their splines.
-      hidden: widths of the network.
-      summary: set features; None for none.
-    """
-
-    moved: int
-    bins: int
-    hidden: tuple[int, ...]
-    summary: Summary | None = None
+    moved: int  # number of features that the layer moves
+    bins: int  # bins of their splines
+    hidden: tuple[int, ...]  # widths of the network
+    summary: Summary | None = None  # set features; None for none
 
     def setup(self):
         if self.summary is not None:
@@ -124,20 +111,13 @@ class Coupling(nn.Module):
 
 
 class Flow(nn.Module):
-    """A density of d features given a context; its base is the standard normal.
+    """A density of d features given a context; its base is the standard normal."""
 
-    Attributes:
-      features: number of features d, at least two.
-      depth: number of coupling layers.
-      bins: bins of the splines.
-      hidden: widths of the networks.
-      summary: set features, which make a flow of points a DeepSetFlow; None for none.
-    """
-
-    features: int
-    depth: int = 8
-    bins: int = 8
-    hidden: tuple[int, ...] = (128, 128, 128)
+    features: int  # number of features d, at least two
+    depth: int = 8  # number of coupling layers
+    bins: int = 8  # bins of the splines
+    hidden: tuple[int, ...] = (128, 128, 128)  # widths of the networks
+    # Set features, which make a flow of points a DeepSetFlow; None for none.
     summary: Summary | None = None
 
     def __call__(self, x: jax.Array, context: jax.Array | Owned) -> tuple[jax.Array, jax.Array]:

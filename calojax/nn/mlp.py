@@ -7,12 +7,7 @@ import jax
 
 
 class MLP(nn.Module):
-    """Dense layers with SiLU between them; the last one is linear.
-
-    Attributes:
-      hidden: widths of the hidden layers.
-      features: width of the output.
-    """
+    """Dense layers with SiLU between them; the last one is linear."""
 
     hidden: Sequence[int]
     features: int

@@ -20,15 +20,11 @@ _MATRIX = 256
 
 
 class Tiling(NamedTuple):
-    """The layout of points in t tiles of s places.
+    """The layout of points in t tiles of s places."""
 
-    Attributes:
-      owner: set of each tile, sorted; for tiles without points a number that no set has.
-      inside: which places hold points.
-    """
-
+    # Set of each tile, sorted; for tiles without points a number that no set has.
     owner: Int[Array, " t"]
-    inside: Bool[Array, "t s"]
+    inside: Bool[Array, "t s"]  # which places hold points
 
     @property
     def size(self) -> int:

@@ -65,17 +65,11 @@ _HADRON_RESPONSE = 0.7
 
 
 class Profile(NamedTuple):
-    """Longitudinal profiles of n showers: gamma distributions in the depth beyond a start.
+    """Longitudinal profiles of n showers: gamma distributions in the depth beyond a start."""
 
-    Attributes:
-      start: depth in mm at which the shower begins [n].
-      alpha: shape of the gamma distribution [n].
-      beta: its rate in 1/mm [n].
-    """
-
-    start: jax.Array
-    alpha: jax.Array
-    beta: jax.Array
+    start: jax.Array  # depth in mm at which the shower begins [n]
+    alpha: jax.Array  # shape of the gamma distribution [n]
+    beta: jax.Array  # its rate in 1/mm [n]
 
     @property
     def maximum(self) -> jax.Array:

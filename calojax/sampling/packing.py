@@ -22,17 +22,12 @@ SMALLEST, LARGEST = 2**20, 2**30 - 1
 
 
 class Packed(NamedTuple):
-    """Hits of b showers on a device, in the order of showers and voxels.
+    """Hits of b showers on a device, in the order of showers and voxels."""
 
-    Attributes:
-      counts: number of hits of each shower, int32 [b].
-      voxels: voxels of the hits, parts of a buffer, each [p]; what is not filled is 0.
-      energies: energies of the hits in MeV, float32, in the same way.
-    """
-
-    counts: jax.Array
+    counts: jax.Array  # number of hits of each shower, int32 [b]
+    # Voxels of the hits, parts of a buffer, each [p]; what is not filled is 0.
     voxels: tuple[jax.Array, ...]
-    energies: tuple[jax.Array, ...]
+    energies: tuple[jax.Array, ...]  # energies of the hits in MeV, float32, in the same way
 
 
 # A program of its own: within that of the model, XLA could compute energies twice, and round them

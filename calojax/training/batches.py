@@ -28,31 +28,19 @@ Arrays = Mapping[str, np.ndarray]
 
 
 class Dataset(NamedTuple):
-    """Showers in memory, or in a memory map.
+    """Showers in memory, or in a memory map."""
 
-    Attributes:
-      energies: incident energies [n] in MeV.
-      showers: voxel energies [n, v] in MeV, float32.
-    """
-
-    energies: np.ndarray
-    showers: np.ndarray
+    energies: np.ndarray  # incident energies [n] in MeV
+    showers: np.ndarray  # voxel energies [n, v] in MeV, float32
 
 
 class Data(NamedTuple):
-    """Showers of a run, divided into those to train on and those to validate with.
+    """Showers of a run, divided into those to train on and those to validate with."""
 
-    Attributes:
-      dataset: all showers [n].
-      training: sorted row numbers of the training showers.
-      validation: sorted row numbers of the other showers.
-      hits: number of hits of all showers [n]; or another quantity to balance batches by.
-    """
-
-    dataset: Dataset
-    training: np.ndarray
-    validation: np.ndarray
-    hits: np.ndarray
+    dataset: Dataset  # all showers [n]
+    training: np.ndarray  # sorted row numbers of the training showers
+    validation: np.ndarray  # sorted row numbers of the other showers
+    hits: np.ndarray  # number of hits of all showers [n]; or another quantity to balance batches by
 
     def batches(self, index: np.ndarray, size: int) -> BalancedBatches:
         """Batches of the showers of rows ``index``."""

@@ -53,22 +53,14 @@ class Options:
 
 
 class Run(NamedTuple):
-    """Everything that the stages of a run share.
-
-    Attributes:
-      model: model that is trained.
-      data: showers.
-      options: options of the training.
-      mesh: devices.
-      checkpoints: checkpoints of the run.
-      stop: function that tells whether to stop, the same in all processes; called once per step.
-    """
+    """Everything that the stages of a run share."""
 
     model: Model
     data: Data
     options: Options
     mesh: Mesh
     checkpoints: Checkpoints
+    # Function that tells whether to stop, the same in all processes; called once per step.
     stop: Callable[[], bool]
 
 

@@ -15,41 +15,27 @@ from calojax.nn.precision import rounding
 
 
 class Best(NamedTuple):
-    """What a stage has trained, at its lowest loss in validation; on the host.
+    """What a stage has trained, at its lowest loss in validation; on the host."""
 
-    Attributes:
-      loss: that loss, float32 []; infinite before the first validation.
-      trained: entries of the variables' ``params`` and ``state`` that the stage changes.
-    """
-
-    loss: np.ndarray
+    loss: np.ndarray  # that loss, float32 []; infinite before the first validation
+    # Entries of the variables' ``params`` and ``state`` that the stage changes.
     trained: dict[str, Variables]
 
 
 class State(NamedTuple):
-    """Everything that a step changes.
+    """Everything that a step changes."""
 
-    Attributes:
-      step: number of steps done of the stage, int32 [].
-      variables: variables of the model; trained weights may be averages of those in `Averaged`.
-      optimizer: state of the stage's optimiser.
-    """
-
-    step: jax.Array
+    step: jax.Array  # number of steps done of the stage, int32 []
+    # Variables of the model; trained weights may be averages of those in `Averaged`.
     variables: Variables
-    optimizer: Any
+    optimizer: Any  # state of the stage's optimiser
 
 
 class Averaged(NamedTuple):
-    """State of an optimiser whose weights the model has as a moving average.
+    """State of an optimiser whose weights the model has as a moving average."""
 
-    Attributes:
-      moments: state of AdamW.
-      weights: weights that AdamW moves.
-    """
-
-    moments: Any
-    weights: Any
+    moments: Any  # state of AdamW
+    weights: Any  # weights that AdamW moves
 
 
 def learning_rate(schedule: Schedule) -> optax.Schedule:

@@ -10,35 +10,21 @@ from calojax import Detector, Generator, files
 
 
 class Electrons(NamedTuple):
-    """Electrons that reached the calorimeter.
+    """Electrons that reached the calorimeter."""
 
-    Attributes:
-      event: number of the event, [n].
-      energy: kinetic energy in MeV, [n].
-      position: point of entry in mm, [n, 3].
-      direction: unit vector along the momentum, [n, 3].
-    """
-
-    event: np.ndarray
-    energy: np.ndarray
-    position: np.ndarray
-    direction: np.ndarray
+    event: np.ndarray  # number of the event, [n]
+    energy: np.ndarray  # kinetic energy in MeV, [n]
+    position: np.ndarray  # point of entry in mm, [n, 3]
+    direction: np.ndarray  # unit vector along the momentum, [n, 3]
 
 
 class Hits(NamedTuple):
-    """Hits of the showers of electrons.
+    """Hits of the showers of electrons."""
 
-    Attributes:
-      electron: row of the electron, [h].
-      layer: number of the layer, [h].
-      position: position in mm, [h, 3].
-      energy: energy in MeV: the deposit divided by the sampling fraction, [h].
-    """
-
-    electron: np.ndarray
-    layer: np.ndarray
-    position: np.ndarray
-    energy: np.ndarray
+    electron: np.ndarray  # row of the electron, [h]
+    layer: np.ndarray  # number of the layer, [h]
+    position: np.ndarray  # position in mm, [h, 3]
+    energy: np.ndarray  # energy in MeV: the deposit divided by the sampling fraction, [h]
 
 
 def frames(directions: np.ndarray) -> np.ndarray:

@@ -19,19 +19,12 @@ from calojax.nn.mlp import MLP
 
 
 class EnergyVAE(nn.Module):
-    """Conditional VAE of the energies of l layers.
-
-    Attributes:
-      layers: number of layers.
-      latents: size of the latent space.
-      hidden: layer widths of encoder and decoder.
-      components: number of normals in each mixture.
-    """
+    """Conditional VAE of the energies of l layers."""
 
     layers: int
     latents: int
     hidden: tuple[int, ...]
-    components: int
+    components: int  # number of normals in each mixture
 
     def setup(self):
         self.encoder = MLP(self.hidden, 2 * self.latents)

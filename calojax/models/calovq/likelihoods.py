@@ -35,11 +35,7 @@ _OFFSET = 0.2
 
 
 class Point:
-    """One number per voxel with squared error, as in the talk; out-of-range numbers are empty.
-
-    Attributes:
-      outputs: decoder outputs per voxel, n.
-    """
+    """One number per voxel with squared error, as in the talk; out-of-range numbers are empty."""
 
     outputs = 1
 
@@ -72,12 +68,9 @@ class Density:
     With squared error, the output for a soft voxel is its mean over showers in which it is mostly
     empty. Here a hit is a Bernoulli variable, and its y is a mixture of normals, truncated at the
     readout threshold. Both are drawn in generation.
-
-    Attributes:
-      components: number of normals k.
     """
 
-    components: int = 2
+    components: int = 2  # number of normals k
 
     @property
     def outputs(self) -> int:

@@ -22,15 +22,10 @@ from calojax.nn.mlp import MLP
 
 
 class Condition(NamedTuple):
-    """What the networks know about a shower besides its voxels or codes.
+    """What the networks know about a shower besides its voxels or codes."""
 
-    Attributes:
-      energy: incident energy, as from `calojax.models.voxels.energy_condition`.
-      layers: standardised layer energies, or None if they are not given.
-    """
-
-    energy: Float[Array, "b 1"]
-    layers: LayerEnergies | None
+    energy: Float[Array, "b 1"]  # incident energy, as from `calojax.models.voxels.energy_condition`
+    layers: LayerEnergies | None  # standardised layer energies, or None if they are not given
 
     def flat(self) -> jax.Array:
         """All numbers of a shower: [b, 2 + 2 l], or [b, 1] without layer energies."""

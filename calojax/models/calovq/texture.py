@@ -43,17 +43,11 @@ def check_turns(head: str, detector: Detector) -> None:
 
 
 class Texture(nn.Module):
-    """Corrections of the decoder's outputs for voxels, by a network for each turn.
+    """Corrections of the decoder's outputs for voxels, by a network for each turn."""
 
-    Attributes:
-      grid: bins of the detector (z, alpha, r).
-      outputs: decoder outputs of a voxel n.
-      width: features of the voxels at one layer and angle.
-    """
-
-    grid: tuple[int, int, int]
-    outputs: int
-    width: int
+    grid: tuple[int, int, int]  # bins of the detector (z, alpha, r)
+    outputs: int  # decoder outputs of a voxel n
+    width: int  # features of the voxels at one layer and angle
 
     def setup(self):
         seen = int(np.prod([2 * far + 1 for far in _SEEN]))

@@ -85,17 +85,11 @@ ARCHITECTURES = {
 
 
 class Plan(NamedTuple):
-    """An architecture for a detector.
-
-    Attributes:
-      architecture: steps of encoder and decoder.
-      grid: bins of the detector (z, alpha, r).
-      z_padding: layers of zeros (in front, behind).
-    """
+    """An architecture for a detector."""
 
     architecture: Architecture
-    grid: tuple[int, int, int]
-    z_padding: tuple[int, int]
+    grid: tuple[int, int, int]  # bins of the detector (z, alpha, r)
+    z_padding: tuple[int, int]  # layers of zeros (in front, behind)
 
     @property
     def codes(self) -> tuple[int, int]:

@@ -17,16 +17,10 @@ from calojax.models.voxels import layer_sums, over_voxels
 
 @dataclasses.dataclass(frozen=True)
 class EnergyTokens:
-    """The visible fraction E_sum / E_inc of a shower, or of its layers too, as n tokens.
-
-    Attributes:
-      config: settings of the numbers.
-      size: size of the codebook, a power of two.
-      detector: detector of the showers.
-    """
+    """The visible fraction E_sum / E_inc of a shower, or of its layers too, as n tokens."""
 
     config: TokensConfig
-    size: int
+    size: int  # size of the codebook, a power of two
     detector: Detector
 
     @property

@@ -27,19 +27,12 @@ _LOG_SCALE = 5.0
 
 
 class Placement(nn.Module):
-    """The density of the angles of hits, given their rings.
-
-    Attributes:
-      n_r: number of radial bins.
-      unit: energy of a soft hit in MeV, such as the readout threshold.
-      hidden: channels of the two hidden layers.
-      window: number of preceding layers in the input; earlier layers enter as a sum.
-    """
+    """The density of the angles of hits, given their rings."""
 
     n_r: int
-    unit: float
-    hidden: int = 128
-    window: int = 3
+    unit: float  # energy of a soft hit in MeV, such as the readout threshold
+    hidden: int = 128  # channels of the two hidden layers
+    window: int = 3  # number of preceding layers in the input; earlier layers enter as a sum
 
     def setup(self):
         self.of_rings = nn.Dense(self.hidden)

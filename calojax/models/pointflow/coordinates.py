@@ -44,23 +44,14 @@ class Counts:
 
 @dataclasses.dataclass(frozen=True)
 class Coordinates(abc.ABC):
-    """The coordinates of a hit that a flow draws; the last one is the energy.
+    """The coordinates of a hit that a flow draws; the last one is the energy."""
 
-    Attributes:
-      features: number of coordinates d.
-      has_alpha: whether the angle is among them.
-      has_layer: whether the layer is among them; otherwise it is given.
-      detector: detector with equal layers.
-      bins: map from bins to real numbers.
-      energies: map from hit energies to real numbers.
-    """
-
-    features: ClassVar[int]
-    has_alpha: ClassVar[bool] = False
-    has_layer: ClassVar[bool] = True
-    detector: Detector
-    bins: Dequantisation
-    energies: HitEnergies
+    features: ClassVar[int]  # number of coordinates d
+    has_alpha: ClassVar[bool] = False  # whether the angle is among them
+    has_layer: ClassVar[bool] = True  # whether the layer is among them; otherwise it is given
+    detector: Detector  # detector with equal layers
+    bins: Dequantisation  # map from bins to real numbers
+    energies: HitEnergies  # map from hit energies to real numbers
 
     def fit(self, counts: Counts) -> Statistics:
         """Fits scales to counted hits."""

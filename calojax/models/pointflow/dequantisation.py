@@ -44,19 +44,13 @@ _NEARLY_ZERO = 2.0**-100
 
 @dataclasses.dataclass(frozen=True)
 class Dequantisation:
-    """A map from bins 0 .. k - 1 to the real line.
+    """A map from bins 0 .. k - 1 to the real line."""
 
-    Attributes:
-      quantile: quantile function for float32 arrays in [0, 1/2]; odd about 1/2, increasing.
-      exact: the same function for float64 arrays.
-      limit: largest absolute value.
-      by_frequency: whether the width of a bin is its frequency.
-    """
-
+    # Quantile function for float32 arrays in [0, 1/2]; odd about 1/2, increasing.
     quantile: Callable[[jax.Array], jax.Array]
-    exact: Callable[[np.ndarray], np.ndarray]
-    limit: float
-    by_frequency: bool
+    exact: Callable[[np.ndarray], np.ndarray]  # the same function for float64 arrays
+    limit: float  # largest absolute value
+    by_frequency: bool  # whether the width of a bin is its frequency
 
     def fit(self, counts: np.ndarray) -> Statistics:
         """Fits to counts [k] of the bins, not all zero."""
@@ -146,17 +140,11 @@ def plane_inverse(x: jax.Array, shape: tuple[int, int]) -> tuple[jax.Array, jax.
 
 
 class Spectrum(NamedTuple):
-    """A histogram of log x of positive numbers x, for fits in one pass over the data.
+    """A histogram of log x of positive numbers x, for fits in one pass over the data."""
 
-    Attributes:
-      counts: counts of the bins, int64 [bins].
-      low: smallest number.
-      high: largest number.
-    """
-
-    counts: np.ndarray
-    low: float
-    high: float
+    counts: np.ndarray  # counts of the bins, int64 [bins]
+    low: float  # smallest number
+    high: float  # largest number
 
     @staticmethod
     def empty() -> "Spectrum":

@@ -18,21 +18,13 @@ from calojax.geometry import Detector
 
 
 class Points(NamedTuple):
-    """The hits of g showers in a buffer of p points.
+    """The hits of g showers in a buffer of p points."""
 
-    Attributes:
-      layer: layer of the hit; 0 for padding.
-      alpha: angular bin; 0 for padding.
-      r: radial bin; 0 for padding.
-      energy: energy in MeV; 0 for padding.
-      owner: shower of the hit, sorted; g for padding.
-    """
-
-    layer: Int[Array, " p"]
-    alpha: Int[Array, " p"]
-    r: Int[Array, " p"]
-    energy: Float[Array, " p"]
-    owner: Int[Array, " p"]
+    layer: Int[Array, " p"]  # layer of the hit; 0 for padding
+    alpha: Int[Array, " p"]  # angular bin; 0 for padding
+    r: Int[Array, " p"]  # radial bin; 0 for padding
+    energy: Float[Array, " p"]  # energy in MeV; 0 for padding
+    owner: Int[Array, " p"]  # shower of the hit, sorted; g for padding
 
 
 def grid_of(detector: Detector) -> tuple[int, int, int]:

@@ -28,14 +28,10 @@ _EMPTY = 1e-3
 
 
 class Totals(NamedTuple):
-    """Hit counts and energies of s parts of each shower.
+    """Hit counts and energies of s parts of each shower."""
 
-    Attributes:
-      hits: number of hits.
-      energy: energy of these hits in MeV; at least hits x `least_energy`, 0 without hits.
-    """
-
-    hits: Int[Array, "b s"]
+    hits: Int[Array, "b s"]  # number of hits
+    # Energy of these hits in MeV; at least hits x `least_energy`, 0 without hits.
     energy: Float[Array, "b s"]
 
 
@@ -50,18 +46,12 @@ class WholeShower:
 
     Its numbers are log(n + u) - log(E_inc) / 2 with u uniform in [0, 1), and log(E_sum / E_inc),
     each standardised.
-
-    Attributes:
-      detector: detector of the showers.
-      features: number of real numbers d.
-      context: size c of a shower's description.
-      layer_features: size k of a layer's description.
     """
 
     detector: Detector
-    features = 2
-    context = 3
-    layer_features = 0
+    features = 2  # number of real numbers d
+    context = 3  # size c of a shower's description
+    layer_features = 0  # size k of a layer's description
 
     def totals(self, hits: Int[Array, "b l"], energy: Float[Array, "b l"]) -> Totals:
         """Totals of showers from hit counts and energies (MeV) of their layers."""

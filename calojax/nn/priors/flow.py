@@ -146,26 +146,16 @@ class Trunk(nn.Module):
 
     Attention has a learnt bias for each difference in z and alpha, and positions are embedded in z
     and r only. If all is turned around the axis by whole patches, so are the logits.
-
-    Attributes:
-      size: number of codes k.
-      grid: numbers of codes (z, alpha, r); t is their product.
-      patch: codes (z, alpha, r) of a patch, a divisor of the grid.
-      dimensions: dimensions of the vector of a code, d.
-      layers: number of blocks.
-      heads: heads of the attention, a divisor of the width.
-      width: width of the residual stream.
-      dtype: type of the computation; parameters and logits are float32.
     """
 
-    size: int
-    grid: tuple[int, int, int]
-    patch: tuple[int, int, int]
-    dimensions: int
-    layers: int
-    heads: int
-    width: int
-    dtype: jnp.dtype = jnp.float32
+    size: int  # number of codes k
+    grid: tuple[int, int, int]  # numbers of codes (z, alpha, r); t is their product
+    patch: tuple[int, int, int]  # codes (z, alpha, r) of a patch, a divisor of the grid
+    dimensions: int  # dimensions of the vector of a code, d
+    layers: int  # number of blocks
+    heads: int  # heads of the attention, a divisor of the width
+    width: int  # width of the residual stream
+    dtype: jnp.dtype = jnp.float32  # type of the computation; parameters and logits are float32
 
     @property
     def length(self) -> int:

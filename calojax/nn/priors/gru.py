@@ -29,16 +29,13 @@ def neighbours(grid: Grid) -> tuple[int, ...]:
 
 
 class Tables(NamedTuple):
-    """Products of the parameters, for k codes and a width w.
+    """Products of the parameters, for k codes and a width w."""
 
-    Attributes:
-      codes: contribution of a code to the input layer, for every lag a table [k + 1, w].
-      input: kernel [w, 3 w] and bias [3 w] from the input layer to the gates (reset, update, new).
-      state: kernel [w, 3 w] from the state to the gates, and bias [1, w] of the new state.
-    """
-
+    # Contribution of a code to the input layer, for every lag a table [k + 1, w].
     codes: tuple[jax.Array, ...]
+    # Kernel [w, 3 w] and bias [3 w] from the input layer to the gates (reset, update, new).
     input: tuple[jax.Array, jax.Array]
+    # Kernel [w, 3 w] from the state to the gates, and bias [1, w] of the new state.
     state: tuple[jax.Array, jax.Array]
 
 
@@ -54,19 +51,13 @@ class GRU(nn.Module):
     """Gated recurrent unit over codes, conditioned on a context vector at every step.
 
     Cho et al. 2014 (arXiv:1406.1078). A cell of `Autoregressive`.
-
-    Attributes:
-      size: number of codes k.
-      length: number of positions t.
-      width: size of the recurrent state w.
-      embedding: size of the code and position embeddings.
-      lags: distances back to the codes in the input of a step; on a grid, to its neighbours.
     """
 
-    size: int
-    length: int
-    width: int
-    embedding: int
+    size: int  # number of codes k
+    length: int  # number of positions t
+    width: int  # size of the recurrent state w
+    embedding: int  # size of the code and position embeddings
+    # Distances back to the codes in the input of a step; on a grid, to its neighbours.
     lags: tuple[int, ...] = (1,)
 
     def setup(self):
