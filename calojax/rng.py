@@ -17,10 +17,9 @@ MAX_SEED = 2**32 - 1
 
 
 def checked_seed(seed: int, name: str = "seed") -> int:
-    """The seed itself: a whole number from 0 to 2^32 - 1. Messages call it ``name``.
+    """The seed itself, if it is a whole number from 0 to 2^32 - 1. Messages call it ``name``.
 
-    Raises:
-      CalojaxError: for any other number; JAX would map some of these to the same key.
+    JAX would map some other numbers to the same key.
     """
     if not (0 <= seed <= MAX_SEED and seed == int(seed)):
         raise CalojaxError(f"{name} must be a whole number from 0 to {MAX_SEED}, got {seed}.")
@@ -28,11 +27,7 @@ def checked_seed(seed: int, name: str = "seed") -> int:
 
 
 def root(seed: int) -> jax.Array:
-    """The typed root key of a seed.
-
-    Raises:
-      CalojaxError: see `checked_seed`.
-    """
+    """The typed root key of a seed, which `checked_seed` checks."""
     return jax.random.key(checked_seed(seed), impl="threefry2x32")
 
 

@@ -82,11 +82,7 @@ def build(config: ModelConfig, detector: Detector) -> Model:
 
 
 def name_of(model: Model) -> str:
-    """The name of a model's family.
-
-    Raises:
-      TypeError: if its family is not registered.
-    """
+    """The name of a model's family."""
     for name, family in families().items():
         if isinstance(model.config, family.config):
             return name

@@ -88,9 +88,8 @@ class Coupling(nn.Module):
     def parameters(self, kept: jax.Array, first: jax.Array) -> jax.Array:
         """Parameters of the splines [3 bins - 1, moved, p].
 
-        Args:
-          kept: kept (and known) features, [p, k].
-          first: contribution of the context to the first layer, [p, 1, h] or for tiles [t, 1, h].
+        From kept (and known) features [p, k], and the contribution of the context to the first
+        layer, [p, 1, h] or for tiles [t, 1, h].
         """
         x = self.of_kept(kept)
         x = nn.relu(x.reshape(len(first), -1, x.shape[-1]) + first).reshape(x.shape)
@@ -123,9 +122,7 @@ class Flow(nn.Module):
     def __call__(self, x: jax.Array, context: jax.Array | Owned) -> tuple[jax.Array, jax.Array]:
         """Features [p, d] -> (base variables u [p, d], log |det du/dx| [p]).
 
-        Args:
-          x: features.
-          context: context [p, c], or that of points; results at empty places have no meaning.
+        The context is [p, c], or that of points; results at empty places have no meaning.
         """
 
         def layer(carry, coupling):

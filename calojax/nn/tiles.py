@@ -33,12 +33,9 @@ class Tiling(NamedTuple):
 
 
 def lay(hits: Int[Array, " g"], tiles: int, size: int) -> tuple[Tiling, Int[Array, " places"]]:
-    """Lays the points of sets, which follow each other, into tiles.
+    """Lays the points of sets, ``hits`` each, which follow each other, into t tiles of s places.
 
-    Args:
-      hits: number of points of each set.
-      tiles: number of tiles t; points beyond the last tile are left out.
-      size: places of a tile s.
+    Points beyond the last tile are left out.
 
     Returns:
       The tiling, and the index of the point at each of the t s places, so that points [p, ...]

@@ -351,9 +351,6 @@ def simulate(keys: jax.Array, energies: jax.Array, detector: Detector) -> jax.Ar
     """Showers [n, v] in MeV, float32, of typed keys [n] and incident energies [n] in MeV.
 
     Shower i depends on key i and energy i alone. Voxels below the readout threshold are zero.
-
-    Raises:
-      CalojaxError: if there is no parametrisation for the particle.
     """
     if detector.shower == "none":
         raise CalojaxError(

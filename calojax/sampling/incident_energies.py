@@ -37,11 +37,7 @@ _KEYS = (ENERGIES, PAR04_ENERGIES, "energies", "energy")
 
 
 def parse_energy(text: str) -> float:
-    """An energy with its unit, such as ``50GeV`` -> MeV.
-
-    Raises:
-      CalojaxError: if the unit is missing or the number is not positive.
-    """
+    """An energy with its unit, such as ``50GeV`` -> MeV."""
     match = re.fullmatch(r"\s*([0-9.eE+-]+?)\s*([kMGT]eV)\s*", text, re.IGNORECASE)
     try:
         value = float(match[1]) * _UNITS[match[2].lower()] if match else float("nan")
@@ -172,11 +168,7 @@ def _given(num: int | None) -> int:
 
 
 def read_energies(path: pathlib.Path) -> np.ndarray:
-    """The incident energies [n] in MeV, float32, of a file or a folder of parts; without showers.
-
-    Raises:
-      CalojaxError: if a file is missing or damaged, or its energies are not positive numbers.
-    """
+    """The incident energies [n] in MeV, float32, of a file or a folder of parts."""
     return np.concatenate([_energies_in(file) for file in shards.files_of(path)])
 
 
@@ -242,11 +234,7 @@ def _inside(
 
 
 def energy_range(detector: Detector) -> tuple[float, float]:
-    """The incident energies of a detector, lowest and highest, in MeV.
-
-    Raises:
-      CalojaxError: if they are not known.
-    """
+    """The incident energies of a detector, lowest and highest, in MeV."""
     if detector.energy_range is None:
         raise CalojaxError(
             f"Geometry {detector.name!r} has no energy range; choose the energies, such as "
@@ -260,9 +248,6 @@ def draw_energies(keys: jax.Array, detector: Detector) -> jax.Array:
 
     Log-uniform in ``detector.energy_range``; if the detector has discrete energies, one of these,
     as often as in dataset 1.
-
-    Raises:
-      CalojaxError: if the energy range is not known.
     """
     keys = rng.streams(keys, "energy")
     if not detector.energies:
@@ -289,12 +274,10 @@ def _between_0_and_1(keys: jax.Array) -> jax.Array:
 
 
 def _uniform(keys: jax.Array, low: float, high: float) -> jax.Array:
-    """Energies [n] uniform between two, one for each of keys [n]."""
     return jnp.clip(low + (high - low) * _between_0_and_1(keys), low, high)
 
 
 def _log_uniform(keys: jax.Array, low: float, high: float) -> jax.Array:
-    """Energies [n] between two, uniform in their logarithm, one for each of keys [n]."""
     # The exponential of a logarithm may round to just outside the range.
     return jnp.clip(low * jnp.exp(_between_0_and_1(keys) * math.log(high / low)), low, high)
 

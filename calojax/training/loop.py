@@ -11,21 +11,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from calojax import distributed
+from calojax import distributed, rng
 from calojax.checkpoint import Checkpoints, Progress
 from calojax.errors import CalojaxError
+from calojax.evaluation import suite
+from calojax.io import ShowerArrays
 from calojax.models.base import Batch, Model, Stage, Variables
 from calojax.progress import progress_bar
 from calojax.training import batches, metrics, step
 from calojax.training.batches import Arrays, Data, Dataset
 from calojax.training.interruption import Interrupted
-from calojax.training.scores import scores
 
 Log = metrics.MetricsFile | None
 """File for the metrics of a run; None in all processes but the first."""
 
 # The text of the progress bar until the first step is done.
 _COMPILING = "compiling"
+# Showers that are generated at once for scores.
+_SCORED = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +157,6 @@ class _Recorder:
         self._bar.set_postfix_str(_COMPILING)
 
     def close(self) -> None:
-        """Closes the progress bar."""
         self._bar.close()
 
     def add(self, values: dict[str, jax.Array]) -> None:
@@ -227,12 +229,43 @@ def _validate(
 
 
 def _judge(run: Run, stage: Stage, progress: Progress) -> Callable[[Variables], dict[str, float]]:
-    """A function for scores of generated showers, as soon as all other stages are trained."""
-    others = {other.name for other in run.model.stages} - {stage.name}
+    """A function of the variables for the separation powers of generated from validation showers.
+
+    People understand them better than losses. There are some as soon as all other stages are
+    trained, and none where a voxel is no energy, as early in a training. The generated showers are
+    the same draws at every call.
+    """
+    model, dataset = run.model, run.data.dataset
+    others = {other.name for other in model.stages} - {stage.name}
     wanted = run.options.score_showers > 0 and others <= set(progress.done)
     if not wanted or not distributed.is_first():
         return lambda variables: {}
-    return scores(run.model, run.data, run.options.score_showers, run.options.seed)
+    number = min(run.options.score_showers, len(run.data.validation))
+    size = min(_SCORED, number)
+    index = run.data.validation[: number - number % size]
+    energies = dataset.energies[index]
+    reference = ShowerArrays(
+        model.detector, energies, dataset.showers[index], name="validation showers"
+    )
+    root = rng.stream(rng.root(run.options.seed), "scores")
+    sample = jax.jit(model.sample)
+
+    def judge(variables: Variables) -> dict[str, float]:
+        # On one device, so that no other process has to take part.
+        variables = jax.device_put(jax.device_get(variables), jax.local_devices()[0])
+        parts = [
+            sample(variables, rng.per_item(root, jnp.arange(i, i + size)), energies[i : i + size])
+            for i in range(0, len(index), size)
+        ]
+        showers = np.concatenate([np.asarray(part) for part in parts])
+        if not ((showers >= 0) & (showers < np.inf)).all():
+            return {}
+        generated = ShowerArrays(model.detector, energies, showers, name="generated showers")
+        options = suite.Options(metrics=("histograms",), slices=())
+        found = suite.evaluate(generated, reference, options).scores
+        return {name: found[name] for name in suite.SCORES if name in found}
+
+    return judge
 
 
 def _mean(values: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -18,16 +18,9 @@ class MetricsFile:
     """
 
     def __init__(self, path: pathlib.Path, *, keep: list[dict[str, Any]], tensorboard: bool):
-        """Opens the file.
+        """Opens the file, which keeps those records; with ``tensorboard`` also a folder beside it.
 
-        Args:
-          path: file to write.
-          keep: records of a run that is resumed; the others are dropped, since their steps will
-            be done again.
-          tensorboard: whether to write to the folder ``tensorboard`` beside the file too.
-
-        Raises:
-          CalojaxError: if TensorBoard is asked for and not installed.
+        The other records of a run that is resumed are dropped: their steps will be done again.
         """
         self._board = None
         if tensorboard:
@@ -55,7 +48,6 @@ class MetricsFile:
                 self._board.add_scalar(f"{stage}/{name}", value, step)
 
     def close(self) -> None:
-        """Closes file and TensorBoard."""
         self._file.close()
         if self._board is not None:
             self._board.close()

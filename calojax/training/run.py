@@ -82,7 +82,9 @@ def train(
         if checkpoints.latest is None:
             if again and initial is None:
                 raise CalojaxError(f"{out}: holds no run of which a stage could be done again.")
-            _write_origin(out, origin)
+            if origin and distributed.is_first():
+                with files.replacing(out / ORIGIN) as partial:
+                    partial.write_text(json.dumps(origin, indent=2) + "\n")
             variables, progress = _begin(run) if initial is None else _adopted(run, initial, again)
         elif resume:
             variables, progress = _resumed(run, out)
@@ -94,15 +96,11 @@ def train(
                 "afresh with --stages, or choose another --out."
             )
         with _metrics_file(out, progress, options) as log:
-            return _train_stages(run, log, variables, progress)
-
-
-def _train_stages(run: Run, log: Log, variables: Variables, progress: Progress) -> Variables:
-    for stage in run.model.stages:
-        if stage.name not in progress.done:
-            if stage.name != progress.stage:
-                progress = progress._replace(stage=stage.name, step=0)
-            variables, progress = train_stage(run, log, stage, variables, progress)
+            for stage in model.stages:
+                if stage.name not in progress.done:
+                    if stage.name != progress.stage:
+                        progress = progress._replace(stage=stage.name, step=0)
+                    variables, progress = train_stage(run, log, stage, variables, progress)
     return variables
 
 
@@ -241,12 +239,6 @@ def _initial(run: Run, transforms: Variables, progress: Progress) -> Variables:
     batch = batches.put(run.data.dataset, rows, everywhere)
     key = rng.stream(rng.root(run.options.seed), "init", progress.total)
     return jax.jit(run.model.init, out_shardings=everywhere)(key, transforms, batch)
-
-
-def _write_origin(out: pathlib.Path, origin: Mapping[str, Any] | None) -> None:
-    if origin and distributed.is_first():
-        with files.replacing(out / ORIGIN) as partial:
-            partial.write_text(json.dumps(origin, indent=2) + "\n")
 
 
 def _report(doing: str) -> None:

@@ -40,14 +40,7 @@ class Point:
     outputs = 1
 
     def loss(self, out: Outputs, y: Voxels, hit: Hits, lower: Voxels) -> Float[Array, " b"]:
-        """Squared error of each shower, including empty voxels.
-
-        Args:
-          out: decoder outputs.
-          y: transformed voxels.
-          hit: whether each voxel has energy.
-          lower: y of the readout threshold.
-        """
+        """Squared error of each shower, including empty voxels; ``lower`` is y of the threshold."""
         return jnp.sum((out[..., 0] - y) ** 2, -1)
 
     def noise(self, keys: PRNGKeyArray, voxels: int) -> Noise:
@@ -107,18 +100,11 @@ class Density:
     def proposed(
         self, waiting: jax.Array, uniform: jax.Array, out: jax.Array, lower: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Draws y, by the inverse distribution function of the truncated normal, and arrivals.
+        """Draws y [...], by the inverse distribution function, and times of first arrivals [...].
 
-        Hits are first arrivals of Poisson processes before time 1: P(hit) = sigmoid(logit).
-
-        Args:
-          waiting: exponential numbers, the arrivals of processes of rate one [...].
-          uniform: uniform numbers of y [...].
-          out: decoder outputs [..., n].
-          lower: y of the readout threshold [...].
-
-        Returns:
-          y [...] and arrivals [...], the times of the first arrivals.
+        Hits are first arrivals of Poisson processes before time 1: P(hit) = sigmoid(logit). The
+        exponential numbers ``waiting`` [...] are arrivals of processes of rate one; ``uniform``
+        [...] are the numbers of y.
         """
         logit, normals = self._split(out, lower)
         arrival = waiting / jax.nn.softplus(logit)

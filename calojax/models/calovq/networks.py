@@ -254,14 +254,7 @@ class Networks(NamedTuple):
 def networks_of(
     config: AutoencoderConfig, detector: Detector, *, width: int, outputs: int, context: int
 ) -> Networks:
-    """The networks that settings name.
-
-    Args:
-      config: settings.
-      detector: detector of the showers.
-      width: dimensions of a latent d.
-      outputs: outputs of the decoder for a voxel n.
-      context: features of the context network.
+    """The networks that settings name, for d = ``width``, n = ``outputs``, ``context`` features.
 
     Raises:
       CalojaxError: if the settings do not fit the detector.

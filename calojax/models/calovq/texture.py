@@ -66,14 +66,9 @@ class Texture(nn.Module):
         )
 
     def __call__(self, out: jax.Array, residuals: jax.Array) -> jax.Array:
-        """Corrected outputs, given all hits.
+        """Outputs [b, v, n] of every voxel, given the hits of the turns before its own.
 
-        Args:
-          out: decoder outputs, [b, v, n].
-          residuals: what is known of a voxel that is drawn, [b, v, 2]; see `Density.residuals`.
-
-        Returns:
-          Outputs of every voxel, given the hits of the turns before its own, [b, v, n].
+        From the decoder's outputs [b, v, n] and `Density.residuals` [b, v, 2] of all voxels.
         """
         return self.in_turns(out, (residuals,), lambda out, own: (out, own))
 
@@ -83,16 +78,10 @@ class Texture(nn.Module):
         given: tuple[jax.Array, ...],
         draw: Callable[..., tuple[jax.Array, jax.Array]],
     ) -> jax.Array:
-        """Results of ``draw`` for all voxels, turn after turn.
+        """Results of ``draw`` for all voxels [b, v, m], turn after turn.
 
-        Args:
-          out: decoder outputs, [b, v, n].
-          given: arrays [b, v, ...] that ``draw`` takes.
-          draw: function of corrected outputs [..., n] and of ``given`` for the voxels of a turn; it
-            returns results [..., m], and residuals [..., 2] for the turns after it.
-
-        Returns:
-          Results, [b, v, m].
+        ``draw`` takes corrected outputs [..., n] and ``given`` [b, v, ...] of the voxels of a turn;
+        it returns results [..., m], and residuals [..., 2] for the turns after it.
         """
         outputs, *arrays = (_by_turn(self._filled(array)) for array in (out, *given))
         # All radii at a layer and an angle: [turns / 2, b, z / 3, alpha / 2, r n].

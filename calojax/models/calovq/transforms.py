@@ -43,12 +43,7 @@ def join_layers(
     Voxels below the threshold are dropped and the others scaled up to the layer's energy, so that
     no energy is lost and no voxel is below the threshold. A layer without a voxel above the
     threshold keeps its largest voxel. A layer whose energy is below the threshold becomes empty, as
-    in the readout.
-
-    Args:
-      fractions: non-negative fractions of layers; need not be normalised.
-      layer_energy: layer energies in MeV.
-      detector: detector with the readout threshold.
+    in the readout. Fractions must not be negative; they need not be normalised.
     """
     threshold = detector.readout_threshold
     total = layer_sums(fractions, detector)
@@ -149,12 +144,7 @@ def fit_layer_shares(layer_energy: np.ndarray, energies: np.ndarray) -> Statisti
 def layer_shares(
     layer_energy: Float[Array, "b l"], energies: Float[Array, " b"], statistics: Statistics
 ) -> tuple[Float[Array, "b l"], Bool[Array, "b l"], Float[Array, " b"]]:
-    """Standardises layer energies.
-
-    Args:
-      layer_energy: layer energies in MeV.
-      energies: incident energies in MeV.
-      statistics: result of `fit_layer_shares`.
+    """Standardises layer energies in MeV of showers of incident energies in MeV.
 
     Returns:
       Standardised log(E_layer / E_sum) (0 for an empty layer), whether the layer has energy, and

@@ -49,11 +49,9 @@ class Placement(nn.Module):
         return log_prob(scores, showers).sum((1, 2))
 
     def draw(self, gumbel: jax.Array, showers: jax.Array) -> jax.Array:
-        """Showers with new angles for the hits of every ring, independent of the old angles.
+        """Showers in MeV with new angles for the hits of every ring, whatever the old ones are.
 
-        Args:
-          gumbel: standard Gumbel noise [b, z, alpha, r].
-          showers: showers [b, z, alpha, r] in MeV.
+        From standard Gumbel noise and showers, both [b, z, alpha, r].
         """
         b, _, n_alpha, n_r = showers.shape
         rings = self._rings(showers)
@@ -135,9 +133,7 @@ def moved(values: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
 def log_prob(scores: jax.Array, energy: jax.Array) -> jax.Array:
     """Log-probability in nats [..., r] of the angles of the hits of rings.
 
-    Args:
-      scores: scores of the bins [..., alpha, r].
-      energy: energies [..., alpha, r]; 0 without a hit.
+    From scores and energies (0 without a hit) of the bins, both [..., alpha, r].
     """
     order = jnp.argsort(-energy, -2)
     taken = jnp.take_along_axis(scores, order, -2)

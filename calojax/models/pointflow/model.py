@@ -239,16 +239,9 @@ class PointFlow:
     ) -> tuple[Float[Array, " g"], Float[Array, " g"], Float[Array, " g"]]:
         """Terms of the evidence lower bound of g showers in nats.
 
-        Args:
-          variables: variables of the model.
-          x: points as real numbers, in the places of tiles.
-          given: known numbers of each point, see `_describe_points`.
-          tiling: tiles of the points.
-          context: description of the showers.
-          normal: standard normal noise of the posterior.
-
-        Returns:
-          Reconstruction (a mean over points), prior, entropy.
+        These are reconstruction (a mean over points), prior and entropy, of points x (as real
+        numbers, with known numbers as of `_describe_points`) in the places of tiles, the
+        description of the showers, and standard normal noise of the posterior.
         """
         num, dimensions = normal.shape
         encoder = trained(self._encoder, variables, "encoder")

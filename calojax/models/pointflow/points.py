@@ -94,11 +94,7 @@ def place(uniform: Float[Array, " p"], points: Points, num: int, detector: Detec
     Programming, vol. 3, section 5.1.1). Its i-th element is found from right to left: x = c_i, and
     for j = i - 1, ..., 0: x += (x >= c_j).
 
-    Args:
-      uniform: random numbers of the points, uniform in [0, 1).
-      points: points of showers; their ``alpha`` is not used.
-      num: number of showers g.
-      detector: detector with equal layers.
+    From random numbers uniform in [0, 1), and points without ``alpha``, of ``num`` showers.
 
     Returns:
       Points with ``alpha``, ordered by shower, layer and r.

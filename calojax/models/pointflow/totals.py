@@ -240,14 +240,9 @@ def rescaled(
 ) -> Float[Array, " p"]:
     """Hit energies in MeV, rescaled so that the hits of every part have its total energy.
 
-    The excess over the least energy is multiplied, so that no hit falls below the threshold.
-
-    Args:
-      energy: energies of hits.
-      part: part of each hit, sorted: shower x s + part of the shower; larger for padding, whose
-        energy becomes 0.
-      totals: totals of the showers.
-      detector: detector with the readout threshold.
+    The excess over the least energy is multiplied, so that no hit falls below the threshold. The
+    part of each hit, sorted, is shower x s + part of the shower; it is larger for padding, whose
+    energy becomes 0.
     """
     least = least_energy(detector)
     excess = jnp.maximum(energy - least, 1e-6 * energy)
