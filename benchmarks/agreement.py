@@ -19,8 +19,6 @@ import rows
 import subjects
 from rows import Row
 
-from calojax.sampling import generation
-
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark(precision.Benchmark):
@@ -45,16 +43,8 @@ def main(b: Benchmark) -> Iterator[Row]:
     cases[1:1] = [(device, rounding, size) for rounding in roundings]
     exact = None
     for where, rounding, batch in cases:
-        blocks = generation.generate(
-            subject.model,
-            subject.variables,
-            reference.energies,
-            seed=b.seed,
-            batch_size=batch,
-            precision=rounding,
-            devices=where,
-        )
-        showers = np.concatenate([block for _, block in blocks])
+        options = {"seed": b.seed, "batch_size": batch, "precision": rounding, "devices": where}
+        showers = subject.showers(reference.energies, **options)
         exact = showers if exact is None else exact
         changed = (np.abs(showers - exact) > 1e-3 * exact).any(1)
         row = {"benchmark": "agreement", **subject.columns, "on": where[0].platform}

@@ -95,16 +95,10 @@ def auc(
         predictions = classifiers.predict(kind, *samples, settings, seeds=seeds, seed=seed)
         (found, _), (spread, _) = classifiers.score(predictions)
         official = statistics.mean(_OFFICIAL_AUC[kind])
-        rows.write({
-            "benchmark": "classifier parity",
-            "kind": kind,
-            "auc": float(found),
-            "spread": float(spread),
-            "seeds": seeds,
-            "official_auc": official,
-            "difference": float(found) - official,
-            "seconds": time.perf_counter() - start,
-        })  # fmt: skip
+        row = {"benchmark": "classifier parity", "kind": kind, "auc": float(found)}
+        row |= {"spread": float(spread), "seeds": seeds, "official_auc": official}
+        row |= {"difference": float(found) - official, "seconds": time.perf_counter() - start}
+        rows.write(row)
         status |= bool(abs(found - official) > 0.01)
     return status
 
@@ -120,21 +114,15 @@ def _rows(pair: str, numbers: dict[str, Any], folder: pathlib.Path, *, fpd: bool
 
     first = np.array(numbers["features_generated_first_3_events"])
     yield _worst_feature(pair, "float64", vectors[0][: len(first)], first, columns, 1e-9)
-    single = features.compute(
-        jnp.asarray(sources[0].read(0, len(first))),
-        jnp.asarray(sources[0].energies[: len(first)]),
-        geometry,
-    )
-    yield _worst_feature(
-        pair, "float32", np.asarray(features.vector(single), np.float64), first, columns, 1e-5
-    )
+    showers, energies = sources[0].read(0, len(first)), sources[0].energies[: len(first)]
+    single = features.compute(jnp.asarray(showers), jnp.asarray(energies), geometry)
+    single = np.asarray(features.vector(single), np.float64)
+    yield _worst_feature(pair, "float32", single, first, columns, 1e-5)
     for side, vector in zip(("generated", "reference"), vectors, strict=True):
         for statistic in ("mean", "std"):
             expected = np.array(numbers[f"feature_{statistic}_{side}"])
-            found = getattr(vector, statistic)(axis=0)
-            yield _worst_feature(
-                pair, f"{statistic} {side}", found[None], expected[None], columns, 1e-9
-            )
+            found, what = getattr(vector, statistic)(axis=0), f"{statistic} {side}"
+            yield _worst_feature(pair, what, found[None], expected[None], columns, 1e-9)
 
     compared = histograms.compare(*samples, geometry)
     maximum = max(float(showers.max()) for _, showers in sources[1].batches(500))
@@ -158,9 +146,8 @@ def _rows(pair: str, numbers: dict[str, Any], folder: pathlib.Path, *, fpd: bool
         settings = numbers["fpd_kpd"]
         for metric, function in (("fpd", distances.fpd), ("kpd", distances.kpd)):
             (value, error), *_ = settings[metric]
-            found = function(
-                reference, generated, seed=settings["seed"], **settings[f"{metric}_settings"]
-            )
+            options = settings[f"{metric}_settings"] | {"seed": settings["seed"]}
+            found = function(reference, generated, **options)
             yield Row(pair, metric.upper(), found.value, value, error / 2)
             yield Row(pair, f"{metric.upper()} error", found.error, error, error / 2)
     if "prdc" in numbers:

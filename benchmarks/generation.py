@@ -28,6 +28,9 @@ from subjects import Subject
 from calojax.nn.precision import Precision, rounding
 from calojax.sampling import packing
 
+# Largest batch size in the search for the best one.
+LARGEST = 4**9
+
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark(rows.Options):
@@ -37,7 +40,6 @@ class Benchmark(rows.Options):
       models: presets, which have random weights, or folders of trained runs.
       batch: batch sizes.
       best: look for the best batch size too.
-      largest: largest batch size in that search.
       precision: precision of matrix products, as in `calojax sample`.
       parts: time the networks of the model one by one as well.
     """
@@ -45,7 +47,6 @@ class Benchmark(rows.Options):
     models: tyro.conf.Positional[tuple[str, ...]] = ("examples/calovq-ds2",)
     batch: tuple[int, ...] = (1, 100, 10_000)
     best: bool = False
-    largest: int = 4**9
     precision: Precision = "default"
     parts: bool = True
 
@@ -96,7 +97,8 @@ def best_batch(subject: Subject, b: Benchmark) -> Iterator[Row]:
     """Rows of growing batches until two in a row gain nothing; then the best one again."""
     found: list[Row] = []
     size = 1
-    while size <= b.largest and not too_long(subject, size, found[-1] if found else None, b):
+    largest = 1 if b.smoke else LARGEST
+    while size <= largest and not too_long(subject, size, found[-1] if found else None, b):
         try:
             found.append(whole(subject, size, b)[0])
         except jax.errors.JaxRuntimeError as error:
@@ -125,7 +127,7 @@ def figures(subject: Subject, b: Benchmark) -> Iterator[Row]:
 
 def main(b: Benchmark) -> Iterator[Row]:
     """A row for each model, batch size and part."""
-    b = b.small(models=("calovq-tiny", "pointflow-tiny"), batch=(4,), best=True, largest=1)
+    b = b.small(models=("calovq-tiny", "pointflow-tiny"), batch=(4,), best=True)
     for name in b.models:
         subject = subjects.find(name)
         common = {"benchmark": "generation", **subject.columns, "precision": b.precision}

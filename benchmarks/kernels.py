@@ -80,9 +80,7 @@ class Benchmark(rows.Options):
 class Program:
     """An optimised program: its computations by name, as lists of instructions.
 
-    Args:
-      text: optimised program.
-      source: the program before, whose 64-bit numbers a TPU has as pairs of 32-bit ones.
+    ``source`` is the program before, whose 64-bit numbers a TPU has as pairs of 32-bit ones.
     """
 
     def __init__(self, text: str, source: str = ""):

@@ -5,7 +5,6 @@
 Other benchmarks measure the first two again in their own run and compare their figures with them.
 """
 
-import dataclasses
 import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -19,11 +18,6 @@ from work import Work
 
 # Bytes of an array that fits into no cache, and rows of a square matrix, by platform.
 SIZES = {"cpu": (2**27, 3072), "gpu": (2**30, 8192), "tpu": (2**30, 8192)}
-
-
-@dataclasses.dataclass(frozen=True)
-class Benchmark(rows.Options):
-    """Options."""
 
 
 class Limits(NamedTuple):
@@ -84,7 +78,7 @@ def latency(b: rows.Options) -> float:
     return stopwatch.repeat(lambda: program(x), repeats=10 * b.repeats).median
 
 
-def main(b: Benchmark) -> Iterator[Row]:
+def main(b: rows.Options) -> Iterator[Row]:
     """A row for each limit."""
     b = b.small()
     for name, dtype, precision in (
@@ -100,4 +94,4 @@ def main(b: Benchmark) -> Iterator[Row]:
 
 
 if __name__ == "__main__":
-    rows.run(Benchmark, main, __doc__)
+    rows.run(rows.Options, main, __doc__)

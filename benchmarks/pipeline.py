@@ -4,8 +4,8 @@
     python benchmarks/pipeline.py examples/calovq-ds2 --num 1000000 --steps sparse
 
 ``host`` brings showers to the host; ``dense`` and ``sparse`` also write them to a file of that
-layout. Each step is timed after a first block that compiles. ``host_gib`` is the peak memory of the
-process so far, ``start_gib`` its value after that first block.
+layout, in the folder that TMPDIR names. Each step is timed after a first block that compiles.
+``host_gib`` is the peak memory of the process so far, ``start_gib`` its value after that block.
 """
 
 import dataclasses
@@ -41,7 +41,6 @@ class Benchmark(rows.Options):
       batch: showers that a device computes at a time.
       steps: steps to measure.
       packed: copy hits from the devices, or dense showers; by default as `calojax sample` does.
-      folder: folder of the file; by default that of temporary files.
     """
 
     model: tyro.conf.Positional[str] = "examples/calovq-ds2"
@@ -49,7 +48,6 @@ class Benchmark(rows.Options):
     batch: tuple[int, ...] = (1000,)
     steps: tuple[Step, ...] = ("host", "dense", "sparse")
     packed: bool | None = None
-    folder: pathlib.Path | None = None
 
 
 def host_peak() -> float:
@@ -84,7 +82,7 @@ def main(b: Benchmark) -> Iterator[Row]:
     b = b.small(model="calovq-tiny", num=96, batch=(32,))
     subject = subjects.find(b.model)
     energies = np.asarray(subject.incident_energies(b.num))
-    with tempfile.TemporaryDirectory(dir=b.folder) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "showers.hdf5"
         for size in b.batch:
             for step in b.steps:

@@ -33,7 +33,6 @@ from calojax.evaluation import suite
 from calojax.geometry import DETECTORS, Detector
 from calojax.io import ShowerArrays, open_showers
 from calojax.presets import PRESETS
-from calojax.sampling import generation
 from calojax.training import batches
 from calojax.training.balanced_batches import balanced
 
@@ -123,14 +122,8 @@ def losses(b: Benchmark) -> Iterator[Row]:
             inputs = batches.prepared(stage, subject.variables, dataset, mesh)
         plan = balanced(np.arange(len(dataset.energies)), batches.count_hits(dataset), b.batch)
         for name, mantissa in MANTISSA.items():
-            stream = batches.stream(
-                inputs,
-                plan,
-                distributed.sharded(mesh),
-                seed=b.seed,
-                stage=stage.name,
-                steps=range(b.steps),
-            )
+            options = {"seed": b.seed, "stage": stage.name, "steps": range(b.steps)}
+            stream = batches.stream(inputs, plan, distributed.sharded(mesh), **options)
             with rounded(mantissa):
                 train = Trainer(subject, stage, mesh, batch := next(stream))
                 values = [train(one)[1]["loss"] for one in itertools.chain([batch], stream)]
@@ -147,10 +140,7 @@ def showers_of(b: Benchmark) -> Iterator[Row]:
     exact = None
     for name, mantissa in MANTISSA.items():
         with rounded(mantissa):
-            blocks = generation.generate(
-                subject.model, subject.variables, reference.energies, seed=b.seed
-            )
-            showers = np.concatenate([block for _, block in blocks])
+            showers = subject.showers(reference.energies, seed=b.seed)
         exact = showers if exact is None else exact
         row = {"benchmark": "precision", **subject.columns, "precision": name}
         row |= {"changed": float(np.mean(showers != exact))}

@@ -19,12 +19,7 @@ from typing import Any
 import numpy as np
 
 # Names of the configurations by geometry.
-CONFIGURATIONS = {
-    "ds1-photons": "ds1photon",
-    "ds1-pions": "ds1pion",
-    "ds2": "ds2",
-    "ds3": "ds3",
-}
+CONFIGURATIONS = {"ds1-photons": "ds1photon", "ds1-pions": "ds1pion", "ds2": "ds2", "ds3": "ds3"}
 
 
 class Unused:
@@ -41,13 +36,7 @@ def rearrange(x: Any, pattern: str) -> Any:
 
 
 def build(folder: pathlib.Path, geometry: str, device: str) -> Any:
-    """The model of both stages, ready to sample.
-
-    Args:
-      folder: checkout of the released code.
-      geometry: key of `CONFIGURATIONS`.
-      device: device of torch.
-    """
+    """The model of both stages, ready to sample, from a checkout of the released code."""
     # Before the stand-ins, because it looks for a complete torchvision.
     import pytorch_lightning  # noqa: F401
     from omegaconf import OmegaConf

@@ -37,14 +37,7 @@ def scatter(src: Any, index: Any, dim: int = -1, reduce: str = "sum") -> Any:
 
 
 def build(folder: pathlib.Path, geometry: str, version: str, device: str) -> Any:
-    """The model.
-
-    Args:
-      folder: checkout of the released code.
-      geometry: key of `CONFIGURATIONS`.
-      version: "I" or "II", as in its ``configs``.
-      device: device of torch.
-    """
+    """The model of version "I" or "II", from a checkout of the released code."""
     try:
         import torch_scatter  # noqa: F401
     except ImportError:

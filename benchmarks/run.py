@@ -16,7 +16,7 @@ import pathlib
 import subprocess
 import sys
 import time
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import tyro
 
@@ -24,7 +24,6 @@ HERE = pathlib.Path(__file__).parent
 EXAMPLES = ("examples/calovq-ds2", "examples/pointflow-ds2")
 PRESETS = ("calovq-ds1-photons", "calovq-ds2", "calovq-ds2-flow", "pointflow-ds2")
 LARGE = ("calovq-ds3", "pointflow-ds3")
-Script = Literal["generation", "training", "rivals", "pipeline", "agreement", "limits"]
 # Scripts whose programs are worth compiling beforehand.
 COMPILED = ("generation", "training", "rivals")
 
@@ -32,7 +31,7 @@ COMPILED = ("generation", "training", "rivals")
 class Step(NamedTuple):
     """A benchmark: the name of its script, and arguments."""
 
-    script: Script
+    script: str
     arguments: tuple[str, ...] = ()
 
     @property
@@ -47,9 +46,7 @@ class Measurements:
 
     Attributes:
       out: folder of the rows.
-      minutes: time for everything; at most half of it to compile.
-      together: processes that compile at a time.
-      only: scripts to run.
+      minutes: time for everything; at most half of it to compile, on all cores.
       calovq: checkout of the released Calo-VQ, to compare with.
       pointflow: checkout of the released CaloPointFlow, to compare with.
       smoke: run everything once and small.
@@ -57,8 +54,6 @@ class Measurements:
 
     out: pathlib.Path = pathlib.Path("benchmarks/results")
     minutes: float = 8.0
-    together: int = os.cpu_count() or 1
-    only: tuple[Script, ...] = get_args(Script)
     calovq: pathlib.Path | None = None
     pointflow: pathlib.Path | None = None
     smoke: bool = False
@@ -114,8 +109,8 @@ def main(m: Measurements) -> None:
             return False
 
     done = listed.read_text().splitlines()
-    waiting = [step for step in m.steps() if step.name not in done and step.script in m.only]
-    with concurrent.futures.ThreadPoolExecutor(m.together) as pool:
+    waiting = [step for step in m.steps() if step.name not in done]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         for step in waiting:
             if step.script in COMPILED and not m.smoke:
                 pool.submit(run, step, 0.5, "--repeats", "0")

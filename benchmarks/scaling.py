@@ -24,7 +24,6 @@ from training import Trainer
 from calojax import distributed
 from calojax.geometry import DETECTORS
 from calojax.presets import PRESETS
-from calojax.sampling import generation
 from calojax.training import batches
 
 
@@ -69,10 +68,7 @@ def main(b: Benchmark) -> Iterator[Row]:
         train = Trainer(subject, subject.model.stages[0], mesh, batch)
 
         def generate(devices=devices) -> np.ndarray:
-            blocks = generation.generate(
-                subject.model, subject.variables, energies, batch_size=b.block, devices=devices
-            )
-            return np.concatenate([showers for _, showers in blocks])
+            return subject.showers(energies, batch_size=b.block, devices=devices)
 
         showers = generate()
         expected = showers if expected is None else expected

@@ -59,12 +59,7 @@ def in_turns(
 ) -> list[Times]:
     """Times of several calls that take turns, so that what slows a machine down slows all of them.
 
-    Each is called once to warm up.
-
-    Args:
-      calls: functions to time.
-      repeats: number of turns.
-      seconds: time after which no turn starts; there is always one.
+    Each is called once to warm up. After ``seconds`` no turn starts; there is always one.
     """
     for call in calls:
         jax.block_until_ready(call())

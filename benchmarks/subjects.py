@@ -8,7 +8,7 @@ of hits, which depends on the weights: its rows have ``hits_per_shower``.
 import dataclasses
 import pathlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,11 @@ class Subject(NamedTuple):
         energies = np.exp(low + (high - low) * (np.arange(num) + 0.5) / num).astype(np.float32)
         return jax.device_put(np.random.default_rng(0).permutation(energies))
 
+    def showers(self, energies: Any, **options: Any) -> np.ndarray:
+        """Showers [n, v] in MeV by `calojax.sampling.generation.generate`."""
+        blocks = generation.generate(self.model, self.variables, energies, **options)
+        return np.concatenate([block for _, block in blocks])
+
     def inputs(self, num: int) -> tuple[Variables, jax.Array, jax.Array]:
         """Arguments of the model's ``sample`` for ``num`` showers."""
         keys = rng.per_item(rng.root(0), jnp.arange(num))
@@ -56,11 +61,7 @@ class Subject(NamedTuple):
 
 
 def find(name: str) -> Subject:
-    """The model with that name: a preset with random weights, or a trained run.
-
-    Raises:
-      CalojaxError: if there is neither.
-    """
+    """The model with that name: a preset with random weights, or a trained run."""
     if name in PRESETS:
         return untrained(name)
     trained = calojax.load(name)
@@ -74,11 +75,8 @@ def untrained(
 ) -> Subject:
     """The model of a preset with random weights.
 
-    Args:
-      preset: name of the preset.
-      dataset: showers to fit the transforms to; by default 256 simulated ones.
-      batch_size: showers of a training step; by default that of each stage, or 64 if there is no
-        dataset.
+    Its transforms are fitted to a dataset, by default of 256 simulated showers. Training steps have
+    the batch size of each stage, or 64 if there is no dataset.
     """
     config, detector = PRESETS[preset].model, DETECTORS[PRESETS[preset].geometry]
     if dataset is None:

@@ -50,9 +50,7 @@ class Benchmark(rows.Options):
 class Trainer:
     """A stage in training, compiled once; each step reuses the memory of the state before it.
 
-    Attributes:
-      function: the step before it is compiled.
-      columns: columns of a row, from `stopwatch.compiled`.
+    ``function`` is the step before that, and ``columns`` are those of `stopwatch.compiled`.
     """
 
     def __init__(self, subject: Subject, stage: Stage, mesh: Mesh, batch: Batch):

@@ -4,7 +4,7 @@
     python benchmarks/writing.py --showers FILE.hdf5
 
 The same showers are written by h5py (gzip level 1, shuffle, the same chunks) and by calojax, from
-the first shower to the file safe on the disk.
+the first shower to the file safe on the disk, in the folder that TMPDIR names.
 """
 
 import dataclasses
@@ -36,7 +36,6 @@ class Benchmark(rows.Options):
       num: number of showers.
       batch: showers that the writer gets at a time.
       threads: numbers of threads; by default 1 and the number of cores.
-      folder: folder of the file; by default that of temporary files.
     """
 
     showers: pathlib.Path | None = None
@@ -44,7 +43,6 @@ class Benchmark(rows.Options):
     num: int = 5000
     batch: int = 1000
     threads: tuple[int, ...] = ()
-    folder: pathlib.Path | None = None
     repeats: int = 5
 
 
@@ -54,15 +52,10 @@ def write_h5py(path: pathlib.Path, detector: Detector, showers: np.ndarray, batc
     with path.open("w+b", buffering=0) as raw:
         with h5py.File(raw, "w") as file:
             # A cache of a few chunks, so that batches that end in one do not compress it twice.
+            filters = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+            chunks = min(n, rows_of_a_chunk(detector)), v
             dataset = file.create_dataset(
-                "showers",
-                (n, v),
-                np.float32,
-                chunks=(min(n, rows_of_a_chunk(detector)), v),
-                rdcc_nbytes=2**24,
-                compression="gzip",
-                compression_opts=1,
-                shuffle=True,
+                "showers", (n, v), np.float32, chunks=chunks, rdcc_nbytes=2**24, **filters
             )
             for first in range(0, n, batch):
                 dataset[first : first + batch] = showers[first : first + batch]
@@ -87,7 +80,7 @@ def main(b: Benchmark) -> Iterator[Row]:
                 some = slice(first, first + b.batch)
                 writer.append(energies[some], showers[some])
 
-    with tempfile.TemporaryDirectory(dir=b.folder) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "showers.hdf5"
         writers: dict[tuple[str, LayoutName, int], Callable[[], None]] = {
             ("h5py", "dense", 1): lambda: write_h5py(path, detector, showers, b.batch)
