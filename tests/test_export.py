@@ -287,18 +287,8 @@ def test_bad_options_are_refused(options, message):
 
 
 def test_the_command_refuses_before_it_writes(tmp_path, capsys):
+    options = f"--out {tmp_path}/x --format onnx --batch 0"
     with pytest.raises(SystemExit):
-        main(
-            [
-                "export",
-                "calovq-ds2",
-                "--out",
-                str(tmp_path / "x"),
-                "--format",
-                "onnx",
-                "--batch",
-                "0",
-            ]
-        )
+        main(["export", "calovq-ds2", *options.split()])
     assert "--batch must be at least 1, got 0" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()

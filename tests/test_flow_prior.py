@@ -156,5 +156,3 @@ def test_patches_fit_or_are_refused():
     assert flow.build(settings, 4, (6, 1, 1), 2).network.patches == (6, 1, 1)
     with pytest.raises(CalojaxError, match=r"\(1, 2, 4\) codes .* grid of \(3, 5, 4\)"):
         flow.build(settings, 4, (3, 5, 4), 2)
-    with pytest.raises(CalojaxError, match=r"multiple of --prior.heads, got 16 and 3"):
-        flow.build(Settings(width=16, heads=3), 4, (6, 1, 1), 2)
