@@ -127,7 +127,7 @@ def code_statistics(run: calojax.TrainedModel, reference: ShowerSource) -> Row:
         latents = model._latents(variables, showers, energies)
         book = model._codebook(variables)
         codes = model._quantizer.codes(book, latents)
-        noise = jax.vmap(lambda key: jax.random.normal(key, latents.shape[1:]))(keys)
+        noise = rng.normal(keys, latents.shape[1:])
         noisy = latents + NOISE * latents.std((0, 1)) * noise
         context = model._prior_context(variables, energies, layer_sums(showers, model.detector))
         loss = model._prior.loss(model._prior_variables(variables), keys, codes, context)

@@ -53,6 +53,16 @@ def per_item(key: jax.Array, index: jax.Array) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(index, jnp.uint32))
 
 
+def uniform(keys: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
+    """Uniform numbers in [0, 1), of a shape for each of keys [n]: float32 [n, *shape]."""
+    return jax.vmap(lambda key: jax.random.uniform(key, shape, jnp.float32))(keys)
+
+
+def normal(keys: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
+    """Standard normal numbers, of a shape for each of keys [n]: float32 [n, *shape]."""
+    return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
+
+
 def streams(keys: jax.Array, name: str) -> jax.Array:
     """The stream ``name`` of each of keys [n] -> keys [n]."""
     return jax.vmap(lambda key: stream(key, name))(keys)

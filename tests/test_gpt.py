@@ -27,7 +27,7 @@ def start(module):
 
 def draw_without_cache(cell, variables, keys, context):
     """What `Autoregressive.draw` draws, by running the whole sequence for every code."""
-    u = categorical.uniforms(keys, cell.length)
+    u = rng.uniform(keys, (cell.length,))
 
     def step(tokens, position):
         logits = cell.apply(variables, tokens[:, :-1], context, method="logits")
@@ -43,7 +43,7 @@ def test_with_a_cache_as_without():
     cell = CELL
     variables = start(cell)
     keys = rng.per_item(rng.root(0), np.arange(3))
-    noise = {"uniform": categorical.uniforms(keys, cell.length)}
+    noise = {"uniform": rng.uniform(keys, (cell.length,))}
     cached = jax.jit(Autoregressive(cell).draw)(variables, noise, CONTEXT)
     whole = jax.jit(lambda *arguments: draw_without_cache(cell, *arguments))
     np.testing.assert_array_equal(cached, whole(variables, keys, CONTEXT))

@@ -358,9 +358,7 @@ def simulate(keys: jax.Array, energies: jax.Array, detector: Detector) -> jax.Ar
         )
     energies = jnp.asarray(energies, jnp.float32)
     grid = _grid(detector)
-    normals = jax.vmap(lambda key: jax.random.normal(key, (7,), jnp.float32))(
-        rng.streams(keys, "profile")
-    )
+    normals = rng.normal(rng.streams(keys, "profile"), (7,))
     # Half the squared length of two normal numbers is exponential.
     depth = jnp.sum(jnp.square(normals[:, 5:]), axis=1) / 2
     rings = _RINGS[detector.shower](energies, normals[:, :3], depth, detector)

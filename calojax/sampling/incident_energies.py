@@ -254,7 +254,7 @@ def draw_energies(keys: jax.Array, detector: Detector) -> jax.Array:
         return _log_uniform(keys, *energy_range(detector))
     below = np.cumsum(_multiplicities(detector))
     levels = jnp.asarray(below / below[-1], jnp.float32)
-    position = jnp.searchsorted(levels, _between_0_and_1(keys), side="right")
+    position = jnp.searchsorted(levels, rng.uniform(keys), side="right")
     return jnp.asarray(detector.energies, jnp.float32)[position]
 
 
@@ -269,17 +269,13 @@ def _multiplicities(detector: Detector) -> np.ndarray:
     return np.array([numbers.get(round(energy), 10_000) for energy in detector.energies])
 
 
-def _between_0_and_1(keys: jax.Array) -> jax.Array:
-    return jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32))(keys)
-
-
 def _uniform(keys: jax.Array, low: float, high: float) -> jax.Array:
-    return jnp.clip(low + (high - low) * _between_0_and_1(keys), low, high)
+    return jnp.clip(low + (high - low) * rng.uniform(keys), low, high)
 
 
 def _log_uniform(keys: jax.Array, low: float, high: float) -> jax.Array:
     # The exponential of a logarithm may round to just outside the range.
-    return jnp.clip(low * jnp.exp(_between_0_and_1(keys) * math.log(high / low)), low, high)
+    return jnp.clip(low * jnp.exp(rng.uniform(keys) * math.log(high / low)), low, high)
 
 
 _DISTRIBUTIONS = {"uniform": _uniform, "log-uniform": _log_uniform}

@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from calojax import rng
 from calojax.errors import CalojaxError
 from calojax.geometry import Detector
 from calojax.models.calovq_released.config import TokensConfig
@@ -67,7 +67,7 @@ class EnergyTokens:
         if not self.config.dither:
             return {}
         n = self.number // len(self._digits)
-        return {"uniform": jax.vmap(lambda key: jax.random.uniform(key, (n,)))(keys)}
+        return {"uniform": rng.uniform(keys, (n,))}
 
     def decode(self, noise: Mapping[str, Any], tokens: Int[Array, "b n"]) -> Float[Array, "b k"]:
         """Visible fractions from tokens, as of `visible`."""

@@ -291,11 +291,10 @@ class PointFlow:
         uniform ones for their angles. Learnt angles take Gumbel noise [b, z, alpha, r].
         `array_noise` has no keys.
         """
+        totals, latent = (self.encoding.features,), (self.config.latent.dimensions,)
         noise = {
-            "totals": {"normal": _normal(rng.streams(keys, "totals"), self.encoding.features)},
-            "latent": {
-                "normal": _normal(rng.streams(keys, "latent"), self.config.latent.dimensions)
-            },
+            "totals": {"normal": rng.normal(rng.streams(keys, "totals"), totals)},
+            "latent": {"normal": rng.normal(rng.streams(keys, "latent"), latent)},
             "points": {"key": keys},
         }
         if self._placement:
@@ -513,11 +512,6 @@ class PointFlow:
             *arrays,
             size=size._replace(points=places),
         )
-
-
-def _normal(keys: jax.Array, num: int) -> jax.Array:
-    """Standard normal noise [b, num] from one key for each shower [b]."""
-    return jax.vmap(lambda key: jax.random.normal(key, (num,)))(keys)
 
 
 def _in_tiles(hits: Any) -> Any:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from calojax import rng
 from calojax.nn.priors import categorical
 from calojax.nn.priors.prior import Noise, Variables
 from calojax.nn.recurrence import scan
@@ -78,7 +79,7 @@ class Autoregressive:
 
     def noise(self, keys: jax.Array) -> Noise:
         """The random numbers of `draw` from keys [b]: quantiles of the codes, [b, t]."""
-        return {"uniform": categorical.uniforms(keys, self.cell.length)}
+        return {"uniform": rng.uniform(keys, (self.cell.length,))}
 
     def draw(
         self, variables: Variables, noise: Noise, context: jax.Array, *, temperature: float = 1.0

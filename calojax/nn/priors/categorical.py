@@ -13,11 +13,6 @@ def log_prob(
     return -optax.softmax_cross_entropy_with_integer_labels(logits, codes)
 
 
-def uniforms(keys: jax.Array, length: int) -> jax.Array:
-    """Uniform numbers for `choose`: keys [b] -> [b, length]."""
-    return jax.vmap(lambda key: jax.random.uniform(key, (length,), jnp.float32))(keys)
-
-
 @jax.jit  # Under its own name, so that `calojax.export` finds it.
 def choose(u: Float[Array, "*shape"], logits: Float[Array, "*shape k"]) -> Int[Array, "*shape"]:
     """The code at quantile u in [0, 1) of softmax(logits).

@@ -68,7 +68,7 @@ class Flow:
         """Cross-entropy of the codes given x_t at a random t, in nats per code."""
         vectors = standardised(variables)
         time = training_times(keys)
-        noise = _normal(rng.streams(keys, "noise"), (codes.shape[1], vectors.shape[1]))
+        noise = rng.normal(rng.streams(keys, "noise"), (codes.shape[1], vectors.shape[1]))
         noisy = _mix(time[:, None, None], vectors[codes], noise)
         logits = self.network.bind(variables).logits(noisy, time, context)
         return -categorical.log_prob(logits, codes).mean(-1)
@@ -76,10 +76,10 @@ class Flow:
     def noise(self, keys: jax.Array) -> Noise:
         """Quantiles of the codes of every pass, [b, passes, t], and x_0, [b, t, d]."""
         length = self.network.length
-        u = categorical.uniforms(rng.streams(keys, "codes"), self.passes * length)
+        u = rng.uniform(rng.streams(keys, "codes"), (self.passes * length,))
         return {
             "uniform": u.reshape(-1, self.passes, length),
-            "normal": _normal(rng.streams(keys, "noise"), (length, self.network.dimensions)),
+            "normal": rng.normal(rng.streams(keys, "noise"), (length, self.network.dimensions)),
         }
 
     def draw(
@@ -117,7 +117,7 @@ def training_times(keys: jax.Array) -> jax.Array:
     """
     number = len(keys)
     part = jax.random.permutation(rng.stream(keys[0], "strata"), number)
-    within = categorical.uniforms(rng.streams(keys, "time"), 1)[:, 0]
+    within = rng.uniform(rng.streams(keys, "time"), (1,))[:, 0]
     # Away from 0 and 1, whose normal quantiles are infinite.
     quantile = jnp.clip((part + within) / number, 1e-6, 1 - 1e-6)
     return jax.nn.sigmoid(_MEAN_LOGIT + jax.scipy.special.ndtri(quantile))
@@ -132,10 +132,6 @@ def sampling_times(passes: int, spacing: float) -> np.ndarray:
 def _mix(time, vectors: jax.Array, noise: jax.Array) -> jax.Array:
     """x_t on the way from noise (t = 0) to vectors (t = 1)."""
     return time * vectors + (1 - time) * noise
-
-
-def _normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
 # --- the network ----------------------------------------------------------------------------------
