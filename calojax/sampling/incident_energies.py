@@ -52,17 +52,12 @@ def parse_energy(text: str) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class EnergySource:
-    """Incident energies of all showers to generate, made when they are needed.
+    """Incident energies of all showers to generate, made when they are needed."""
 
-    Attributes:
-      name: description, which differs if the energies differ.
-      num: number of energies.
-      block: function of (start, stop) that gives the energies of this range in MeV, float32; also
-        beyond the last one, since showers are computed in whole blocks.
-    """
-
-    name: str
+    name: str  # description, which differs if the energies differ
     num: int
+    # Of (start, stop): the energies of this range in MeV, float32; also beyond the last one, since
+    # showers are computed in whole blocks.
     block: Callable[[int, int], np.ndarray]
 
     def __len__(self) -> int:

@@ -100,16 +100,11 @@ class DenseContext(nn.Module):
 
 
 class Grid(NamedTuple):
-    """The patches of voxels that become codes.
-
-    Attributes:
-      voxels: bins of the detector (z, alpha, r).
-      kernel: bins of a patch (z, alpha, r).
-      strides: bins from a patch to the next; z and r hold as many patches as fit ("valid").
-    """
+    """The patches of voxels that become codes."""
 
     voxels: tuple[int, int, int]
-    kernel: tuple[int, int, int]
+    kernel: tuple[int, int, int]  # bins of a patch (z, alpha, r)
+    # Bins from a patch to the next; z and r hold as many patches as fit ("valid").
     strides: tuple[int, int, int]
 
     @property

@@ -39,19 +39,13 @@ class Step(NamedTuple):
 
 
 class Architecture(NamedTuple):
-    """Encoder and decoder over (z, alpha); a number between steps resamples alpha to as many bins.
-
-    Attributes:
-      encoder: steps of the encoder.
-      decoder: steps of the decoder before the last, whose channels are the bins of r.
-      inner: channels between codes and decoder.
-      sparse: whether voxels can be zero: relu and expm1 instead of an exponential.
-    """
+    """Steps over (z, alpha), and between them numbers of bins to which alpha is resampled."""
 
     encoder: tuple[Step | int, ...]
+    # Steps of the decoder before the last, whose channels are the bins of r.
     decoder: tuple[Step | int, ...]
-    inner: int
-    sparse: bool = False
+    inner: int  # channels between codes and decoder
+    sparse: bool = False  # whether voxels can be zero: relu and expm1 instead of an exponential
 
 
 def _valid(features: int, kernel: tuple[int, int] = (3, 3), stride: int = 1) -> Step:
