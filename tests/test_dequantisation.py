@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from calojax.models.pointflow.dequantisation import (
     DEQUANTISATIONS,
@@ -101,6 +102,26 @@ def test_uniform_is_the_logit_of_even_bins():
     index, noise = index[:, 4:], noise[:, 4:]
     x = np.asarray(FORWARD["uniform"](index, noise, UNIFORM.fit(np.arange(9))), np.float64)
     np.testing.assert_allclose(9 / (1 + np.exp(-x)), index + noise, rtol=3e-6)
+
+
+def distance(x):
+    """Kolmogorov and Smirnov's distance to the standard normal."""
+    return stats.kstest(np.asarray(x), "norm").statistic
+
+
+# One sample in 10^4 is farther (Kolmogorov's distribution: 2 exp(-2 t^2) = 1e-4).
+FAR = 2.23
+
+
+@pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS)
+def test_cdf_makes_marginals_standard_normal(counts):
+    num = 40_000
+    generator = np.random.default_rng(1)
+    counts = np.asarray(counts)
+    index = generator.choice(len(counts), num, p=counts / counts.sum())
+    noise = generator.random(num, np.float32)
+    x = FORWARD["cdf"](index, noise, CDF.fit(counts))
+    assert distance(x) < FAR / math.sqrt(num)
 
 
 def test_tails_keep_their_digits_at_both_ends():

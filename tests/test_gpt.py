@@ -49,6 +49,22 @@ def test_with_a_cache_as_without():
     np.testing.assert_array_equal(cached, whole(variables, keys, CONTEXT))
 
 
+def test_cache_holds_what_has_been_and_zeros():
+    cell = CELL
+    variables = start(cell)
+    step = jax.jit(functools.partial(cell.apply, method="step"))
+    caches = cell.apply(variables, CONTEXT, method="start")
+    for t, room in enumerate([2, 2, 4, 4, 24]):
+        caches = cell.apply(variables, caches, room, method="grow")
+        caches, _ = step(variables, caches, jnp.full(3, t), (jnp.asarray(t), CONTEXT))
+    assert len(caches) == 2
+    for cache in caches:
+        for buffer in cache:
+            assert buffer.shape == (3, 24, 2, 12)
+            assert (np.asarray(buffer[:, :5]) != 0).any((2, 3)).all()
+            assert not np.any(buffer[:, 5:])
+
+
 def test_double_precision_elsewhere_changes_nothing():
     cell = CELL
     variables, prior = start(cell), Autoregressive(cell)

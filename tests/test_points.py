@@ -76,6 +76,16 @@ def test_hits_that_do_not_fit_are_counted_and_the_last_ones():
     np.testing.assert_array_equal(left_out, np.nonzero(showers.reshape(-1))[0][-17:])
 
 
+def test_points_on_one_voxel_are_added():
+    ones = jnp.ones(3, jnp.int32)
+    points = Points(ones, ones, ones, jnp.array([1.0, 2.0, 4.0]), jnp.array([0, 0, 1]))
+    showers = np.asarray(to_showers(points, TINY, 2))
+    voxel = TINY.voxel_index(1, 1, 1)
+    assert showers[0, voxel] == 3
+    assert showers[1, voxel] == 4
+    assert showers.sum() == 7
+
+
 def rings(counts, *, budget, seed=1):
     """Points without an angle: counts [g, n_z, n_r] of each ring, shuffled within the shower."""
     counts = np.asarray(counts)

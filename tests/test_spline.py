@@ -132,6 +132,15 @@ def test_agrees_with_distrax():
                 np.testing.assert_allclose(np.asarray(found), np.asarray(expected), atol=1e-9)
 
 
+def test_zeros_are_the_identity():
+    x = points()
+    p = jnp.zeros((3 * BINS - 1, len(x)))
+    for function in (forward, inverse):
+        y, log_slope = function(x, p)
+        np.testing.assert_allclose(y, x, atol=2e-6)
+        np.testing.assert_allclose(log_slope, 0.0, atol=2e-6)
+
+
 def test_tails_are_the_identity_and_meet_the_spline_smoothly():
     far = jnp.array([-1e6, -13.8, -5.1, 5.1, 13.8, 1e6])
     p = jnp.repeat(parameters(2.0, 1), 6, 1)
