@@ -109,7 +109,7 @@ def test_one_pass_draws_from_the_logits_at_pure_noise(turning):
     def both(turning, keys, context):
         noise = jax.vmap(lambda key: jax.random.normal(key, (24, 3)))(rng.streams(keys, "noise"))
         logits = TURNING.apply(turning, noise, jnp.zeros(3), context, method="logits")
-        u = categorical.uniforms(rng.streams(keys, "codes"), 24)
+        u = rng.uniform(rng.streams(keys, "codes"), (24,))
         return prior.draw(turning, prior.noise(keys), context), categorical.choose(u, logits)
 
     drawn, expected = both(turning, keys, context)

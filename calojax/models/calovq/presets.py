@@ -37,7 +37,7 @@ def _cylinder(
 
 # Few codes have the best generated showers, for dataset 2 also few different ones: more of them are
 # too much for the prior, and the decoder then adds too little of its own (docs/results.md).
-_DS2 = _cylinder(kernel=(9, 8, 5), strides=(3, 4, 4), codebook_size=4)
+_DS2 = _cylinder(kernel=(9, 8, 5), strides=(3, 4, 4), codebook_size=16)
 _DS3 = _cylinder(kernel=(9, 20, 10), strides=(3, 10, 8), codebook_size=512)
 _FLOW = PriorConfig(
     kind="flow",
@@ -88,7 +88,7 @@ PRESETS = {
         "Calo-VQ, fully connected, dataset 3 (40,500 voxels): a slow baseline", "ds3", _DENSE
     ),
     "calovq-ds2": Preset(
-        "Calo-VQ, convolutions on the cylinder, dataset 2: 104 codes (13 x 4 x 2) of 4",
+        "Calo-VQ, convolutions on the cylinder, dataset 2: 104 codes (13 x 4 x 2) of 16",
         "ds2",
         _DS2,
     ),
