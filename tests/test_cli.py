@@ -214,7 +214,7 @@ def test_runs_are_evaluated_without_a_file_between(run, data, folder):
         scores, inside = content["scores"], int((open_showers(data).energies < 2e4).sum())
         assert content["showers"] == {"generated": inside, "reference": inside}
         assert content["settings"]["energy_range"] == [1e3, 2e4]
-        assert {p.name for p in out.iterdir()} == {"metrics.json", "report.html"}
+        assert {p.name for p in out.iterdir()} == {".lock", "metrics.json", "report.html"}
         if option == "reconstruction":
             # The model of two stages gives back what it gets.
             assert scores["separation_e_total"] < 1e-3

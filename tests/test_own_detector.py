@@ -70,7 +70,7 @@ def test_every_attribute_is_on_the_page():
     [
         ("simulate --geometry ecal.xml --num 2 --out x.hdf5", "no energy range.*--energies"),
         ("simulate --particle 22 --num 2 --out x.hdf5", "add --geometry FILE.xml"),
-        ("check train.hdf5 --geometry ecal.xml --particle pion", "0 <Bin> of particle 'pion'"),
+        ("check train.hdf5 --geometry ecal.xml --particle pion", "no <Bin> of particle 'pion'"),
         ("convert train.hdf5 --out x.hdf5 --layout sparse --particle 22", "add --geometry"),
         ("evaluate test.hdf5 test.hdf5 --out x --particle 22", "add --geometry FILE.xml"),
         ("train calovq-tiny --data train.hdf5 --out x --particle 22", "add --geometry FILE.xml"),

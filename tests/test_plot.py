@@ -2,6 +2,10 @@
 
 import dataclasses
 import functools
+import os
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -271,3 +275,23 @@ def test_bins_without_entries_are_not_drawn():
     edges, (found, _) = _readable({"a": histogram("all", counts, counts, log_x=True)})
     assert found.sum() == 20_000
     assert edges[[0, -1]] == pytest.approx([10**1.6, 10**2.4])
+
+
+@pytest.mark.parametrize(
+    ("backend", "known"), [("module://matplotlib.backends.backend_svg", True), ("unheard", False)]
+)
+def test_a_backend_that_only_notebooks_know_will_do(backend, known):
+    # The file alone, since the package, which imports it first, takes seconds.
+    code = (
+        "import os, runpy, sys; runpy.run_path(sys.argv[1]); import matplotlib; "
+        "print(os.environ['MPLBACKEND'], matplotlib.rcParams['backend'])"
+    )
+    package = pathlib.Path(plot.__file__)
+    imports = (line for line in package.read_text().splitlines() if line.startswith("from"))
+    assert next(imports).startswith("from calojax.plot import backend")
+    done = subprocess.check_output(
+        [sys.executable, "-c", code, package.with_name("backend.py")],
+        env={**os.environ, "MPLBACKEND": backend},
+        text=True,
+    )
+    assert done.split() == [backend, backend if known else "agg"]

@@ -8,7 +8,7 @@ import pytest
 
 from calojax.errors import CalojaxError
 from calojax.evaluation import classifiers, distances, manifold, suite
-from calojax.evaluation.metric import Found, Metric, Options, Score
+from calojax.evaluation.metric import Found, Options, Score, SliceMetric
 from calojax.evaluation.samples import (
     Samples,
     Selection,
@@ -390,7 +390,7 @@ def test_the_documentation_has_every_key():
     assert [line for line in lines if line.startswith("| `")] == rows
 
 
-class MeanEnergy(Metric):
+class MeanEnergy(SliceMetric):
     """A whole metric of another package."""
 
     scores = {"mean_energy": Score("mean E", "|difference| of mean visible energies, MeV")}  # noqa: RUF012

@@ -137,6 +137,7 @@ def main(arguments: Sequence[str]) -> None:
     with contextlib.ExitStack() as stack:
         drawn = ""
         if asked.model:
+            stack.enter_context(files.locked(asked.out))
             path = asked.out / ".showers.hdf5"
             remove = functools.partial(path.unlink, missing_ok=True)
             stack.enter_context(files.unfinished(remove))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from calojax.evaluation.features import Features
-from calojax.evaluation.metric import Found, Metric, Options, Score
+from calojax.evaluation.metric import Found, Options, Score, SliceMetric
 from calojax.evaluation.samples import Samples
 from calojax.geometry import Detector
 
@@ -40,7 +40,7 @@ class Correlations(NamedTuple):
         return f"<Correlations of {size} quantities: mean |difference| {mean:.3g}>"
 
 
-class LinearCorrelations(Metric):
+class LinearCorrelations(SliceMetric):
     """Differences of linear correlations."""
 
     scores: Mapping[str, Score] = {

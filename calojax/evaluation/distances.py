@@ -14,7 +14,7 @@ import scipy.optimize
 
 from calojax.errors import CalojaxError
 from calojax.evaluation import features
-from calojax.evaluation.metric import Found, Metric, Options, Score, with_error
+from calojax.evaluation.metric import Found, Options, Score, SliceMetric, with_error
 from calojax.evaluation.samples import Samples
 from calojax.geometry import Detector
 
@@ -36,7 +36,7 @@ class Distance(NamedTuple):
     error: float
 
 
-class PhysicsDistance(Metric):
+class PhysicsDistance(SliceMetric):
     """FPD or KPD, with the official sizes where there are enough showers."""
 
     def __init__(self, kind: Literal["fpd", "kpd"]):

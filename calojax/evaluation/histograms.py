@@ -81,8 +81,10 @@ class Histogram:
       label: label of the horizontal axis, with units; mathtext. All of a family have the same.
       part: layer or incident energy within the family, such as ``layer 12``.
       edges: bin edges, [k + 1]. The last bin includes its upper edge.
-      generated_counts: entries of the generated sample in each bin, [k]; so ``reference_counts``.
-      generated_outside: share of its entries outside of the bins; so ``reference_outside``.
+      generated_counts: entries of the generated sample in each bin, [k].
+      reference_counts: entries of the reference in each bin, [k].
+      generated_outside: share of the generated sample's entries outside of the bins.
+      reference_outside: share of the reference's entries outside of the bins.
       outside_counts: whether entries outside count in the separation power.
       separation: separation power, 0 for equal and 1 for disjoint histograms.
       error: statistical standard deviation of the separation power (`statistics`).

@@ -15,7 +15,7 @@ import numpy as np
 from calojax import distributed
 from calojax.errors import CalojaxError
 from calojax.evaluation.features import apply_threshold
-from calojax.evaluation.metric import Found, Metric, Options, Score
+from calojax.evaluation.metric import Found, Options, Score, SliceMetric
 from calojax.evaluation.samples import Samples, spread, tabulate
 from calojax.geometry import Detector
 from calojax.io import ShowerSource
@@ -51,7 +51,7 @@ class Prdc(NamedTuple):
     coverage: float
 
 
-class PrecisionRecall(Metric):
+class PrecisionRecall(SliceMetric):
     """Precision, recall, density and coverage of the voxels."""
 
     scores: Mapping[str, Score] = {

@@ -1,9 +1,10 @@
 """What a metric is: the base class of everything that ``calojax evaluate --metrics`` names.
 
-A new metric is a file with a subclass of `Metric`, and one line in `calojax.evaluation.suite`,
+A new metric is a file with a subclass of `SliceMetric`, and one line in `calojax.evaluation.suite`,
 or a call of `calojax.evaluation.suite.register` from another package; docs/evaluation.md has one.
 """
 
+import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -66,8 +67,8 @@ class Found(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
-class Metric:
-    """Base class: a metric has `compute`, or in `compute_all` its own way to treat slices.
+class Metric(abc.ABC):
+    """Base class of metrics that treat slices in their own way; the others are `SliceMetric`s.
 
     Attributes:
       scores: meaning of each score, by key.
@@ -77,21 +78,15 @@ class Metric:
     scores: Mapping[str, Score] = {}
     reusable: bool = True
 
-    def compute(self, samples: Samples, options: Options) -> Found:
-        """Scores of the samples."""
-        raise NotImplementedError
-
+    @abc.abstractmethod
     def compute_all(
         self, samples: Samples, slices: Sequence[tuple[float, float]], options: Options
     ) -> list[Found]:
         """Results for all showers, then for each slice, given by its energies in MeV."""
-        parts = [samples.within(*ends) for ends in slices]
-        return [
-            self.compute(samples, options),
-            *(self.compute(p, options) if p.is_enough else Found() for p in parts),
-        ]
 
-    def check(self, detector: Detector, showers: int, options: Options) -> None:
+    def check(  # noqa: B027 (optional)
+        self, detector: Detector, showers: int, options: Options
+    ) -> None:
         """Raises `CalojaxError` if samples of so many showers each have no such scores."""
 
     def settings(self, samples: Samples, options: Options) -> dict[str, Any]:
@@ -101,6 +96,23 @@ class Metric:
     def warnings(self, samples: Samples) -> tuple[str, ...]:
         """Sentences on samples that make the scores less trustworthy."""
         return ()
+
+
+class SliceMetric(Metric):
+    """Base class of metrics that score a slice like the whole sample."""
+
+    @abc.abstractmethod
+    def compute(self, samples: Samples, options: Options) -> Found:
+        """Scores of the samples."""
+
+    def compute_all(
+        self, samples: Samples, slices: Sequence[tuple[float, float]], options: Options
+    ) -> list[Found]:
+        parts = [samples.within(*ends) for ends in slices]
+        return [
+            self.compute(samples, options),
+            *(self.compute(p, options) if p.is_enough else Found() for p in parts),
+        ]
 
 
 def with_error(key: str, value: float, error: float) -> dict[str, float]:

@@ -68,7 +68,7 @@ def rows(dataset: str, path: str | os.PathLike | None = None) -> tuple[Row, ...]
         tables = json.loads(file.read_text(encoding="utf-8"))["datasets"]
         if dataset not in tables:
             raise CalojaxError(
-                f"{file}: has no scores of {dataset!r}, only of {', '.join(tables)}."
+                f"{file}: has no scores of {dataset!r}, only of {', '.join(tables) or 'nothing'}."
             )
         return tuple(
             Row(

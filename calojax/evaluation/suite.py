@@ -83,7 +83,8 @@ class Evaluation:
 
     Attributes:
       detector: geometry of both samples.
-      generated: features of the generated showers; so ``reference``.
+      generated: features of the generated showers.
+      reference: features of the reference showers.
       histograms: all histograms, if they were asked for.
       layer_correlations: correlations of the layer energies, if they were asked for.
       shower_correlations: correlations of centres, widths, hits and energy, if asked for.

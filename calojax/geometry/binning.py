@@ -133,10 +133,17 @@ def _chosen(path: pathlib.Path, particle: str | None) -> tuple[ElementTree.Eleme
     if len(chosen) == 1:
         return chosen[0]
     listed = [f"{element.get('pid') or '-'} ({species})" for element, species in chosen or bins]
-    which = "" if particle is None else f" of particle {particle!r}"
+    found = ", ".join(dict.fromkeys(listed))
+    if not chosen:
+        raise CalojaxError(
+            f"{path}: has no <Bin> of particle {particle!r}; choose among {found} with --particle."
+        )
+    if len(set(listed)) > 1:
+        raise CalojaxError(
+            f"{path}: has several particles, {found}; choose one by name or number: --particle."
+        )
     raise CalojaxError(
-        f"{path}: has {len(chosen)} <Bin>{which}; choose one of {', '.join(listed)} by name or "
-        "number: --particle. There may be only one of it."
+        f"{path}: has {len(chosen)} <Bin> of particle {found}; leave only one of them in the file."
     )
 
 

@@ -48,7 +48,7 @@ def open_cached(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
-        with files.temporary(place) as partial:
+        with files.temporary(folder / "unfinished") as partial:
             if size > shutil.disk_usage(folder).free:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             _convert(source, partial)

@@ -6,6 +6,7 @@ Import this package where a picture is drawn, not at the top of a module: it com
 ``plots``.
 """
 
+from calojax.plot import backend  # noqa: F401 (first: it imports matplotlib safely)
 from calojax.plot.curves import loss_curves, pareto
 from calojax.plot.histograms import histogram_sheet
 from calojax.plot.profiles import correlations, longitudinal, radial, response

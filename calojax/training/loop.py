@@ -231,9 +231,8 @@ def _validate(
 def _judge(run: Run, stage: Stage, progress: Progress) -> Callable[[Variables], dict[str, float]]:
     """A function of the variables for the separation powers of generated from validation showers.
 
-    People understand them better than losses. There are some as soon as all other stages are
-    trained, and none where a voxel is no energy, as early in a training. The generated showers are
-    the same draws at every call.
+    It gives none before all other stages are trained, nor where a voxel is not a valid energy, as
+    early in a training. The random numbers of the generated showers are the same at every call.
     """
     model, dataset = run.model, run.data.dataset
     others = {other.name for other in model.stages} - {stage.name}
