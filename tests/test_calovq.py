@@ -152,3 +152,4 @@ def test_prior_settings_that_do_not_fit_are_refused():
     with pytest.raises(CalojaxError, match=r"--prior\.patch must be at least 1 1 1"):
         PriorConfig(patch=(0, 2, 4))
     assert PriorConfig(width=30).kind == "gru"
+    assert PriorConfig(codes_per_step=8).codes_per_step == 8

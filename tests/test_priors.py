@@ -5,6 +5,8 @@ of all 5^6 sequences are computed once, by one program.
 """
 
 import functools
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +15,15 @@ import pytest
 from conftest import depends, moved
 
 from calojax import rng
+from calojax.errors import CalojaxError
 from calojax.nn import recurrence
-from calojax.nn.priors import categorical, gru
+from calojax.nn.priors import PRIORS as PRIOR_KINDS
+from calojax.nn.priors import categorical
 from calojax.nn.priors.autoregressive import Autoregressive
 from calojax.nn.priors.flow import Flow, Trunk
 from calojax.nn.priors.gpt import GPT
 from calojax.nn.priors.gru import GRU, neighbours
+from calojax.nn.priors.prior import Settings
 
 pytestmark = pytest.mark.usefixtures("strict_ranks")
 
@@ -157,13 +162,13 @@ def test_the_gradient_of_the_states_is_that_of_the_steps():
     def stepped(state, gates, kernel, bias):
         states = []
         for step in gates:
-            states.append(state := gru.gru_step(state, step, kernel, bias))
+            states.append(state := recurrence.gru_step(state, step, kernel, bias))
         return jnp.stack(states)
 
     def gradient(states):
         return jax.grad(lambda arrays: (states(*arrays) * weights).sum())(arguments)
 
-    for found, expected in zip(gradient(gru.gru_states), gradient(stepped), strict=True):
+    for found, expected in zip(gradient(recurrence.gru_states), gradient(stepped), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -266,6 +271,62 @@ def test_every_position_may_have_its_own_context(name):
     assert cold[0, 5] == log_p.argmax()
     unchanged = np.asarray(log_probs(variables(name), last, everywhere))[:5, 5]
     assert np.abs(log_p - unchanged).max() > 1e-3
+
+
+def test_steps_of_several_codes_have_a_joint_distribution():
+    # Two steps of three codes of three.
+    prior = Autoregressive(GRU(size=27, length=2, width=8, embedding=4), together=3)
+    every = np.stack(np.meshgrid(*[np.arange(3)] * 6, indexing="ij"), -1).reshape(-1, 6)
+    # A context at every code; a step has that of its first.
+    context = np.broadcast_to(np.repeat(np.float32([0.3, -1.0]), 3)[None, :, None], (729, 6, 1))
+
+    @jax.jit
+    def codes(params, keys, context):
+        noise, first = prior.noise(keys), jnp.broadcast_to(context[:1], (len(keys), 6, 1))
+        log_probs = prior.log_probs(params, jnp.asarray(every), context)
+        return (
+            log_probs,
+            prior.loss(params, keys, jnp.asarray(every), context),
+            prior.draw(params, noise, first),
+        )
+
+    params = moved(jax.jit(prior.init)(jax.random.key(1), context[:1]), 0.3)
+    found = codes(params, rng.per_item(rng.root(0), np.arange(20_000)), context)
+    log_probs, loss, drawn = map(np.asarray, found)
+    p = np.exp(log_probs.sum(1))
+    assert p.sum() == pytest.approx(1, rel=1e-5)
+    np.testing.assert_allclose(loss, -np.log(p) / 6, rtol=1e-5)
+    frequency = np.bincount(drawn @ 3 ** np.arange(6)[::-1], minlength=729) / len(drawn)
+    np.testing.assert_allclose(frequency, p, atol=5 * (p.max() / len(drawn)) ** 0.5)
+    # Codes of a step are not independent: the test would see wrong combinations.
+    of_step = p.reshape(27, 27).sum(1).reshape(3, 3, 3)
+    apart = np.einsum("i,j,k", *(of_step.sum(tuple({0, 1, 2} - {i})) for i in range(3)))
+    assert np.abs(of_step - apart).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("together", "steps"),
+    [(1, (3, 4, 2)), (2, (3, 4, 1)), (4, (3, 2, 1)), (8, (3, 1, 1)), (24, (1, 1, 1))],
+)
+def test_the_grid_of_steps(together, steps):
+    settings = Settings(codes_per_step=together)
+    prior = PRIOR_KINDS["gru"](settings, 1, (3, 4, 2), 3)
+    assert prior.cell.length == math.prod(steps)
+    assert prior.cell.lags == neighbours(steps)
+
+
+@pytest.mark.parametrize(
+    ("together", "size", "message"),
+    [
+        (3, 2, "3 consecutive codes do not divide the grid of (3, 4, 2)"),
+        (16, 1, "do not divide"),
+        (8, 4, "8 codes of 4 have 65536 combinations, more than 4096"),
+        (0, 2, "must be at least 1, got 0"),
+    ],
+)
+def test_codes_of_a_step_that_do_not_fit_are_refused(together, size, message):
+    with pytest.raises(CalojaxError, match=re.escape(message)):
+        PRIOR_KINDS["gru"](Settings(codes_per_step=together), size, (3, 4, 2), 3)
 
 
 def test_neighbours_of_a_grid_are_behind():

@@ -11,7 +11,8 @@ from jax import lax
 from calojax import rng
 from calojax.export.conversion import convert
 from calojax.export.graph import Graph, NoRule
-from calojax.nn.priors import categorical, gru
+from calojax.nn import recurrence
+from calojax.nn.priors import categorical
 
 X = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
 POSITIVE = np.abs(X) + 0.1
@@ -98,7 +99,7 @@ def recurrent(state, x, kernel):
         for shape in ((width, 3 * width), (3 * width,), (1, width))
     )
     weights = jnp.asarray(generator.normal(size=(x.shape[1], 3 * width)), jnp.float32)
-    return gru.gru_step(state, x @ weights + bias, recurrent, new) + kernel
+    return recurrence.gru_step(state, x @ weights + bias, recurrent, new) + kernel
 
 
 CASES = {

@@ -83,7 +83,7 @@ class EnergiesConfig:
     Attributes:
       kind: density that sees all preceding layers ("density"), or the conditional VAE of the talk
         ("vae").
-      width: features of a layer's history in the density.
+      width: size of the recurrent state of the density.
       components: number of normals in the mixture for a layer's log share.
       latents: size of the latent space of the VAE.
       hidden: layer widths of encoder and decoder of the VAE.
@@ -91,11 +91,11 @@ class EnergiesConfig:
     """
 
     kind: Literal["density", "vae"] = "density"
-    width: int = 64
-    components: int = 4
+    width: int = 128
+    components: int = 8
     latents: int = 4
     hidden: tuple[int, ...] = (256, 256)
-    schedule: Schedule = Schedule(batch_size=512, learning_rate=3e-3, weight_decay=1.0, best=True)
+    schedule: Schedule = Schedule(batch_size=512, learning_rate=3e-3, weight_decay=0.1, best=True)
 
     def build(self, layers: int) -> EnergyDensity | EnergyVAE:
         """The model of the energies of that many layers."""
@@ -122,7 +122,7 @@ class PriorConfig(priors.Settings):
     def __post_init__(self):
         super().__post_init__()
         # Settings that never fit are refused here; `CaloVQ.fit` checks them against the codes.
-        self.build(1, (1, 1, 1), 1)
+        self.build(1, (self.codes_per_step, 1, 1), 1)
 
     def build(self, size: int, grid: Grid, width: int) -> priors.Prior:
         """The prior over a grid of ``size`` different codes with vectors of ``width``."""

@@ -2,10 +2,8 @@
 
 The visible fraction E_sum / E_inc comes first. Then every layer, from the front to the back, is
 empty with some probability, and otherwise the logarithm of its share of the visible energy is a
-mixture of normals; both depend on the incident energy, the visible fraction, all layers before and
-the share that these have left.
-In training all layers are computed at once, because a layer's weights for later layers are masked
-(MADE, Germain et al. 2015, arXiv:1502.03509).
+mixture of normals; both depend on the incident energy, the visible fraction and all layers before,
+through the state of a gated recurrent unit (GRU) and the share that these layers have left.
 
 The talk's conditional VAE is in `calojax.models.calovq.energy_vae`.
 """
@@ -16,13 +14,12 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from calojax.nn.mixture import Mixture
 from calojax.nn.mlp import MLP
-from calojax.nn.recurrence import scan
+from calojax.nn.recurrence import gru_states, gru_step, scan
 
 # Below this share of the visible energy, what is left depends on the errors of the layers before.
 _LEAST_LEFT = 0.003
@@ -60,7 +57,7 @@ class EnergyDensity(nn.Module):
 
     Attributes:
       layers: number of layers.
-      width: features of a layer's history.
+      width: size of the recurrent state.
       components: number of normals in each mixture.
     """
 
@@ -69,15 +66,15 @@ class EnergyDensity(nn.Module):
     components: int
 
     def setup(self):
-        l, w = self.layers, self.width
-        small = nn.initializers.normal(0.05)
-        self.history = self.param("history", small, (l, 2 * l, w))
-        self.given = self.param("given", nn.initializers.normal(0.5), (l, 2, w))
-        self.left = self.param("left", nn.initializers.normal(0.3), (l, 2, w))
-        self.bias = self.param("bias", nn.initializers.zeros, (l, w))
+        l, w, n = self.layers, self.width, 1 + 3 * self.components
+        zeros = nn.initializers.zeros
+        self.input = self.param("input", nn.initializers.normal(0.3), (l, _FEATURES, 4 * w))
+        self.input_bias = self.param("input_bias", zeros, (l, 4 * w))
+        self.state = self.param("state", nn.initializers.orthogonal(), (w, 3 * w))
+        self.state_bias = self.param("state_bias", zeros, (1, w))
         self.hidden = MLP((w,), w)
-        self.output = self.param("output", small, (l, w, 1 + 3 * self.components))
-        self.output_bias = self.param("output_bias", nn.initializers.zeros, self.output.shape[::2])
+        self.output = nn.Dense(n)
+        self.output_bias = self.param("output_bias", zeros, (l, n))
         self.visible = MLP((64, 64), 3 * self.components)
 
     def __call__(
@@ -105,13 +102,15 @@ class EnergyDensity(nn.Module):
         self, energies: LayerEnergies, condition: Float[Array, "b 1"], scales: Scales
     ) -> tuple[Float[Array, "b l"], Float[Array, "b l n"]]:
         """Logits of the presence, and parameters of the share's mixture, given preceding layers."""
-        seen = jnp.concatenate([energies.share, energies.present], -1)
-        history = jnp.einsum("bk,lkw->blw", seen, self._masked())
-        before = jnp.cumsum(scales.shares(energies)[:, :-1], -1)
-        left = _left(jnp.pad(before, ((0, 0), (1, 0))))
-        x = history + self._start(energies.visible, condition)
-        x = x + jnp.einsum("blk,lkw->blw", left, self.left)
-        outputs = jnp.einsum("blw,lwn->bln", self._features(x), self.output) + self.output_bias
+        given = jnp.concatenate([condition, energies.visible[:, None]], -1)
+        shares = scales.shares(energies).T
+        # Every layer sees the one before, the first an empty one.
+        before, last = (jnp.pad(x[:-1], ((1, 0), (0, 0))) for x in (jnp.cumsum(shares, 0), shares))
+        features = jax.vmap(_features, (None, 0, 0, 0))(given, before, last, scales)
+        x = jnp.einsum("lbk,lkw->lbw", features, self.input) + self.input_bias[:, None]
+        gates, x = jnp.split(x, [3 * self.width], -1)
+        states = gru_states(jnp.zeros_like(x[0]), gates, self.state, self.state_bias)
+        outputs = self._outputs(states, x).swapaxes(0, 1) + self.output_bias
         return outputs[..., 0], outputs[..., 1:]
 
     @nn.nowrap
@@ -125,57 +124,64 @@ class EnergyDensity(nn.Module):
         """Layer energies from `noise`."""
         (presence, component), normal = jnp.moveaxis(noise["uniform"], 1, 0), noise["normal"]
         visible = Mixture(self.visible(condition)).at(component[:, -1], normal[:, -1])
-        start = self._start(visible, condition)
+        given = jnp.concatenate([condition, visible[:, None]], -1)
 
         def layer(carry, inputs):
-            seen, before = carry
-            i, weights, start, of_left, output, bias, scale, presence, component, normal = inputs
-            x = seen @ weights + start + _left(before) @ of_left
-            outputs = self._features(x) @ output + bias
+            state, before, last = carry
+            kernel, bias, output_bias, scale, presence, component, normal = inputs
+            x = _features(given, before, last, scale) @ kernel + bias
+            gates, x = jnp.split(x, [3 * self.width], -1)
+            state = gru_step(state, gates, self.state, self.state_bias)
+            outputs = self._outputs(state, x) + output_bias
             present = presence < nn.sigmoid(outputs[:, 0])
             share = jnp.where(present, Mixture(outputs[:, 1:]).at(component, normal), 0.0)
-            drawn = jnp.stack([share, present.astype(share.dtype)], 1)
-            seen = seen.reshape(-1, 2, self.layers).at[..., i].set(drawn).reshape(seen.shape)
-            before = before + scale.shares(LayerEnergies(share, present, visible))
-            return (seen, before), None
+            last = scale.shares(LayerEnergies(share, present, visible))
+            return (state, before + last, last), (share, present)
 
         by_layer = (x.swapaxes(0, 1)[:-1] for x in (presence, component, normal))
-        inputs = (
-            *(np.arange(self.layers), self._masked(), start.swapaxes(0, 1), self.left),
-            *(self.output, self.output_bias, scales, *by_layer),
-        )
-        nothing = jnp.zeros((visible.shape[0], 2 * self.layers), visible.dtype)
-        (seen, _), _ = scan(layer, (nothing, jnp.zeros_like(visible)), inputs)
-        return LayerEnergies(seen[:, : self.layers], seen[:, self.layers :] > 0, visible)
+        inputs = (self.input, self.input_bias, self.output_bias, scales, *by_layer)
+        nothing = jnp.zeros_like(visible)
+        start = jnp.zeros((len(visible), self.width), visible.dtype)
+        _, (share, present) = scan(layer, (start, nothing, nothing), inputs)
+        return LayerEnergies(share.T, present.T, visible)
 
-    def _masked(self) -> jax.Array:
-        """Weights of preceding layers only, [l, 2 l, w]."""
-        before = np.tri(self.layers, k=-1, dtype=np.float32)
-        return self.history * np.tile(before, 2)[..., None]
+    def _outputs(
+        self, state: Float[Array, "*shape w"], x: Float[Array, "*shape w"]
+    ) -> Float[Array, "*shape n"]:
+        """Outputs from the state and the layer's own inputs."""
+        x = state + nn.silu(x)
+        return self.output(nn.silu(x + self.hidden(nn.silu(x))))
 
-    def _start(self, visible: jax.Array, condition: jax.Array) -> jax.Array:
-        """Features of each layer without its history, [b, l, w]."""
-        given = jnp.concatenate([condition, visible[:, None]], -1)
-        return jnp.einsum("bk,lkw->blw", given, self.given) + self.bias
 
-    def _features(self, x: jax.Array) -> jax.Array:
-        x = nn.silu(x)
-        return nn.silu(x + self.hidden(x))
+# Number of inputs of a layer from `_features`.
+_FEATURES = 7
+
+
+def _features(
+    given: Float[Array, "b 2"], before: Float[Array, " b"], last: Float[Array, " b"], scale: Scales
+) -> Float[Array, "b k"]:
+    """Inputs of a layer: what is given, the shares that layers before have left, the last layer's.
+
+    Args:
+      given: condition and visible fraction.
+      before: sum of the shares of all layers before.
+      last: share of the layer before.
+      scale: mean and standard deviation of the layer's own log share.
+    """
+    # Without what is left a network hardly learns that all shares are one together.
+    left = jnp.maximum(1.0 - before, _LEAST_LEFT)
+    present = last > 0
+    log = jnp.log(jnp.where(present, last, 1.0)) - scale.mean
+    # Proportional to the root of the energy: of use for layers with most energy.
+    root = jnp.exp(jnp.minimum(0.5 * log, 2.0))
+    of_last = (jnp.where(present, x, 0.0) for x in (log / scale.std, root, jnp.ones_like(log)))
+    return jnp.stack([*given.T, left, jnp.log(left), *of_last], -1)
 
 
 def with_noise(energies: LayerEnergies, key: PRNGKeyArray) -> LayerEnergies:
     """The energies with noise on the shares of layers that are not empty."""
     noise = _NOISE * jax.random.normal(key, energies.share.shape)
     return energies._replace(share=energies.share + jnp.where(energies.present, noise, 0.0))
-
-
-def _left(before: jax.Array) -> jax.Array:
-    """Features of the share of the visible energy that layers before have left: [..., 2].
-
-    Without them a network hardly learns that all shares are one together.
-    """
-    left = jnp.maximum(1.0 - before, _LEAST_LEFT)
-    return jnp.stack([left, jnp.log(left)], -1)
 
 
 def random_numbers(keys: PRNGKeyArray, layers: int, latents: int = 0) -> dict[str, jax.Array]:

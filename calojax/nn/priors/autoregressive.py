@@ -57,28 +57,35 @@ class Cell(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Autoregressive:
-    """p(codes | context) as the product of p(code | earlier codes, context)."""
+    """p(codes | context) as the product of p(code | earlier codes, context).
+
+    A step may draw several consecutive codes together: its token is then one of all their
+    combinations, of which the cell has k. Their context is that of the first.
+    """
 
     cell: Cell
+    together: int = 1  # codes of a step
 
     def init(self, key: jax.Array, context: jax.Array) -> Variables:
         """Random variables for contexts of this shape."""
-        return self.cell.init(key, context)
+        return self.cell.init(key, self._of_steps(context))
 
     def loss(
         self, variables: Variables, keys: jax.Array, codes: jax.Array, context: jax.Array
     ) -> jax.Array:
         """-log p(codes) / t in nats, [b]; the keys are not used."""
-        return -self.log_probs(variables, codes, context).mean(-1)
+        return -self.log_probs(variables, codes, context).sum(-1) / codes.shape[1]
 
     def log_probs(self, variables: Variables, codes: jax.Array, context: jax.Array) -> jax.Array:
-        """log p(code | earlier codes, context) in nats: codes [b, t] -> [b, t]."""
+        """log p(codes of a step | earlier codes, context) in nats: codes [b, t] -> [b, steps]."""
+        codes = self._joined(codes)
         first = jnp.full_like(codes[:, :1], self.cell.size)
         tokens = jnp.concatenate([first, codes[:, :-1]], axis=1)
-        return categorical.log_prob(self.cell.bind(variables).logits(tokens, context), codes)
+        logits = self.cell.bind(variables).logits(tokens, self._of_steps(context))
+        return categorical.log_prob(logits, codes)
 
     def noise(self, keys: jax.Array) -> Noise:
-        """The random numbers of `draw` from keys [b]: quantiles of the codes, [b, t]."""
+        """The random numbers of `draw` from keys [b]: quantiles of the tokens, [b, steps]."""
         return {"uniform": rng.uniform(keys, (self.cell.length,))}
 
     def draw(
@@ -95,6 +102,7 @@ class Autoregressive:
 
         length = self.cell.length
         cell = self.cell.bind(variables)
+        context = self._of_steps(context)
         carry = cell.start(context)
         token = jnp.full(context.shape[:1], self.cell.size, jnp.int32)
         inputs = cell.inputs(context), noise["uniform"].T
@@ -105,4 +113,27 @@ class Autoregressive:
             piece = jax.tree.map(lambda x, start=start, end=end: x[start:end], inputs)
             (carry, token), drawn = scan(step, (carry, token), piece)
             codes.append(drawn)
-        return jnp.concatenate(codes).T
+        return self._apart(jnp.concatenate(codes).T)
+
+    def _of_steps(self, context: jax.Array) -> jax.Array:
+        """The context of every step, [b, c] or [b, steps, c]."""
+        return context if context.ndim == 2 else context[:, :: self.together]
+
+    def _joined(self, codes: jax.Array) -> jax.Array:
+        """Tokens [b, steps] of codes [b, t]."""
+        codes = codes.reshape(len(codes), -1, self.together)
+        return (codes * self._place_values()).sum(-1)
+
+    def _apart(self, tokens: jax.Array) -> jax.Array:
+        """Codes [b, t] of tokens [b, steps]; inverse of `_joined`."""
+        codes = tokens[..., None] // self._place_values() % self._size
+        return codes.reshape(len(tokens), -1)
+
+    @property
+    def _size(self) -> int:
+        """Number of different codes."""
+        return round(self.cell.size ** (1 / self.together))
+
+    def _place_values(self) -> np.ndarray:
+        """What each code of a step counts in its token, [1, 1, together]."""
+        return self._size ** np.arange(self.together, dtype=np.int32)[None, None]

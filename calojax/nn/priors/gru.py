@@ -12,14 +12,49 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from calojax.errors import CalojaxError
 from calojax.nn.priors.autoregressive import Autoregressive
 from calojax.nn.priors.prior import Grid, Settings
+from calojax.nn.recurrence import gru_states, gru_step
 
 
 def build(settings: Settings, size: int, grid: Grid, width: int) -> Autoregressive:
-    """The recurrent prior, which sees the code before on each axis."""
-    length, lags = math.prod(grid), neighbours(grid)
-    return Autoregressive(GRU(size, length, settings.width, settings.embedding, lags))
+    """The recurrent prior, which sees the codes before on each axis.
+
+    Raises:
+      CalojaxError: if the codes of a step do not divide the grid, or have too many combinations.
+    """
+    together = settings.codes_per_step
+    steps, k = _steps(grid, together), size**together
+    if k > max(_MOST_TOKENS, size):
+        raise CalojaxError(
+            f"{together} codes of {size} have {k} combinations, more than {_MOST_TOKENS}; "
+            "lower --prior.codes-per-step."
+        )
+    cell = GRU(k, math.prod(steps), settings.width, settings.embedding, neighbours(steps))
+    return Autoregressive(cell, together)
+
+
+# Largest number of combinations of the codes of a step.
+_MOST_TOKENS = 4096
+
+
+def _steps(grid: Grid, together: int) -> Grid:
+    """The grid of steps that draw so many consecutive codes."""
+    left, steps = together, []
+    for number in reversed(grid):
+        part = math.gcd(number, left)
+        left //= part
+        steps.append(number // part)
+        if part < number and left > 1:
+            break
+    if left > 1:
+        raise CalojaxError(
+            f"{together} consecutive codes do not divide the grid of {grid} codes (z, alpha, r), r "
+            "first; change --prior.codes-per-step."
+        )
+    r, alpha, z = steps
+    return z, alpha, r
 
 
 def neighbours(grid: Grid) -> tuple[int, ...]:
@@ -147,65 +182,3 @@ def _gates(tables: Tables, codes: list[jax.Array], x: jax.Array) -> jax.Array:
         x += table[code]
     kernel, bias = tables.input
     return nn.silu(x) @ kernel + jnp.expand_dims(bias, range(x.ndim - 1))
-
-
-@jax.jit  # Under its own name, so that `calojax.export` finds it.
-def gru_step(state: jax.Array, gates: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-    """The state [b, w] after one step, as in `flax.linen.GRUCell`, from gates [b, 3 w]."""
-    return _cell(state, gates, state @ kernel, bias)
-
-
-def _cell(state: jax.Array, gates: jax.Array, product: jax.Array, bias: jax.Array) -> jax.Array:
-    """`gru_step`, given the product of state and kernel [b, 3 w]."""
-    reset, update, new = jnp.split(gates, 3, -1)
-    of_reset, of_update, of_new = jnp.split(product, 3, -1)
-    reset, update = nn.sigmoid(reset + of_reset), nn.sigmoid(update + of_update)
-    new = nn.tanh(new + reset * (of_new + bias))
-    return (1.0 - update) * new + update * state
-
-
-@jax.custom_vjp
-def gru_states(state: jax.Array, gates: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-    """The states [t, b, w] after each of t steps of `gru_step`, from gates [t, b, 3 w].
-
-    The gradient of the kernel is one product over all steps after the loop. Automatic
-    differentiation would add it up in the loop, where devices that share a batch would exchange it
-    at every step.
-    """
-
-    def step(state, gates):
-        state = gru_step(state, gates, kernel, bias)
-        return state, state
-
-    return jax.lax.scan(step, state, gates)[1]
-
-
-def _forward(state, gates, kernel, bias):
-    def step(state, gates):
-        def cell(state, gates, product):
-            return _cell(state, gates, product, bias)
-
-        after, pull = jax.vjp(cell, state, gates, state @ kernel)
-        return after, (after, state, pull)
-
-    states, before, pulls = jax.lax.scan(step, state, gates)[1]
-    return states, (before, pulls, kernel, bias)
-
-
-def _backward(kept, of_states):
-    before, pulls, kernel, bias = kept
-
-    def step(of_state, given):
-        of_output, pull = given
-        of_state, of_gates, of_product = pull(of_state + of_output)
-        return of_state + of_product @ kernel.T, (of_gates, of_product)
-
-    start = jnp.zeros_like(before[0])
-    of_state, (of_gates, of_products) = jax.lax.scan(step, start, (of_states, pulls), reverse=True)
-    # No reshape of steps and sequences into one axis, which would gather a batch on all devices.
-    of_kernel = jnp.einsum("tbw,tbg->wg", before, of_products)
-    of_bias = of_products[..., -before.shape[-1] :].sum((0, 1)).reshape(bias.shape)
-    return of_state, of_gates, of_kernel, of_bias
-
-
-gru_states.defvjp(_forward, _backward)

@@ -24,6 +24,8 @@ class Settings:
     Attributes:
       width: size of the GRU's state, or of the flow's residual stream.
       embedding: size of the GRU's code and position embeddings.
+      codes_per_step: consecutive codes that the GRU draws in one step, as one of all their
+        combinations; r first, then alpha, then z.
       layers: number of blocks of the flow.
       heads: number of attention heads of the flow, a divisor of the width.
       passes: number of network evaluations per sequence of the flow.
@@ -34,6 +36,7 @@ class Settings:
 
     width: int = 256
     embedding: int = 64
+    codes_per_step: int = 1
     layers: int = 3
     heads: int = 4
     passes: int = 10
@@ -42,8 +45,9 @@ class Settings:
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self):
-        for name in ("layers", "heads", "passes"):
-            if getattr(self, name) < 1:
-                raise CalojaxError(f"--prior.{name} must be at least 1, got {getattr(self, name)}.")
+        for name in ("codes_per_step", "layers", "heads", "passes"):
+            if (value := getattr(self, name)) < 1:
+                option = name.replace("_", "-")
+                raise CalojaxError(f"--prior.{option} must be at least 1, got {value}.")
         if min(self.patch) < 1:
             raise CalojaxError(f"--prior.patch must be at least 1 1 1, got {self.patch}.")
