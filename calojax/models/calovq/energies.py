@@ -141,7 +141,7 @@ class EnergyDensity(nn.Module):
         by_layer = (x.swapaxes(0, 1)[:-1] for x in (presence, component, normal))
         inputs = (self.input, self.input_bias, self.output_bias, scales, *by_layer)
         nothing = jnp.zeros_like(visible)
-        start = jnp.zeros((len(visible), self.width), visible.dtype)
+        start = jnp.zeros((visible.shape[0], self.width), visible.dtype)
         _, (share, present) = scan(layer, (start, nothing, nothing), inputs)
         return LayerEnergies(share.T, present.T, visible)
 

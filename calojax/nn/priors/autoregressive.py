@@ -121,13 +121,13 @@ class Autoregressive:
 
     def _joined(self, codes: jax.Array) -> jax.Array:
         """Tokens [b, steps] of codes [b, t]."""
-        codes = codes.reshape(len(codes), -1, self.together)
+        codes = codes.reshape(codes.shape[0], -1, self.together)
         return (codes * self._place_values()).sum(-1)
 
     def _apart(self, tokens: jax.Array) -> jax.Array:
         """Codes [b, t] of tokens [b, steps]; inverse of `_joined`."""
         codes = tokens[..., None] // self._place_values() % self._size
-        return codes.reshape(len(tokens), -1)
+        return codes.reshape(tokens.shape[0], -1)
 
     @property
     def _size(self) -> int:
