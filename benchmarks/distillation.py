@@ -8,7 +8,8 @@ numbers before it. The student, a causal transformer over the numbers, learns th
 cross-entropy of the teacher's codes. With the teacher's nats per code it draws the same codes.
 Codes are in the order of the first principal component of their vectors, so that a number that is
 a little larger gives a similar code. ``--blind`` hides the numbers, which leaves codes that are
-independent of each other given the layer energies.
+independent of each other given the layer energies. Where a step of the prior draws several codes,
+so does the student: all this is then about their combinations.
 """
 
 import dataclasses
@@ -32,6 +33,7 @@ from calojax.evaluation.samples import Selection
 from calojax.io import open_showers
 from calojax.models.calovq.model import CaloVQ
 from calojax.nn.priors import categorical
+from calojax.nn.priors.autoregressive import Autoregressive
 from calojax.nn.priors.gpt import Block
 
 SCORES = ("fpd", "precision", "recall", "density", "separation_ec_r")
@@ -61,27 +63,31 @@ class Benchmark(rows.Options):
 
 
 class Drawn(NamedTuple):
-    """What the teacher draws for a batch of showers; codes are numbers in the student's order."""
+    """What the teacher draws for a batch of showers: tokens are numbers in the student's order."""
 
     energies: jax.Array
     noise: Any
     layers: jax.Array
     context: jax.Array
-    codes: jax.Array
+    tokens: jax.Array
 
     @property
     def u(self) -> jax.Array:
-        """The uniform numbers that determine the codes, [b, t]."""
+        """The uniform numbers that determine the tokens, [b, t]."""
         return self.noise["prior"]["uniform"]
 
 
 class Teacher:
-    """A trained model, with codes in the order of the first principal component."""
+    """A trained model, with tokens in the order of the first principal component."""
 
     def __init__(self, trained: calojax.TrainedModel):
         assert isinstance(trained.model, CaloVQ)
         self.model, self.original = trained.model, trained.variables
+        assert isinstance(self.model._prior, Autoregressive)
+        self.prior = self.model._prior
         vectors = np.asarray(self.original["state"]["codebook"]["vectors"])
+        codes = self.prior.apart(np.arange(self.prior.cell.size)[:, None])
+        vectors = vectors[codes].reshape(len(codes), -1)
         centred = vectors - vectors.mean(0)
         self.order = np.argsort(centred @ np.linalg.svd(centred, full_matrices=False)[2][0])
         params = self.original["params"]
@@ -108,21 +114,22 @@ class Teacher:
         layers = model.sample_layer_energies(variables, noise, energies)
         context = model._prior_context(variables, energies, layers)
         codes = model.sample_codes(variables, noise, energies, layers)
-        return Drawn(energies, noise, layers, context, codes)
+        return Drawn(energies, noise, layers, context, self.prior.joined(codes))
 
     def nats(self, drawn: Drawn) -> jax.Array:
         """The teacher's own cross-entropy per code."""
         variables = self.model._prior_variables(self.variables)
-        return -self.model._prior.log_probs(variables, drawn.codes, drawn.context).mean()
+        codes = self.prior.apart(drawn.tokens)
+        return -self.prior.log_probs(variables, codes, drawn.context).sum() / codes.size
 
-    def showers(self, drawn: Drawn, codes: jax.Array) -> jax.Array:
-        """Showers of codes, in MeV."""
-        codes = jnp.asarray(self.order)[codes]
+    def showers(self, drawn: Drawn, tokens: jax.Array) -> jax.Array:
+        """Showers of tokens, in MeV."""
+        codes = self.prior.apart(jnp.asarray(self.order)[tokens])
         return self.model.decode(self.original, drawn.noise, codes, drawn.energies, drawn.layers)
 
 
 class Student(nn.Module):
-    """Logits of all codes in one pass: numbers u [b, t], context [b, t, c] -> [b, t, k]."""
+    """Logits of all tokens in one pass: numbers u [b, t], context [b, t, c] -> [b, t, k]."""
 
     size: int
     blocks: int
@@ -148,27 +155,28 @@ def taught(student: Student, teacher: Teacher, steps: int) -> Any:
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, 0.9, 0.99))
 
     @jax.jit
-    def step(params, state, u, context, codes):
+    def step(params, state, u, context, tokens):
         def loss(params):
-            return -categorical.log_prob(student.apply(params, u, context), codes).mean()
+            return -categorical.log_prob(student.apply(params, u, context), tokens).mean()
 
         value, gradient = jax.value_and_grad(loss)(params)
         changes, state = optimizer.update(gradient, state, params)
         return optax.apply_updates(params, changes), state, value
 
     first = teacher.draw(1, 0)
-    params = jax.jit(student.init)(rng.root(0), first.u, first.context)
+    params = jax.jit(student.init)(rng.root(0), first.u, teacher.prior.of_steps(first.context))
     state = optimizer.init(params)
     for number in (bar := tqdm.tqdm(range(steps))):
         drawn = teacher.draw(2, number)
-        params, state, value = step(params, state, drawn.u, drawn.context, drawn.codes)
+        context = teacher.prior.of_steps(drawn.context)
+        params, state, value = step(params, state, drawn.u, context, drawn.tokens)
         if number % 50 == 0:
-            bar.set_postfix(nats=float(value))
+            bar.set_postfix(nats=float(value) / teacher.prior.together)
     return params
 
 
 def main(b: Benchmark) -> Iterator[Row]:
-    """One row: nats per code, shares of equal codes, and scores of teacher and student."""
+    """One row: nats per code, share of equal tokens, and scores of teacher and student."""
     b = b.small(steps=2, blocks=1, width=32)
     teacher = Teacher(calojax.load(b.run))
     student = Student(len(teacher.order), b.blocks, b.width, b.blind)
@@ -176,11 +184,11 @@ def main(b: Benchmark) -> Iterator[Row]:
 
     @jax.jit
     def compared(drawn):
-        logits = student.apply(params, drawn.u, drawn.context)
+        logits = student.apply(params, drawn.u, teacher.prior.of_steps(drawn.context))
         own = categorical.choose(drawn.u, logits)
-        nats = -categorical.log_prob(logits, drawn.codes).mean()
-        showers = teacher.showers(drawn, drawn.codes), teacher.showers(drawn, own)
-        return nats, teacher.nats(drawn), (drawn.codes == own).mean(), showers
+        nats = -categorical.log_prob(logits, drawn.tokens).mean() / teacher.prior.together
+        showers = teacher.showers(drawn, drawn.tokens), teacher.showers(drawn, own)
+        return nats, teacher.nats(drawn), (drawn.tokens == own).mean(), showers
 
     reference = open_showers(b.reference) if b.reference else None
     energies = reference.energies if reference else np.exp([teacher.low] * _BATCH)

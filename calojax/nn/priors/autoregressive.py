@@ -68,7 +68,7 @@ class Autoregressive:
 
     def init(self, key: jax.Array, context: jax.Array) -> Variables:
         """Random variables for contexts of this shape."""
-        return self.cell.init(key, self._of_steps(context))
+        return self.cell.init(key, self.of_steps(context))
 
     def loss(
         self, variables: Variables, keys: jax.Array, codes: jax.Array, context: jax.Array
@@ -78,10 +78,10 @@ class Autoregressive:
 
     def log_probs(self, variables: Variables, codes: jax.Array, context: jax.Array) -> jax.Array:
         """log p(codes of a step | earlier codes, context) in nats: codes [b, t] -> [b, steps]."""
-        codes = self._joined(codes)
+        codes = self.joined(codes)
         first = jnp.full_like(codes[:, :1], self.cell.size)
         tokens = jnp.concatenate([first, codes[:, :-1]], axis=1)
-        logits = self.cell.bind(variables).logits(tokens, self._of_steps(context))
+        logits = self.cell.bind(variables).logits(tokens, self.of_steps(context))
         return categorical.log_prob(logits, codes)
 
     def noise(self, keys: jax.Array) -> Noise:
@@ -102,7 +102,7 @@ class Autoregressive:
 
         length = self.cell.length
         cell = self.cell.bind(variables)
-        context = self._of_steps(context)
+        context = self.of_steps(context)
         carry = cell.start(context)
         token = jnp.full(context.shape[:1], self.cell.size, jnp.int32)
         inputs = cell.inputs(context), noise["uniform"].T
@@ -113,19 +113,19 @@ class Autoregressive:
             piece = jax.tree.map(lambda x, start=start, end=end: x[start:end], inputs)
             (carry, token), drawn = scan(step, (carry, token), piece)
             codes.append(drawn)
-        return self._apart(jnp.concatenate(codes).T)
+        return self.apart(jnp.concatenate(codes).T)
 
-    def _of_steps(self, context: jax.Array) -> jax.Array:
+    def of_steps(self, context: jax.Array) -> jax.Array:
         """The context of every step, [b, c] or [b, steps, c]."""
         return context if context.ndim == 2 else context[:, :: self.together]
 
-    def _joined(self, codes: jax.Array) -> jax.Array:
+    def joined(self, codes: jax.Array) -> jax.Array:
         """Tokens [b, steps] of codes [b, t]."""
         codes = codes.reshape(codes.shape[0], -1, self.together)
         return (codes * self._place_values()).sum(-1)
 
-    def _apart(self, tokens: jax.Array) -> jax.Array:
-        """Codes [b, t] of tokens [b, steps]; inverse of `_joined`."""
+    def apart(self, tokens: jax.Array) -> jax.Array:
+        """Codes [b, t] of tokens [b, steps]; inverse of `joined`."""
         codes = tokens[..., None] // self._place_values() % self._size
         return codes.reshape(tokens.shape[0], -1)
 
