@@ -16,6 +16,7 @@ from calojax.geometry import Detector
 from calojax.models.calovq import transforms
 from calojax.models.calovq.transforms import Statistics
 from calojax.models.voxels import layer_sums, over_voxels
+from calojax.nn.recurrence import scan
 
 VoxelTransformName = Literal["linear", "arctanh", "quantile"]
 Voxels = Float[Array, "b v"]
@@ -81,28 +82,33 @@ class Quantile:
 
     def showers(self, y, hit, layer_energy, statistics: Statistics) -> jax.Array:
         """Showers from hits; voxels with y below -1 are empty."""
-        hit = hit & (y >= -1.0)
         target = jnp.log(jnp.maximum(layer_energy, 1e-30))
-        shift = jnp.zeros_like(layer_energy)
+
         # Newton's method for the logarithm of the sum, which is nearly linear in y. After four
-        # steps the remaining factor is close to one; `join_layers` applies it.
-        for _ in range(4):
+        # steps the remaining factor is close to one; `join_layers` applies it. The last turn only
+        # computes energies. A loop, because XLA would draw y anew for each step on a CPU.
+        def newton(carry, _):
+            shift, _ = carry
             energy, slope = self._energies(y, shift, hit, statistics)
             total = layer_sums(energy, self.detector)
             rise = layer_sums(energy * slope, self.detector)
             safe = jnp.where(total > 0, total, 1.0)
             # The slope of a whole layer is about 1 to 10; near the ends of the range it vanishes.
             step = (target - jnp.log(safe)) / jnp.maximum(rise / safe, 1.0)
-            shift = shift + jnp.where(total > 0, jnp.clip(step, -0.5, 0.5), 0.0)
-        energy, _ = self._energies(y, shift, hit, statistics)
+            step = jnp.where(total > 0, jnp.clip(step, -0.5, 0.5), 0.0)
+            return (shift + step, energy), None
+
+        start = jnp.zeros_like(layer_energy), jnp.zeros_like(y)
+        (_, energy), _ = scan(newton, start, jnp.arange(5))
         return transforms.join_layers(energy, layer_energy, self.detector)
 
     def _energies(self, y, shift, hit, statistics):
-        moved = y + over_voxels(shift, self.detector)
-        energy, slope = transforms.hit_energy(moved, statistics)
+        shift = over_voxels(shift, self.detector)
+        energy, slope = transforms.hit_energy(y + shift, statistics)
         # Above the threshold, since hits on the threshold are cut or not depending on rounding.
         energy = jnp.maximum(energy, (1 + 1e-3) * self.detector.readout_threshold)
-        return jnp.where(hit, energy, 0.0), slope
+        # Not y >= -1, which XLA would move out of the loop, together with the draw of y.
+        return jnp.where(hit & (y + shift >= shift - 1.0), energy, 0.0), slope
 
 
 VoxelTransform = Linear | Quantile
