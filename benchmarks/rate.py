@@ -88,7 +88,6 @@ def measured(folder: pathlib.Path, reference: ShowerSource, others: ShowerSource
         "codebook": config.autoencoder.codebook,
         "prior": config.prior.kind,
         "energies": config.energies.kind,
-        "texture": config.texture.kind,
     }
     row |= code_statistics(run, reference)
     samples = {

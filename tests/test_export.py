@@ -21,7 +21,6 @@ from calojax.cli import main
 from calojax.errors import CalojaxError
 from calojax.export import Options, par04, random_numbers
 from calojax.geometry import DETECTORS, Layer
-from calojax.models.calovq.config import TextureConfig
 from calojax.models.calovq_released.config import (
     GPTConfig,
     ReleasedAutoencoderConfig,
@@ -34,7 +33,7 @@ from calojax.sampling.generation import STREAM
 
 PROGRESS = Progress(1, "prior", 1, (), 0, (1e3, 1e5))
 CYLINDER = {"network": "cylinder", "filters": 4, "kernel": (3, 2, 2), "strides": (2, 2, 1)}
-# Every prior, network, likelihood, texture and model of layer energies; codes drawn in two steps.
+# Every prior, network, likelihood and model of layer energies; codes drawn in two steps.
 KINDS = {
     "gru": {**CYLINDER, "head": "density", "scale": "quantile", "codebook_size": 70},
     "flow": {"codebook": "fsq"},
@@ -70,8 +69,7 @@ def trained(batch):
         if kind == "flow":
             prior = dataclasses.replace(config.prior, kind=kind, layers=1, heads=2, passes=3)
             energies = dataclasses.replace(config.energies, kind="vae", hidden=(8,))
-            texture = TextureConfig("neighbours", width=8)
-            config = dataclasses.replace(config, prior=prior, energies=energies, texture=texture)
+            config = dataclasses.replace(config, prior=prior, energies=energies)
         config = {"released": RELEASED, "points": PRESETS["pointflow-tiny"].model}.get(kind, config)
         model = models.build(config, EQUAL_CELLS)
         transforms = model.fit([(batch["energies"], batch["showers"])])

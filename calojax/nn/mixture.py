@@ -18,6 +18,7 @@ class Mixture(distrax.MixtureSameFamily):
     def __init__(self, outputs: Float[Array, "*shape n"]):
         weight, mean, scale = jnp.split(outputs, 3, -1)
         k = weight.shape[-1]
+        self._weight = weight
         # Components start at different means, so that they do not stay equal.
         offset = jnp.linspace(-1.0, 1.0, k) if k > 1 else 0.0
         super().__init__(
@@ -27,8 +28,8 @@ class Mixture(distrax.MixtureSameFamily):
 
     def at(self, uniform: Float[Array, "*shape"], normal: Float[Array, "*shape"]) -> jax.Array:
         """Draws from numbers: the component at a quantile, and a standard normal."""
-        probs = jnp.asarray(self.mixture_distribution.probs)
-        below = jnp.cumsum(probs, -1)[..., :-1] <= uniform[..., None]
-        chosen = jax.nn.one_hot(below.sum(-1), probs.shape[-1])
+        # Not the probabilities of distrax, which normalises the weights twice.
+        below = jnp.cumsum(nn.softmax(self._weight), -1)[..., :-1] <= uniform[..., None]
+        chosen = jax.nn.one_hot(below.sum(-1), self._weight.shape[-1])
         components: Any = self.components_distribution
         return ((components.loc + components.scale * normal[..., None]) * chosen).sum(-1)

@@ -75,13 +75,12 @@ def _normal_quantile(p: jax.Array) -> jax.Array:
         return above / below
 
     centre = p - 0.5
-    share = jax.numpy.where(centre < 0, p, 1 - p)
+    share = jax.numpy.minimum(p, 1 - p)
     root = jax.numpy.sqrt(-jax.numpy.log(share))
     tail = jax.numpy.where(root > 5, ratio("far", root - 5), ratio("tail", root - 1.6))
     tail = jax.numpy.where(share == 0, np.inf, tail)
     near = centre * ratio("centre", 0.180625 - centre * centre)
-    outside = jax.numpy.where(centre < 0, -tail, tail)
-    return jax.numpy.where(abs(centre) <= 0.425, near, outside)
+    return jax.numpy.where(abs(centre) <= 0.425, near, jax.numpy.sign(centre) * tail)
 
 
 def _normal_share(x: jax.Array) -> jax.Array:

@@ -62,21 +62,6 @@ class AutoencoderConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class TextureConfig:
-    """The dependence of hits on each other, given their codes.
-
-    Attributes:
-      kind: none ("independent"), or a network that sees the hits around a voxel ("neighbours").
-      width: features of a column of voxels in that network.
-      schedule: optimiser schedule.
-    """
-
-    kind: Literal["independent", "neighbours"] = "independent"
-    width: int = 64
-    schedule: Schedule = Schedule(batch_size=64, best=True)
-
-
-@dataclasses.dataclass(frozen=True)
 class EnergiesConfig:
     """The model of layer energies.
 
@@ -137,10 +122,8 @@ class CaloVQConfig:
       autoencoder: VQ-VAE.
       energies: model of layer energies.
       prior: model of codes.
-      texture: dependence of hits on their neighbours.
     """
 
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     energies: EnergiesConfig = EnergiesConfig()
     prior: PriorConfig = PriorConfig()
-    texture: TextureConfig = TextureConfig()

@@ -92,55 +92,20 @@ class Density:
     def draw(
         self, noise: Noise, out: Outputs, lower: Voxels, detector: Detector
     ) -> tuple[Voxels, Hits]:
-        """Draws hits and their y."""
-        uniform_hit, uniform = noise["uniform"]
-        y, arrival = self.proposed(exponential(uniform_hit), uniform, out, lower)
-        return y, self.hits(arrival, detector)
+        """Draws hits, and their y by the inverse distribution function.
 
-    def proposed(
-        self, waiting: jax.Array, uniform: jax.Array, out: jax.Array, lower: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """Draws y [...], by the inverse distribution function, and times of first arrivals [...].
-
-        Hits are first arrivals of Poisson processes before time 1: P(hit) = sigmoid(logit). The
-        exponential numbers ``waiting`` [...] are arrivals of processes of rate one; ``uniform``
-        [...] are the numbers of y.
+        Hits are first arrivals of Poisson processes before time 1: P(hit) = sigmoid(logit). At
+        least one voxel of a layer is hit: if none arrives in time, it is the first, which is voxel
+        i with probability rate_i / sum of rates.
         """
+        uniform_hit, uniform = noise["uniform"]
         logit, normals = self._split(out, lower)
-        arrival = waiting / jax.nn.softplus(logit)
+        arrival = -jnp.log1p(-uniform_hit) / jax.nn.softplus(logit)
+        first = -over_voxels(layer_max(-arrival, detector), detector)
         mean, scale, tail, uniform = _chosen(normals, uniform, lower)
         # The upper tail from u (1 - Phi(a)) = Phi(-z) keeps its digits where Phi(a) is near 1.
         z = -rng.normal_quantile(jnp.maximum(1.0 - uniform, 1e-7) * tail)
-        return jnp.maximum(mean + scale * z, lower), arrival
-
-    def hits(self, arrival: Voxels, detector: Detector) -> Hits:
-        """Hits of voxels by their arrivals, at least one in each layer.
-
-        If none arrives in time, the first voxel becomes the hit: voxel i with probability
-        rate_i / sum of rates.
-        """
-        first = -over_voxels(layer_max(-arrival, detector), detector)
-        return (arrival < 1.0) | (arrival == first)
-
-    def expected(self, out: jax.Array, lower: jax.Array) -> jax.Array:
-        """Probability of a hit, mean of y and mean scale by the outputs, [..., 3]."""
-        logit, normals = self._split(out, lower)
-        weights = jax.nn.softmax(jnp.stack([n.log_weight for n in normals]), 0)
-        mean, scale = (
-            functools.reduce(jnp.add, [w * x for w, x in zip(weights, terms, strict=True)])
-            for terms in ([n.mean for n in normals], [n.scale for n in normals])
-        )
-        return jnp.stack([jax.nn.sigmoid(logit), mean, scale], -1)
-
-    @staticmethod
-    def residuals(expected: jax.Array, y: jax.Array, hit: jax.Array) -> jax.Array:
-        """How voxels differ from what is `expected`, [..., 2].
-
-        The hit minus its probability, and a hit's y minus its mean in units of the mean scale.
-        """
-        probability, mean, scale = jnp.moveaxis(expected, -1, 0)
-        of_y = jnp.where(hit, (y - mean) / scale, 0.0)
-        return jnp.stack([hit - probability, jnp.clip(of_y, -5.0, 5.0)], -1)
+        return jnp.maximum(mean + scale * z, lower), (arrival < 1.0) | (arrival == first)
 
     def _split(self, out: jax.Array, lower: jax.Array) -> tuple[jax.Array, list["_Normal"]]:
         """Hit logit and normals, each number [...]."""
@@ -169,11 +134,6 @@ class _Normal(NamedTuple):
     def kept(self, lower: jax.Array) -> jax.Array:
         """The share above the threshold, at least 3e-5 by `_MAX_TRUNCATION`."""
         return rng.normal_share((self.mean - lower) / self.scale)
-
-
-def exponential(uniform: jax.Array) -> jax.Array:
-    """Exponential numbers from uniform ones."""
-    return -jnp.log1p(-uniform)
 
 
 def _log_sum(logs: list[jax.Array]) -> jax.Array:

@@ -5,8 +5,6 @@ After the Calo-VQ talk (CaloChallenge workshop, November 2022). The released cod
 
 - ``autoencoder``: a VQ-VAE maps the voxels, normalised per layer, to codes and back, fully
   connected or by convolutions on the cylinder;
-- ``texture`` (optional): a network that makes hits depend on the hits beside them, trained with
-  the decoder;
 - ``energies``: a density of the visible fraction and the layer energies;
 - ``prior``: a network for p(codes | incident energy, layer energies).
 
@@ -42,9 +40,8 @@ from calojax.models.calovq import networks, transforms
 from calojax.models.calovq.config import AutoencoderConfig, CaloVQConfig
 from calojax.models.calovq.energies import EnergyDensity, LayerEnergies, Scales
 from calojax.models.calovq.energy_vae import EnergyVAE
-from calojax.models.calovq.likelihoods import Density, Likelihood, Point, exponential
+from calojax.models.calovq.likelihoods import Density, Likelihood, Point
 from calojax.models.calovq.networks import Condition, Networks
-from calojax.models.calovq.texture import Texture, check_turns
 from calojax.models.calovq.voxel_transforms import VOXEL_TRANSFORMS, VoxelTransform
 from calojax.models.voxels import (
     energy_condition,
@@ -78,13 +75,8 @@ class CaloVQ:
         config, home = self.config, self._quantizer.home
         learnt, averaged = (("codebook",) * (home == where) for where in ("params", "state"))
         autoencoder = ("encoder", "decoder", *learnt)
-        # The codes stay: encoder and codebook are not trained again.
-        texture = Stage(
-            "texture", ("decoder", "texture"), config.texture.schedule, needs=("autoencoder",)
-        )
         return (
             Stage("autoencoder", autoencoder, config.autoencoder.schedule, state=averaged),
-            *((texture,) if self._texture else ()),
             Stage("energies", ("energies",), config.energies.schedule, prepare=self.summed),
             Stage(
                 "prior",
@@ -109,14 +101,6 @@ class CaloVQ:
         )
 
     @functools.cached_property
-    def _texture(self) -> Texture | None:
-        """The network of hits in turns; None where hits are independent."""
-        if self.config.texture.kind == "independent":
-            return None
-        assert self.detector.grid is not None  # `fit` checks it.
-        return Texture(self.detector.grid, self.likelihood.outputs, self.config.texture.width)
-
-    @functools.cached_property
     def _quantizer(self) -> Quantizer:
         return QUANTIZERS[self.config.autoencoder.codebook](self.config.autoencoder)
 
@@ -136,11 +120,6 @@ class CaloVQ:
         return Point() if c.head == "point" else Density(c.components)
 
     @property
-    def _density(self) -> Density:
-        assert isinstance(self.likelihood, Density)
-        return self.likelihood
-
-    @property
     def voxel_transform(self) -> VoxelTransform:
         """The space in which the likelihood describes voxels."""
         return VOXEL_TRANSFORMS[self.config.autoencoder.scale](self.detector)
@@ -151,8 +130,6 @@ class CaloVQ:
         _ = self._prior  # Raises an error if its settings do not fit the codes.
         if self.config.autoencoder.rotate:
             rotation_table(self.detector)  # Raises an error if they cannot be rotated.
-        if self.config.texture.kind == "neighbours":
-            check_turns(self.config.autoencoder.head, self.detector)
         return transforms.fit(showers, self.detector)
 
     def init(self, key: PRNGKeyArray, transforms: Variables, batch: Batch) -> Variables:
@@ -174,10 +151,6 @@ class CaloVQ:
             book = self._quantizer.start(rng.stream(key, "codebook"), latents)
             variables[self._quantizer.home]["codebook"] = book
         initial("decoder", self.networks.decoder, latents, condition)
-        if self._texture:
-            shape = 1, self.detector.n_voxels
-            out, residuals = jnp.zeros((*shape, self.likelihood.outputs)), jnp.zeros((*shape, 2))
-            initial("texture", self._texture, out, residuals)
         shares = self._shares(variables, layer_energy, energies)
         scales = self._scales(variables)
         initial("energies", self._energies, shares, self._energy(energies), scales, key)
@@ -210,8 +183,6 @@ class CaloVQ:
             codes = self._encode(variables, showers, energies)
             layer_energy = layer_sums(showers, self.detector)
             return self._prior_loss(variables, key, codes, energies, layer_energy)
-        if stage == "texture":
-            return self._texture_loss(variables, showers, energies)
         metrics, state = self._autoencoder_loss(variables, key, showers, energies)
         if not training:
             state = {}
@@ -240,20 +211,6 @@ class CaloVQ:
         }
         averaged = self._quantizer.home == "state"
         return metrics, {"codebook": quantised.codebook} if averaged else {}
-
-    def _texture_loss(self, variables, showers, energies):
-        layer_energy, statistics = layer_sums(showers, self.detector), variables["transforms"]
-        codes = self._encode(variables, showers, energies)
-        out = self._decoded(variables, codes, energies, layer_energy)
-        y = self.voxel_transform.numbers(showers, layer_energy, statistics)
-        lower = self.voxel_transform.lower(layer_energy, statistics)
-        expected = self._density.expected(out, lower)
-        residuals = self._density.residuals(expected, y, showers > 0)
-        assert self._texture is not None
-        corrected = trained(self._texture, variables, "texture")(out, residuals)
-        loss = self.likelihood.loss(corrected, y, showers > 0, lower).mean()
-        loss = loss / self.detector.n_layers
-        return loss, Outcome({"loss": loss}, variables["state"])
 
     def _energies_loss(self, variables, key, layer_energy, energies):
         shares = self._shares(variables, layer_energy, energies)
@@ -417,27 +374,8 @@ class CaloVQ:
         out = self._decoded(variables, codes, energies, layer_energy)
         statistics = variables["transforms"]
         lower = self.voxel_transform.lower(layer_energy, statistics)
-        if self._texture:
-            texture = trained(self._texture, variables, "texture")
-            y, hit = self._in_turns(texture, noise["voxels"]["uniform"], out, lower)
-        else:
-            y, hit = self.likelihood.draw(noise["voxels"], out, lower, self.detector)
+        y, hit = self.likelihood.draw(noise["voxels"], out, lower, self.detector)
         return self.voxel_transform.showers(y, hit, layer_energy, statistics)
-
-    def _in_turns(self, texture, uniforms, out, lower):
-        """y and hits of voxels that are drawn in turns."""
-        likelihood = self._density
-
-        def draw(corrected, expected, *given):
-            waiting, uniform, lower = (array[..., 0] for array in given)
-            y, arrival = likelihood.proposed(waiting, uniform, corrected, lower)
-            residuals = likelihood.residuals(expected, y, arrival < 1.0)
-            return jnp.stack([y, arrival], -1), residuals
-
-        uniform_hit, uniform = uniforms
-        given = likelihood.expected(out, lower), exponential(uniform_hit), uniform, lower
-        drawn = texture.in_turns(out, given, draw)
-        return drawn[..., 0], likelihood.hits(drawn[..., 1], self.detector)
 
     # --- helpers ----------------------------------------------------------------------------------
 

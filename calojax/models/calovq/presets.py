@@ -9,10 +9,9 @@ from calojax.models.calovq.config import (
     CaloVQConfig,
     EnergiesConfig,
     PriorConfig,
-    TextureConfig,
 )
 
-_Block = TypeVar("_Block", AutoencoderConfig, EnergiesConfig, PriorConfig, TextureConfig)
+_Block = TypeVar("_Block", AutoencoderConfig, EnergiesConfig, PriorConfig)
 
 
 def _trained(block: _Block, steps: int, batch_size: int = 256) -> _Block:
@@ -24,38 +23,23 @@ def _trained(block: _Block, steps: int, batch_size: int = 256) -> _Block:
 def _cylinder(
     kernel: tuple[int, int, int],
     strides: tuple[int, int, int],
-    codebook_size: int,
-    prior: PriorConfig,
-    texture: TextureConfig,
+    codes_per_step: int,
 ) -> CaloVQConfig:
     autoencoder = AutoencoderConfig(
-        "cylinder", kernel=kernel, strides=strides, codebook_size=codebook_size, rotate=True
+        "cylinder", kernel=kernel, strides=strides, codebook_size=2, rotate=True
     )
     return CaloVQConfig(
         _trained(autoencoder, 100_000),
         _trained(EnergiesConfig(), 20_000, 512),
-        _trained(prior, 50_000),
-        _trained(texture, 10_000),
+        _trained(PriorConfig(codes_per_step=codes_per_step), 50_000),
     )
 
 
-# Few codes have the best generated showers, for dataset 2 also few different ones: more of them are
-# too much for the prior, and the decoder then adds too little of its own. Codes of two values are
-# so few that a step of the prior draws all eight of a place in z (docs/results.md).
-_DS2 = _cylinder(
-    kernel=(9, 8, 5),
-    strides=(3, 4, 4),
-    codebook_size=2,
-    prior=PriorConfig(codes_per_step=8),
-    texture=TextureConfig("independent"),
-)
-_DS3 = _cylinder(
-    kernel=(9, 20, 10),
-    strides=(3, 10, 8),
-    codebook_size=512,
-    prior=PriorConfig(),
-    texture=TextureConfig("neighbours"),
-)
+# Few codes, and few different ones, have the best generated showers: more of them are too much for
+# the prior, and the decoder then adds too little of its own. Codes of two values are so few that a
+# step of the prior draws all of a place in z (docs/results.md).
+_DS2 = _cylinder(kernel=(9, 8, 5), strides=(3, 4, 4), codes_per_step=8)
+_DS3 = _cylinder(kernel=(9, 20, 10), strides=(3, 10, 8), codes_per_step=10)
 _FLOW = PriorConfig(
     kind="flow",
     width=128,
@@ -115,7 +99,7 @@ PRESETS = {
         dataclasses.replace(_DS2, prior=_FLOW),
     ),
     "calovq-ds3": Preset(
-        "Calo-VQ, convolutions on the cylinder, dataset 3: 130 codes (13 x 5 x 2) of 512",
+        "Calo-VQ, convolutions on the cylinder, dataset 3: 130 codes (13 x 5 x 2) of 2",
         "ds3",
         _DS3,
     ),
