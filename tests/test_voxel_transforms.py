@@ -1,6 +1,7 @@
 """Voxel transforms: there and back, the threshold, layer energies, and edges of the spectrum."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -51,6 +52,18 @@ def test_any_numbers_make_showers_with_the_energies_of_their_layers(name, tiny, 
     assert some.mean() > 0.8
     np.testing.assert_allclose(filled[some], layer_energy[some], rtol=1e-4)
     assert (showers[showers > 0] >= tiny.readout_threshold * (1 - 1e-5)).all()
+
+
+def test_numbers_are_computed_once(tiny, statistics):
+    # XLA fused a copy of them into every step of the match with the layer energies.
+    transform = voxel_transforms.Quantile(tiny)
+
+    def showers(x, hit, layer_energy):
+        return transform.showers(jnp.cos(x), hit, layer_energy, statistics)
+
+    x, layer_energy = np.ones((2, tiny.n_voxels), np.float32), np.ones((2, tiny.n_layers))
+    program = jax.jit(showers).lower(x, x > 0, layer_energy).compile().as_text()
+    assert program.count(" cosine(") == 1
 
 
 def test_threshold_of_fractions_is_that_of_each_layer():

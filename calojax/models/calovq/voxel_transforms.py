@@ -86,7 +86,8 @@ class Quantile:
 
         # Newton's method for the logarithm of the sum, which is nearly linear in y. After four
         # steps the remaining factor is close to one; `join_layers` applies it. The last turn only
-        # computes energies. A loop, because XLA would draw y anew for each step on a CPU.
+        # computes energies. A loop, because on a CPU XLA would repeat much of the draw of y in
+        # every step; on a GPU `scan` writes the steps out.
         def newton(carry, _):
             shift, _ = carry
             energy, slope = self._energies(y, shift, hit, statistics)
@@ -107,7 +108,7 @@ class Quantile:
         energy, slope = transforms.hit_energy(y + shift, statistics)
         # Above the threshold, since hits on the threshold are cut or not depending on rounding.
         energy = jnp.maximum(energy, (1 + 1e-3) * self.detector.readout_threshold)
-        # Not y >= -1, which XLA would move out of the loop, together with the draw of y.
+        # Not y >= -1, which XLA would move out of the loop and fuse with another copy of y's draw.
         return jnp.where(hit & (y + shift >= shift - 1.0), energy, 0.0), slope
 
 
